@@ -1,0 +1,72 @@
+// The GEMM micro-kernel that every family stands on, and the packing it reads. Tile sizes are
+// constants of the instruction set: 12 x 32 on AVX-512, 6 x 16 on AVX2, 6 x 8 on the baseline (a
+// wrong tile spills and costs a factor of fifty).
+//
+// A panel: [K][MR] (MR rows side by side). B panel: [K][NR]. Rows or columns that do not exist are
+// zero in the panel, so the micro-kernel never branches.
+#pragma once
+
+#include "common/vec.h"
+
+namespace KERN_NS {
+
+inline constexpr int MR = W == 16 ? 12 : 6;
+inline constexpr int NV = 2;       // vectors a row of the tile
+inline constexpr int NR = NV * W;  // columns of the tile
+
+// B given as rows of K (K x N, row stride ldb): ceil(N/NR) panels of [K][NR].
+RE_INLINE void pack_b(const float* B, int64_t ldb, int64_t K, int64_t N, float* dst) {
+  for (int64_t j = 0; j < N; j += NR) {
+    const int64_t n = N - j < NR ? N - j : NR;
+    for (int64_t k = 0; k < K; ++k, dst += NR) {
+      const float* src = B + k * ldb + j;
+      if (n == NR) {
+        store(dst, load(src));
+        store(dst + W, load(src + W));
+      } else {
+        for (int64_t x = 0; x < NR; ++x) dst[x] = x < n ? src[x] : 0.f;
+      }
+    }
+  }
+}
+
+// B given by columns (N rows of K, as an item table is): the same panels.
+RE_INLINE void pack_b_t(const float* Bt, int64_t ld, int64_t K, int64_t N, float* dst) {
+  for (int64_t j = 0; j < N; j += NR, dst += K * NR) {
+    const int64_t n = N - j < NR ? N - j : NR;
+    for (int64_t x = 0; x < NR; ++x) {
+      const float* src = Bt + (j + x) * ld;
+      if (x < n)
+        for (int64_t k = 0; k < K; ++k) dst[k * NR + x] = src[k];
+      else
+        for (int64_t k = 0; k < K; ++k) dst[k * NR + x] = 0.f;
+    }
+  }
+}
+
+// A: rows[i] points to K contiguous floats, m <= MR rows exist.
+RE_INLINE void pack_a(const float* const* rows, int m, int64_t K, float* dst) {
+  for (int i = 0; i < MR; ++i)
+    for (int64_t k = 0; k < K; ++k) dst[k * MR + i] = i < m ? rows[i][k] : 0.f;
+}
+
+// acc[i][v] = sum_k A[k][i] * B[k][v*W ...]; ep(i, acc[i][0], acc[i][1]) consumes row i.
+template <class Epilogue>
+RE_INLINE void micro(int64_t K, const float* A, const float* B, Epilogue&& ep) {
+  vf c0[MR], c1[MR];
+#pragma GCC unroll 12
+  for (int i = 0; i < MR; ++i) c0[i] = c1[i] = vf{};
+  for (int64_t k = 0; k < K; ++k, A += MR, B += NR) {
+    const vf b0 = load(B), b1 = load(B + W);
+#pragma GCC unroll 12
+    for (int i = 0; i < MR; ++i) {
+      const vf a = splat(A[i]);
+      c0[i] += a * b0;
+      c1[i] += a * b1;
+    }
+  }
+#pragma GCC unroll 12
+  for (int i = 0; i < MR; ++i) ep(i, c0[i], c1[i]);
+}
+
+}  // namespace KERN_NS

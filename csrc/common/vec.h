@@ -1,0 +1,107 @@
+// Vectors of floats, one source for every instruction set. Included only by kernels_cpu.cpp files,
+// which are compiled once per set with KERN_NS naming the namespace: nothing here may be shared
+// between two sets, and no STL container may appear (the linker could pick the AVX-512 copy of an
+// inline function for the baseline).
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#define RE_INLINE __attribute__((always_inline)) inline
+
+namespace KERN_NS {
+
+#if defined(__AVX512F__)
+inline constexpr int W = 16;  // lanes of a vector
+#elif defined(__AVX2__)
+inline constexpr int W = 8;
+#else
+inline constexpr int W = 4;
+#endif
+
+typedef float vf __attribute__((vector_size(W * 4)));
+typedef int32_t vi __attribute__((vector_size(W * 4)));
+typedef float vf_u __attribute__((vector_size(W * 4), aligned(4)));
+
+RE_INLINE vf load(const float* p) { return *reinterpret_cast<const vf_u*>(p); }
+RE_INLINE void store(float* p, vf v) { *reinterpret_cast<vf_u*>(p) = v; }
+RE_INLINE vf splat(float x) { return vf{} + x; }
+
+RE_INLINE vf load_n(const float* p, int n) {  // the first n lanes, zeros behind
+  vf v{};
+  std::memcpy(&v, p, sizeof(float) * static_cast<size_t>(n));
+  return v;
+}
+RE_INLINE void store_n(float* p, vf v, int n) { std::memcpy(p, &v, sizeof(float) * static_cast<size_t>(n)); }
+
+RE_INLINE vf vmax(vf a, vf b) { return a > b ? a : b; }
+RE_INLINE vf vmin(vf a, vf b) { return a < b ? a : b; }
+
+RE_INLINE float hsum(vf v) {  // fixed pairwise order: the same bits wherever it is called
+  float t[W];
+  std::memcpy(t, &v, sizeof(v));
+  for (int h = W / 2; h > 0; h /= 2)
+    for (int i = 0; i < h; ++i) t[i] += t[i + h];
+  return t[0];
+}
+RE_INLINE float hmax(vf v) {
+  float t[W];
+  std::memcpy(t, &v, sizeof(v));
+  for (int h = W / 2; h > 0; h /= 2)
+    for (int i = 0; i < h; ++i) t[i] = t[i] > t[i + h] ? t[i] : t[i + h];
+  return t[0];
+}
+
+// exp(x), relative error about 2e-7 on [-87.3, 88.3], clamped outside (Cody and Waite reduction by
+// ln 2 in two parts, then a polynomial of degree 5 on the remainder).
+RE_INLINE vf vexp(vf x) {
+  x = vmax(vmin(x, splat(88.3f)), splat(-87.3f));
+  const vf shift = splat(12582912.f);  // 1.5 * 2^23: adding it rounds to the nearest integer
+  const vf shifted = x * 1.44269504f + shift;
+  const vf n = shifted - shift;
+  vf r = x - n * 0.693359375f;
+  r = r + n * 2.12194440e-4f;
+  vf p = splat(1.9875691500e-4f);
+  p = p * r + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * (r * r) + (r + 1.f);
+  vi bits;
+  std::memcpy(&bits, &shifted, sizeof(bits));
+  bits = (bits + 127) << 23;  // the low bits of `shifted` hold n
+  vf scale;
+  std::memcpy(&scale, &bits, sizeof(bits));
+  return p * scale;
+}
+
+RE_INLINE vf vsigmoid(vf x) { return 1.f / (1.f + vexp(-x)); }
+
+// log(x) for positive, finite, normal x; relative error about 2e-7 away from x = 1.
+RE_INLINE vf vlog(vf x) {
+  vi bits;
+  std::memcpy(&bits, &x, sizeof(bits));
+  vi exponent = ((bits - 0x3f3504f3) >> 23);  // mantissa falls into [sqrt(1/2), sqrt(2))
+  bits = bits - (exponent << 23);
+  vf m;
+  std::memcpy(&m, &bits, sizeof(m));
+  const vf e = __builtin_convertvector(exponent, vf);
+  const vf f = m - 1.f;
+  vf p = splat(7.0376836292e-2f);
+  p = p * f - 1.1514610310e-1f;
+  p = p * f + 1.1676998740e-1f;
+  p = p * f - 1.2420140846e-1f;
+  p = p * f + 1.4249322787e-1f;
+  p = p * f - 1.6668057665e-1f;
+  p = p * f + 2.0000714765e-1f;
+  p = p * f - 2.4999993993e-1f;
+  p = p * f + 3.3333331174e-1f;
+  const vf f2 = f * f;
+  vf y = p * f * f2;
+  y = y - e * 2.12194440e-4f;
+  y = y - 0.5f * f2;
+  return f + y + e * 0.693359375f;
+}
+
+}  // namespace KERN_NS

@@ -1,0 +1,22 @@
+// The table of contents of the native core: every operator's schema, and nothing else.
+// Kernels register themselves beside their code (csrc/<family>/op_cpu.cpp, op_cuda.cu); autograd
+// formulas and fake tensors live in Python (python/recengine/ops/<family>.py).
+#include <torch/csrc/stable/library.h>
+
+#include <string>
+
+#include "common/isa.h"
+
+namespace {
+std::string isa() { return recengine::isa_name(); }
+}  // namespace
+
+STABLE_TORCH_LIBRARY(recengine, m) {
+  m.def("isa() -> str");
+  // retrieval
+  m.def(
+      "topk(Tensor queries, Tensor items, Tensor? bias, Tensor? seen_indptr, Tensor? seen_items, int k) "
+      "-> (Tensor scores, Tensor ids)");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(recengine, CompositeExplicitAutograd, m) { m.impl("isa", TORCH_BOX(&isa)); }

@@ -1,0 +1,132 @@
+"""Typed settings: defaults, ranges, search spaces and did-you-mean, all read off one pydantic class.
+
+A config is declared once::
+
+    class EASEConfig(Config):
+        regularization: float = knob(500.0, "L2 penalty on the item-item weights", ge=1e-3, low=1, high=1e5, log=True)
+
+and the command line, the JSON Schema, the model card and the tuner (default point and search space)
+all read it. Unknown keys are errors that name the nearest known key.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.fields import FieldInfo
+
+from recengine.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class SearchRange:
+    """What a tuner may try for one field. ``when`` maps another field to the values that activate this one."""
+
+    low: float | None = None
+    high: float | None = None
+    log: bool = False
+    choices: tuple[Any, ...] | None = None
+    when: tuple[tuple[str, tuple[Any, ...]], ...] = ()
+
+
+def knob(
+    default: Any,
+    description: str,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    log: bool = False,
+    choices: Sequence[Any] | None = None,
+    when: Mapping[str, Sequence[Any]] | None = None,
+    **constraints: Any,
+) -> Any:
+    """A config field. ``ge``, ``gt``, ``le``, ``lt`` and the like bound what is valid; ``low``, ``high``,
+    ``log``, ``choices`` and ``when`` say what a tuner may search (none of them: the field is not tuned).
+    """
+    search = None
+    if low is not None or high is not None or choices is not None:
+        search = SearchRange(
+            low,
+            high,
+            log,
+            tuple(choices) if choices is not None else None,
+            tuple((key, tuple(values)) for key, values in (when or {}).items()),
+        )
+    field: Any = Field(default, description=description, **constraints)
+    if search is not None:
+        field.metadata.append(search)
+    return field
+
+
+class Config(BaseModel):
+    """Base of every config: immutable, unknown keys refused, defaults validated."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, protected_namespaces=())
+
+    @classmethod
+    def parse(cls, settings: Mapping[str, Any], *, where: str = "settings") -> Self:
+        """Validate ``settings``; raises ConfigError naming the key, what was found and what was expected."""
+        try:
+            return cls.model_validate(dict(settings))
+        except ValidationError as invalid:
+            raise _readable(cls, invalid, where) from None
+
+    @classmethod
+    def search_space(cls) -> dict[str, SearchRange]:
+        """The fields that a tuner may change, by name; their defaults are ``cls()``."""
+        space = {}
+        for name, field in cls.model_fields.items():
+            search = search_of(field)
+            if search is not None:
+                space[name] = search
+        return space
+
+
+def search_of(field: FieldInfo) -> SearchRange | None:
+    """The SearchRange that ``knob`` attached to a field, or None."""
+    return next((entry for entry in field.metadata if isinstance(entry, SearchRange)), None)
+
+
+def did_you_mean(word: str, known: Sequence[str]) -> str | None:
+    """The known word nearest to ``word``, or None when nothing is near."""
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return near[0] if near else None
+
+
+def _fields_at(cls: type[BaseModel], path: Sequence[Any]) -> list[str]:
+    """Names of the fields of the (possibly nested) config that ``path`` leads into."""
+    here: Any = cls
+    for part in path:
+        field = getattr(here, "model_fields", {}).get(part)
+        if field is None or not isinstance(field.annotation, type) or not issubclass(field.annotation, BaseModel):
+            return []
+        here = field.annotation
+    return list(here.model_fields)
+
+
+def _readable(cls: type[BaseModel], invalid: ValidationError, where: str) -> ConfigError:
+    first, *rest = invalid.errors()
+    path = [str(part) for part in first["loc"]]
+    key = ".".join(path)
+    more = f" (and {len(rest)} more)" if rest else ""
+    if first["type"] == "extra_forbidden":
+        known = _fields_at(cls, first["loc"][:-1])
+        near = did_you_mean(path[-1], known)
+        return ConfigError(
+            f"unknown setting '{key}'{more}",
+            where=where,
+            found=key,
+            expected="one of " + ", ".join(known),
+            fix=f"did you mean '{'.'.join([*path[:-1], near])}'?" if near else "remove it",
+        )
+    return ConfigError(
+        f"setting '{key}' is not valid{more}",
+        where=where,
+        found=repr(first.get("input")),
+        expected=first["msg"],
+        fix=f"change '{key}' to a value that fits",
+    )

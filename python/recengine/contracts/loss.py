@@ -1,0 +1,58 @@
+"""What a loss takes and what it asks for.
+
+A loss is a small callable with a config. It declares what it needs, so that the trainer can supply it
+and the kernel can be chosen: a loss that needs 'negatives' gets sampled ones; one that needs
+'catalogue' is computed against every item.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from recengine.config import Config
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from recengine.contracts.batch import StepContext
+
+Need = Literal["negatives", "catalogue", "item_similarity", "user_groups", "popularity", "row_ids"]
+
+
+@dataclass(frozen=True)
+class LossInput:
+    """One row a prediction.
+
+    anchors: float [R, d], the representation that predicts (a user, a position of a sequence).
+    items: float [n_items, d], the item table (or what the propagation made of it).
+    positives: int64 [R].
+    negatives: int64 [R, N], or [N] shared by all rows; None unless asked for.
+    log_q: float32 like negatives, log proposal probability; None for uniform.
+    bias: float [n_items] or None.
+    row_ids: int64 [R], a stable id of the row (user), for losses that keep state a row.
+    popularity: float32 [n_items], training counts.
+    """
+
+    anchors: Tensor
+    items: Tensor
+    positives: Tensor
+    negatives: Tensor | None = None
+    log_q: Tensor | None = None
+    bias: Tensor | None = None
+    row_ids: Tensor | None = None
+    popularity: Tensor | None = None
+
+
+class LossConfig(Config):
+    """Base of the config of a loss."""
+
+
+class Loss(Protocol):
+    """A loss plugin. State (moving averages, dual variables) lives in buffers when it is an nn.Module."""
+
+    needs: frozenset[Need]
+
+    def __call__(self, given: LossInput, context: StepContext) -> Tensor:
+        """Mean over rows: a scalar with a gradient."""
+        ...

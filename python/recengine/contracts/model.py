@@ -1,0 +1,120 @@
+"""What a model is, and what it may be able to do.
+
+A model is built from its config and the facts of the data (``Model(config, facts)``). What it can do
+is said by small protocols rather than a class tree; a class implements as many as fit:
+
+* to be fitted: ``Trainable`` (gradient steps over batches it names) or ``DirectFit`` (solves itself);
+* to answer: ``Represents`` (vectors; gets the fused top-k for free), ``ScoresItems`` (dense scores),
+  ``Generates`` (item ids, as generators of item codes do), ``PredictsClicks`` (a probability a row).
+
+The evaluator and ``recommend`` take the strongest that a model has: Represents, ScoresItems, Generates.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+
+from recengine.config import Config
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from recengine.contracts.batch import FeatureBatch, HistoryBatch, PairBatch, SequenceBatch, StepContext
+    from recengine.data.interactions import Interactions
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """What a model must know of the data before it sees a row of it."""
+
+    n_users: int
+    n_items: int
+    extras: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Feed:
+    """What a Trainable asks of the trainer.
+
+    kind: 'sequences' (SequenceBatch), 'pairs' (PairBatch) or 'features' (FeatureBatch).
+    max_length: longest sequence fed (the most recent events are kept).
+    negatives: how many sampled negatives a row (0: none); shared: one set for the whole batch.
+    sampler: name of a registered sampler.
+    """
+
+    kind: Literal["sequences", "pairs", "features"]
+    max_length: int | None = None
+    negatives: int = 0
+    shared: bool = False
+    sampler: str = "uniform"
+
+
+@runtime_checkable
+class Trainable(Protocol):
+    """Fitted by the engine's training loop; also a ``torch.nn.Module``."""
+
+    def feed(self) -> Feed:
+        """Which batches it wants."""
+        ...
+
+    def training_loss(self, batch: SequenceBatch | PairBatch | FeatureBatch, context: StepContext) -> Tensor:
+        """Mean loss of the batch: a scalar with a gradient."""
+        ...
+
+
+@runtime_checkable
+class DirectFit(Protocol):
+    """Fits itself in one call (closed form, counting, alternating least squares)."""
+
+    def fit_directly(self, train: Interactions, seed: int, progress: Any) -> None:
+        """Learn from ``train``. ``progress(done, total, note)`` may be called to report."""
+        ...
+
+
+@runtime_checkable
+class Represents(Protocol):
+    """Score of an item = user vector . item vector (+ bias)."""
+
+    def user_vectors(self, histories: HistoryBatch) -> Tensor:
+        """float [B, d]; a new user (users == -1) is represented by the history alone."""
+        ...
+
+    def item_vectors(self) -> Tensor:
+        """float [n_items, d]."""
+        ...
+
+    def item_bias(self) -> Tensor | None:
+        """float [n_items], or None."""
+        ...
+
+
+@runtime_checkable
+class ScoresItems(Protocol):
+    """Scores the whole catalogue where no dot product can."""
+
+    def score_items(self, histories: HistoryBatch) -> Tensor:
+        """float [B, n_items]; larger is better."""
+        ...
+
+
+@runtime_checkable
+class Generates(Protocol):
+    """Writes item ids directly."""
+
+    def generate(self, histories: HistoryBatch, k: int) -> tuple[Tensor, Tensor]:
+        """ids int64 [B, k] (-1 where fewer exist) and scores float [B, k], best first."""
+        ...
+
+
+@runtime_checkable
+class PredictsClicks(Protocol):
+    """Probability of the label for each row of features."""
+
+    def predict(self, batch: FeatureBatch) -> Tensor:
+        """float [B] in [0, 1]."""
+        ...
+
+
+class ModelConfig(Config):
+    """Base of the config of a model."""

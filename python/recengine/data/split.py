@@ -1,0 +1,36 @@
+"""Splits: what may be learned from, and what is asked afterwards."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recengine.data.interactions import Interactions
+
+
+@dataclass(frozen=True)
+class EvalTask:
+    """One question set: for each user of ``users``, the targets, and the history that may be seen.
+
+    users: int64 [E], rows of the vocabulary. targets: int64, CSR by evaluated user with ``indptr`` [E + 1].
+    history: Interactions over the same vocabularies; everything that may be seen when answering
+    (also what is masked as seen).
+    """
+
+    name: str
+    users: NDArray[np.int64]
+    indptr: NDArray[np.int64]
+    targets: NDArray[np.int64]
+    history: Interactions
+
+
+@dataclass(frozen=True)
+class Split:
+    """train and the tasks; ``description`` goes into the protocol hash."""
+
+    train: Interactions
+    validation: EvalTask | None
+    test: EvalTask
+    description: dict[str, object]

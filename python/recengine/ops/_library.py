@@ -1,0 +1,57 @@
+"""Loads the native operators, and remembers why not when they cannot be loaded.
+
+Importing recengine never fails because of native code: every operator has a plain-torch reference,
+which runs wherever no kernel does. ``recengine doctor`` prints what this module knows.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
+
+import torch
+
+
+@dataclass(frozen=True)
+class NativeState:
+    """cpu / cuda: whether kernels are live there; isa: instruction set; reason: why not, or ''."""
+
+    cpu: bool
+    cuda: bool
+    isa: str
+    reason: str
+    cuda_reason: str
+
+
+def _load(module: str) -> str:
+    """Load one shared object; '' on success, else the reason."""
+    # find_spec, not __file__: in an editable install the libraries lie in the build folder.
+    spec = find_spec(module)
+    if spec is None or spec.origin is None:
+        return f"{module} was not built into this installation"
+    try:
+        torch.ops.load_library(spec.origin)
+    except OSError as error:
+        return f"{spec.origin}: {error}"
+    return ""
+
+
+@cache
+def native() -> NativeState:
+    """Load what can be loaded, once."""
+    if os.environ.get("RECENGINE_NATIVE") == "0":
+        return NativeState(False, False, "none", "switched off by RECENGINE_NATIVE=0", "switched off")
+    reason = _load("recengine._ops")
+    if reason:
+        return NativeState(False, False, "none", reason, "the CPU operators are not loaded")
+    cuda_reason = _load("recengine._ops_cuda") if torch.version.cuda else "this torch is a CPU build"
+    return NativeState(True, not cuda_reason, torch.ops.recengine.isa(), "", cuda_reason)
+
+
+def has_kernel(tensor: torch.Tensor) -> bool:
+    """Whether a kernel is live for the device that ``tensor`` is on."""
+    if tensor.device.type == "cpu":
+        return native().cpu
+    return tensor.device.type == "cuda" and native().cuda
