@@ -3,7 +3,7 @@
 A config is declared once::
 
     class EASEConfig(Config):
-        regularization: float = knob(500.0, "L2 penalty on the item-item weights", ge=1e-3, low=1, high=1e5, log=True)
+        regularization: float = knob(500.0, "L2 penalty on the weights", gt=0, low=1, high=1e5, log=True)
 
 and the command line, the JSON Schema, the model card and the tuner (default point and search space)
 all read it. Unknown keys are errors that name the nearest known key.
@@ -24,7 +24,7 @@ from recengine.errors import ConfigError
 
 @dataclass(frozen=True)
 class SearchRange:
-    """What a tuner may try for one field. ``when`` maps another field to the values that activate this one."""
+    """What a tuner may try for one field; ``when`` names the values of other fields that activate it."""
 
     low: float | None = None
     high: float | None = None
@@ -102,7 +102,11 @@ def _fields_at(cls: type[BaseModel], path: Sequence[Any]) -> list[str]:
     here: Any = cls
     for part in path:
         field = getattr(here, "model_fields", {}).get(part)
-        if field is None or not isinstance(field.annotation, type) or not issubclass(field.annotation, BaseModel):
+        if (
+            field is None
+            or not isinstance(field.annotation, type)
+            or not issubclass(field.annotation, BaseModel)
+        ):
             return []
         here = field.annotation
     return list(here.model_fields)

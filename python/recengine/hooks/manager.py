@@ -65,7 +65,7 @@ class Host:
             self.add(plugin, point.name)
 
     def add_file(self, path: Path) -> None:
-        """Load a one-file plugin (``--plugin my.py``). Raises PluginError when it does not load: it was asked for."""
+        """Load a one-file plugin (``--plugin my.py``); raises PluginError when it does not load."""
         if not path.is_file():
             raise UsageError("there is no such plugin file", where=str(path))
         spec = spec_from_file_location(f"recengine_plugin_{path.stem}", path)
@@ -80,7 +80,9 @@ class Host:
                 "the plugin file cannot be loaded", where=str(path), found=f"{type(error).__name__}: {error}"
             ) from error
         if not self.add(module, path.stem):
-            raise PluginError("the plugin file breaks its contract", where=str(path), found=self.broken[-1].reason)
+            raise PluginError(
+                "the plugin file breaks its contract", where=str(path), found=self.broken[-1].reason
+            )
 
     def add(self, plugin: Any, name: str) -> bool:
         """Register one plugin, all of it or nothing; False (and a PluginWarning) when it was skipped."""

@@ -38,9 +38,7 @@ class Registry:
         self.plugin = ""  # who is registering just now; set by the plugin manager
         self._entries: dict[str, Entry] = {}
 
-    def add(
-        self, name: str, target: Any, *, config: Any = None, summary: str = "", **extras: Any
-    ) -> None:
+    def add(self, name: str, target: Any, *, config: Any = None, summary: str = "", **extras: Any) -> None:
         """Register ``target`` under ``name``. Raises PluginError when the name is taken."""
         if name in self._entries:
             raise PluginError(

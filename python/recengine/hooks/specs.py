@@ -20,7 +20,7 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 
 @hookspec
 def recengine_register_models(registry: Registry) -> None:
-    """Register models: ``registry.add(name, "package.module:Class", config="package.module:Config", ...)``."""
+    """Register models: ``registry.add(name, "package.module:Class", config="package.module:Config")``."""
 
 
 @hookspec
