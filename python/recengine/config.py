@@ -1,4 +1,4 @@
-"""Typed settings: defaults, ranges, search spaces and did-you-mean, all read off one pydantic class.
+"""The config class: defaults, ranges, search spaces and did-you-mean, all read off one pydantic class.
 
 A config is declared once::
 
@@ -12,9 +12,10 @@ all read it. Unknown keys are errors that name the nearest known key.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from types import UnionType
+from typing import Any, Literal, Self, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
@@ -68,12 +69,20 @@ class Config(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, protected_namespaces=())
 
     @classmethod
-    def parse(cls, settings: Mapping[str, Any], *, where: str = "settings") -> Self:
-        """Validate ``settings``; raises ConfigError naming the key, what was found and what was expected."""
+    def parse(cls, settings: Mapping[str, Any], *, where: str | Callable[[str], str] = "settings") -> Self:
+        """Validate ``settings``; raises ConfigError naming the key, what was found and what was expected.
+
+        ``where`` names the origin of the settings, or gives the origin of a dotted key.
+        """
         try:
             return cls.model_validate(dict(settings))
         except ValidationError as invalid:
             raise _readable(cls, invalid, where) from None
+
+    @classmethod
+    def facts(cls) -> list[FieldFact]:
+        """One FieldFact a leaf field, nested configs opened, in order of declaration."""
+        return list(_leaves(cls, ()))
 
     @classmethod
     def search_space(cls) -> dict[str, SearchRange]:
@@ -84,6 +93,62 @@ class Config(BaseModel):
             if search is not None:
                 space[name] = search
         return space
+
+
+@dataclass(frozen=True)
+class FieldFact:
+    """What a person wants to know of one setting: dotted key, type, default, limits, description."""
+
+    key: str
+    type: str
+    default: Any
+    limits: str
+    description: str
+    search: SearchRange | None
+
+
+_LIMITS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<", "min_length": "length >=", "max_length": "length <="}
+
+
+def _leaves(cls: type[BaseModel], prefix: tuple[str, ...]) -> Iterator[FieldFact]:
+    for name, field in cls.model_fields.items():
+        path = (*prefix, name)
+        nested = nested_config(field)
+        if nested is not None:
+            yield from _leaves(nested, path)
+            continue
+        limits = [
+            f"{sign} {getattr(entry, attribute)}"
+            for entry in field.metadata
+            for attribute, sign in _LIMITS.items()
+            if getattr(entry, attribute, None) is not None
+        ]
+        default = None if field.is_required() else field.get_default(call_default_factory=True)
+        yield FieldFact(
+            ".".join(path),
+            type_name(field.annotation),
+            default,
+            ", ".join(limits),
+            field.description or "",
+            search_of(field),
+        )
+
+
+def nested_config(field: FieldInfo) -> type[BaseModel] | None:
+    """The config class of a field that is itself a config, else None."""
+    kind = field.annotation
+    return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
+
+
+def type_name(kind: Any) -> str:
+    """How a person writes the type: 'int', 'float | None', "'a' | 'b'"."""
+    if kind is type(None):
+        return "None"
+    if get_origin(kind) is Literal:
+        return " | ".join(repr(choice) for choice in get_args(kind))
+    if get_origin(kind) in (Union, UnionType):
+        return " | ".join(type_name(part) for part in get_args(kind))
+    return kind.__name__ if isinstance(kind, type) and not get_args(kind) else str(kind)
 
 
 def search_of(field: FieldInfo) -> SearchRange | None:
@@ -102,20 +167,20 @@ def _fields_at(cls: type[BaseModel], path: Sequence[Any]) -> list[str]:
     here: Any = cls
     for part in path:
         field = getattr(here, "model_fields", {}).get(part)
-        if (
-            field is None
-            or not isinstance(field.annotation, type)
-            or not issubclass(field.annotation, BaseModel)
-        ):
+        nested = None if field is None else nested_config(field)
+        if nested is None:
             return []
-        here = field.annotation
+        here = nested
     return list(here.model_fields)
 
 
-def _readable(cls: type[BaseModel], invalid: ValidationError, where: str) -> ConfigError:
+def _readable(
+    cls: type[BaseModel], invalid: ValidationError, origin: str | Callable[[str], str]
+) -> ConfigError:
     first, *rest = invalid.errors()
     path = [str(part) for part in first["loc"]]
     key = ".".join(path)
+    where = origin if isinstance(origin, str) else origin(key)
     more = f" (and {len(rest)} more)" if rest else ""
     if first["type"] == "extra_forbidden":
         known = _fields_at(cls, first["loc"][:-1])
