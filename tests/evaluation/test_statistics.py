@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 from collections.abc import Callable
 from itertools import combinations
 from pathlib import Path
@@ -99,16 +100,34 @@ def test_golden_table_of_stored_counts(system: str, shared_data: Callable[[str],
     assert round(between / (between + within), 2) == icc
 
 
+def counts_by_item(path: Path, item: str, score: str, runs: tuple[str, ...] | None = None) -> np.ndarray:
+    """Successes of each item over the runs (all, or those named) of a compressed table of runs."""
+    counts: dict[str, float] = {}
+    with gzip.open(path, "rt") as file:
+        for row in csv.DictReader(file):
+            if runs is None or row["run"] in runs:
+                counts[row[item]] = counts.get(row[item], 0.0) + float(row[score] in ("1", "1.0", "True", "true"))
+    return np.array(list(counts.values()))
+
+
 @pytest.mark.data
 def test_taubench_trials(shared_data: Callable[[str], Path]) -> None:
-    by_task: dict[str, list[float]] = {}
-    with shared_data("agent_runs/taubench_airline_gpt4o_trials.csv").open() as file:
-        for row in csv.DictReader(file):
-            by_task.setdefault(row["task_id"], []).append(float(row["reward"]))
-    counts = np.array([sum(rewards) for rewards in by_task.values()])
-    assert len(by_task) == 50
+    path = shared_data("agent_runs/taubench_airline_gpt4o_trials.csv.gz")
+    counts = counts_by_item(path, "task_id", "reward")
+    assert counts.size == 50
     assert s.pass_at_k(counts, 4, 1).mean() == pytest.approx(0.42, abs=1e-12)
     assert s.pass_hat_k(counts, 4, 4).mean() < 0.42 < s.pass_at_k(counts, 4, 4).mean()
+
+
+@pytest.mark.data
+def test_swebench_lite_repeats(shared_data: Callable[[str], Path]) -> None:
+    path = shared_data("agent_runs/swebench_lite_sweagent_runs.csv.gz")
+    counts = counts_by_item(path, "instance_id", "resolved_old_eval")
+    assert counts.size == 300
+    assert counts.sum() == 28 + 33 + 28
+    assert s.pass_at_k(counts, 3, 3).sum() == (counts > 0).sum()
+    assert s.pass_hat_k(counts, 3, 3).sum() == (counts == 3).sum()
+    assert s.pass_at_k(counts, 3, 1).mean() == pytest.approx(89 / 900)
 
 
 def test_grader_noise_counts_pairs() -> None:
