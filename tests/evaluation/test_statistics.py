@@ -100,13 +100,12 @@ def test_golden_table_of_stored_counts(system: str, shared_data: Callable[[str],
     assert round(between / (between + within), 2) == icc
 
 
-def counts_by_item(path: Path, item: str, score: str, runs: tuple[str, ...] | None = None) -> np.ndarray:
-    """Successes of each item over the runs (all, or those named) of a compressed table of runs."""
+def counts_by_item(path: Path, item: str, score: str) -> np.ndarray:
+    """Successes of each item over all runs of a compressed table of runs."""
     counts: dict[str, float] = {}
     with gzip.open(path, "rt") as file:
         for row in csv.DictReader(file):
-            if runs is None or row["run"] in runs:
-                counts[row[item]] = counts.get(row[item], 0.0) + float(row[score] in ("1", "1.0", "True", "true"))
+            counts[row[item]] = counts.get(row[item], 0.0) + float(row[score])
     return np.array(list(counts.values()))
 
 
