@@ -4,6 +4,9 @@ from __future__ import annotations
 
 
 def main() -> None:
+    """Run ``recengine`` with the arguments of this process."""
+    from typer.main import get_command
+
     from recengine.cli.app import app
 
-    app()
+    get_command(app)(prog_name="recengine")

@@ -68,7 +68,7 @@ def json_schema(cls: type[BaseModel]) -> dict[str, Any]:
     for name, field in cls.model_fields.items():
         search = search_of(field)
         if search is not None:
-            entry = {"low": search.low, "high": search.high, "log": search.log}
+            entry: dict[str, Any] = {"low": search.low, "high": search.high, "log": search.log}
             if search.choices is not None:
                 entry = {"choices": list(search.choices)}
             if search.when:

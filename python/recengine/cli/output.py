@@ -1,0 +1,88 @@
+"""What commands print: tables for people, JSON for machines. Results go to stdout, the rest to stderr."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+
+
+@cache
+def stderr() -> Console:
+    """The console of notes and progress."""
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False)
+
+
+def note(text: str) -> None:
+    """A line for people, beside the result."""
+    typer.echo(text, err=True)
+
+
+def emit_json(value: Any) -> None:
+    """One JSON document on stdout; NaN and infinities become null, as JSON has neither."""
+    typer.echo(json.dumps(plain(value), ensure_ascii=False, indent=2, allow_nan=False))
+
+
+def plain(value: Any) -> Any:
+    """Made of dicts, lists, numbers, strings, booleans and None only."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return plain({field.name: getattr(value, field.name) for field in dataclasses.fields(value)})
+    if isinstance(value, Mapping):
+        return {str(name): plain(below) for name, below in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(below) for below in value]
+    if hasattr(value, "tolist"):  # numpy scalars and arrays
+        return plain(value.tolist())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    return str(value) if isinstance(value, PurePath) or not callable(value) else repr(value)
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, title: str | None = None) -> None:
+    """A plain table on stdout, as wide as it needs to be when nobody looks (a pipe)."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=max(80, _width(columns, rows)))
+    made = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False)
+    numeric = [
+        bool(rows) and all(isinstance(row[at], int | float) for row in rows) for at in range(len(columns))
+    ]
+    for name, number in zip(columns, numeric, strict=True):
+        made.add_column(name, justify="right" if number else "left", overflow="fold")
+    for row in rows:
+        made.add_row(*(Text(shown(cell)) for cell in row))
+    console.print(made)
+
+
+def _width(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> int:
+    widest = [max(len(name), *(len(shown(row[at])) for row in rows), 0) for at, name in enumerate(columns)]
+    return sum(widest) + 3 * len(widest) + 4
+
+
+def shown(value: Any) -> str:
+    """A cell as text: four decimals for fractions, nothing for None."""
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.4f}" if math.isfinite(value) and 1e-3 <= abs(value) < 1e5 else f"{value:g}"
+    return str(value)
