@@ -1,0 +1,40 @@
+"""Putting a report on disk: the page, and the same numbers as JSON and CSV beside it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from recengine.reports.content import Report
+from recengine.reports.page import render
+from recengine.reports.tables import to_csv, to_json
+
+
+def write_report(report: Report, path: str | Path) -> Path:
+    """Write ``path`` (HTML), and ``.json`` and ``.csv`` of the same name beside it; the path of the page.
+
+    Each file appears whole or not at all. Raises UsageError when jinja2 is not installed.
+    """
+    page = Path(path)
+    if page.suffix.lower() not in (".html", ".htm"):
+        page = page.with_name(page.name + ".html")
+    for target, text in (
+        (page, render(report)),
+        (page.with_suffix(".json"), to_json(report)),
+        (page.with_suffix(".csv"), to_csv(report)),
+    ):
+        _replace(target, text)
+    return page.resolve()
+
+
+def _replace(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8", newline="\n") as handle:
+            handle.write(text)
+            handle.flush()
+            os.fsync(handle.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
