@@ -15,14 +15,13 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from report_sample import sample_report
 
 from recengine.errors import UsageError
 from recengine.reports import write_report
 from recengine.reports.content import Estimate, Recommended, Report
 from recengine.reports.page import best_of_each, render
 from recengine.reports.tables import COLUMNS, to_csv, to_json
-
-from .sample import sample_report
 
 
 class _Elements(HTMLParser):
