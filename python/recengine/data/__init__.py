@@ -1,6 +1,69 @@
-"""Interactions, readers, splits, leakage audit, batching, sampling, simulators."""
+"""Interactions, readers, splits, leakage audit, batching, sampling, simulators.
 
-from recengine.data.interactions import Interactions, TieOrder, Vocabulary, tie_hash
+Names load on first use, so that importing one costs no table library and no torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from recengine.data.interactions import Histories, Interactions
+from recengine.data.ordering import TieOrder, tie_hash
 from recengine.data.split import EvalTask, Split
+from recengine.data.vocabulary import Vocabulary
 
-__all__ = ["EvalTask", "Interactions", "Split", "TieOrder", "Vocabulary", "tie_hash"]
+if TYPE_CHECKING:
+    from recengine.data.filtering import at_least, first_meetings, k_core
+    from recengine.data.groups import cold_items, cold_targets, cold_users, history_buckets
+    from recengine.data.reshuffling import reshuffle_ties
+    from recengine.data.splitting import SplitConfig, split_parts
+
+_HOME = {
+    "SplitConfig": "splitting",
+    "at_least": "filtering",
+    "cold_items": "groups",
+    "cold_targets": "groups",
+    "cold_users": "groups",
+    "first_meetings": "filtering",
+    "history_buckets": "groups",
+    "k_core": "filtering",
+    "reshuffle_ties": "reshuffling",
+    "split_parts": "splitting",
+}
+
+__all__ = [
+    "EvalTask",
+    "Histories",
+    "Interactions",
+    "Split",
+    "SplitConfig",
+    "TieOrder",
+    "Vocabulary",
+    "at_least",
+    "cold_items",
+    "cold_targets",
+    "cold_users",
+    "first_meetings",
+    "history_buckets",
+    "k_core",
+    "reshuffle_ties",
+    "split",
+    "split_parts",
+    "tie_hash",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'recengine.data' has no attribute {name!r}")
+    value = getattr(import_module(f"recengine.data.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def split(interactions: Interactions, config: SplitConfig | None = None) -> Split:
+    """Divide interactions into training, validation and test: see ``recengine.data.splitting.split``."""
+    from recengine.data.splitting import split as divide
+
+    return divide(interactions, config)

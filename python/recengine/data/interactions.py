@@ -7,32 +7,44 @@ row order only where the caller vouches that rows are in time order.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+import hashlib
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-TieOrder = Literal["hash", "rows"]
+from recengine.data.ordering import TieOrder, canonical_order, tie_hash
+from recengine.data.vocabulary import Vocabulary, index_tokens, rows_within
+from recengine.errors import DataError
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
+
+__all__ = ["Histories", "Interactions", "TieOrder", "Vocabulary", "tie_hash"]
+
+CSRValues = Literal["ones", "counts", "weights"]
 
 
 @dataclass(frozen=True)
-class Vocabulary:
-    """Original ids by row. ``tokens`` is int64 or a numpy string array, sorted, without repeats."""
+class Histories:
+    """Packed histories of some users, in numpy: the arrays of a HistoryBatch.
 
-    tokens: NDArray[np.generic]
+    users: int64 [B]. items: int64 [T], oldest first. offsets: int64 [B + 1]. times: int64 [T] or None.
+    """
+
+    users: NDArray[np.int64]
+    items: NDArray[np.int64]
+    offsets: NDArray[np.int64]
+    times: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
-        return int(self.tokens.shape[0])
+        return int(self.users.shape[0])
 
-    def rows(self, tokens: NDArray[np.generic]) -> NDArray[np.int64]:
-        """Row of each token, -1 where it is unknown."""
-        tokens = np.asarray(tokens)
-        if len(self) == 0:
-            return np.full(tokens.shape, -1, np.int64)
-        at = np.searchsorted(self.tokens, tokens)
-        at = np.minimum(at, len(self) - 1)
-        return np.where(self.tokens[at] == tokens, at, -1).astype(np.int64)
+    def tensors(self) -> dict[str, Any]:
+        """The same as torch tensors by field name: ``HistoryBatch(**histories.tensors())``."""
+        return as_tensors(self)
 
 
 @dataclass(frozen=True)
@@ -43,6 +55,8 @@ class Interactions:
     source: int64 [n], row number in the file the event came from.
     users, items: vocabularies. indptr: int64 [n_users + 1], user u owns rows indptr[u]:indptr[u + 1].
     ties: how equal times were ordered; seed: of the hash.
+    part: int8 [n] or None, 0 train, 1 validation, 2 test, where the source came already divided.
+    item_titles: str [n_items] or None, names for people to read.
     """
 
     user: NDArray[np.int32]
@@ -55,6 +69,8 @@ class Interactions:
     indptr: NDArray[np.int64]
     ties: TieOrder = "hash"
     seed: int = 0
+    part: NDArray[np.int8] | None = None
+    item_titles: NDArray[np.str_] | None = None
 
     def __len__(self) -> int:
         return int(self.user.shape[0])
@@ -67,65 +83,282 @@ class Interactions:
     def n_items(self) -> int:
         return len(self.items)
 
+    @property
+    def is_ordered(self) -> bool:
+        """Whether the order inside a user means time: there are times, or the rows were vouched for."""
+        return self.time is not None or self.ties == "rows"
+
     @classmethod
     def from_arrays(
         cls,
-        users: NDArray[np.generic],
-        items: NDArray[np.generic],
-        times: NDArray[np.int64] | None = None,
-        weights: NDArray[np.float32] | None = None,
+        users: Any,
+        items: Any,
+        times: Any | None = None,
+        weights: Any | None = None,
         *,
         ties: TieOrder = "hash",
         seed: int = 0,
         user_vocabulary: Vocabulary | None = None,
         item_vocabulary: Vocabulary | None = None,
+        part: Any | None = None,
     ) -> Interactions:
-        """Build from columns of original ids. Without times the row order is the time order only if
-        ties == 'rows'; otherwise the order inside a user is the seeded hash."""
-        user_vocabulary = user_vocabulary or Vocabulary(np.unique(users))
-        item_vocabulary = item_vocabulary or Vocabulary(np.unique(items))
-        user = user_vocabulary.rows(users).astype(np.int32)
-        item = item_vocabulary.rows(items).astype(np.int32)
-        source = np.arange(user.shape[0], dtype=np.int64)
-        key = source if ties == "rows" else tie_hash(source, seed)
-        order = np.lexsort((key, user) if times is None else (key, times, user))
+        """Build from columns of original ids (integers or strings) of one length.
+
+        Without times the row order is the time order only if ties == 'rows'; otherwise the order inside a
+        user is the seeded hash. Raises DataError for columns of unequal length, ids of another kind, times
+        that are no whole numbers, and ids missing from a given vocabulary.
+        """
+        _check_lengths(users=users, items=items, times=times, weights=weights, part=part)
+        user_vocabulary, user = _indexed(users, user_vocabulary, "user")
+        item_vocabulary, item = _indexed(items, item_vocabulary, "item")
+        return cls.from_rows(
+            user,
+            item,
+            _whole_times(times),
+            None if weights is None else np.asarray(weights, np.float32),
+            user_vocabulary,
+            item_vocabulary,
+            ties=ties,
+            seed=seed,
+            part=None if part is None else np.asarray(part, np.int8),
+        )
+
+    @classmethod
+    def from_rows(
+        cls,
+        user: NDArray[np.int32],
+        item: NDArray[np.int32],
+        time: NDArray[np.int64] | None,
+        weight: NDArray[np.float32] | None,
+        users: Vocabulary,
+        items: Vocabulary,
+        *,
+        ties: TieOrder = "hash",
+        seed: int = 0,
+        part: NDArray[np.int8] | None = None,
+    ) -> Interactions:
+        """Build from rows of vocabularies (not checked)."""
+        order = canonical_order(user, time, ties, seed)
         return cls(
             user[order],
             item[order],
-            None if times is None else np.asarray(times, np.int64)[order],
-            None if weights is None else np.asarray(weights, np.float32)[order],
-            source[order],
-            user_vocabulary,
-            item_vocabulary,
-            _indptr(user, len(user_vocabulary)),
+            None if time is None else time[order],
+            None if weight is None else weight[order],
+            order,
+            users,
+            items,
+            _indptr(user, len(users)),
             ties,
             seed,
+            None if part is None else part[order],
         )
 
-    def select(self, keep: NDArray[np.bool_]) -> Interactions:
-        """The rows where ``keep`` holds, same vocabularies, same order."""
+    @classmethod
+    def from_frame(
+        cls,
+        frame: Any,
+        *,
+        user: str | None = None,
+        item: str | None = None,
+        time: str | None = None,
+        weight: str | None = None,
+        order: TieOrder = "hash",
+        seed: int = 0,
+    ) -> Interactions:
+        """Build from a pandas, polars or Arrow table. Columns that are not named are guessed by their names
+        (``recengine.data.columns``). Raises DataError naming column, row, what was found and the fix."""
+        from recengine.data.frames import interactions_from_frame
+
+        names = {"user": user, "item": item, "time": time, "weight": weight}
+        return interactions_from_frame(frame, names, ties=order, seed=seed)
+
+    @classmethod
+    def from_csr(cls, matrix: Any, *, seed: int = 0) -> Interactions:
+        """Build from a scipy sparse user-item matrix (the layout of implicit): ids are row and column
+        numbers, stored zeros are left out, values become weights. Raises DataError for values that are
+        not finite."""
+        coo = matrix.tocoo()
+        keep = coo.data != 0
+        weights = coo.data[keep].astype(np.float32)
+        if not np.isfinite(weights).all():
+            raise DataError("the matrix holds values that are not finite", fix="remove NaN and infinity")
+        n_users, n_items = coo.shape
+        return cls.from_rows(
+            coo.row[keep].astype(np.int32),
+            coo.col[keep].astype(np.int32),
+            None,
+            weights,
+            Vocabulary(np.arange(n_users, dtype=np.int64)),
+            Vocabulary(np.arange(n_items, dtype=np.int64)),
+            seed=seed,
+        )
+
+    def select(self, keep: NDArray[Any]) -> Interactions:
+        """The rows where ``keep`` holds (bool [n]) or that it lists (ascending positions); same
+        vocabularies, same order."""
         user = self.user[keep]
-        return Interactions(
-            user,
-            self.item[keep],
-            None if self.time is None else self.time[keep],
-            None if self.weight is None else self.weight[keep],
-            self.source[keep],
-            self.users,
-            self.items,
-            _indptr(user, self.n_users),
-            self.ties,
-            self.seed,
+        return replace(
+            self,
+            user=user,
+            item=self.item[keep],
+            time=None if self.time is None else self.time[keep],
+            weight=None if self.weight is None else self.weight[keep],
+            source=self.source[keep],
+            indptr=_indptr(user, self.n_users),
+            part=None if self.part is None else self.part[keep],
         )
 
+    def compact(self) -> Interactions:
+        """The same events over vocabularies without the users and items that no event names."""
+        users_kept = np.bincount(self.user, minlength=self.n_users) > 0
+        items_kept = np.bincount(self.item, minlength=self.n_items) > 0
+        if users_kept.all() and items_kept.all():
+            return self
+        user = (np.cumsum(users_kept, dtype=np.int32) - np.int32(1))[self.user]
+        item = (np.cumsum(items_kept, dtype=np.int32) - np.int32(1))[self.item]
+        return replace(
+            self,
+            user=user,
+            item=item,
+            users=Vocabulary(self.users.tokens[users_kept]),
+            items=Vocabulary(self.items.tokens[items_kept]),
+            indptr=_indptr(user, int(users_kept.sum())),
+            item_titles=None if self.item_titles is None else self.item_titles[items_kept],
+        )
 
-def tie_hash(rows: NDArray[np.int64], seed: int) -> NDArray[np.uint64]:
-    """A seeded 64-bit mix of row numbers (splitmix64): an order that nothing in the data predicts."""
-    with np.errstate(over="ignore"):
-        x = rows.astype(np.uint64) + np.uint64((seed * 0x9E3779B97F4A7C15 + 0x9E3779B97F4A7C15) & (2**64 - 1))
-        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return x ^ (x >> np.uint64(31))
+    def with_titles(self, titles: Any) -> Interactions:
+        """The same with a name for each item (str [n_items], in vocabulary order)."""
+        names = np.asarray(titles, np.str_)
+        if names.shape != (self.n_items,):
+            raise DataError("one title an item is needed", found=names.shape, expected=(self.n_items,))
+        return replace(self, item_titles=names)
+
+    def lengths(self) -> NDArray[np.int64]:
+        """Events of each user, int64 [n_users]."""
+        return np.diff(self.indptr)
+
+    def popularity(self) -> NDArray[np.int64]:
+        """Events of each item, int64 [n_items]."""
+        return np.bincount(self.item, minlength=self.n_items).astype(np.int64, copy=False)
+
+    def history(self, users: Any, *, max_length: int | None = None) -> Histories:
+        """Packed histories of ``users`` (rows; -1 or a user without events: an empty history), the most
+        recent ``max_length`` events each, oldest first."""
+        rows = np.asarray(users, np.int64)
+        known = rows >= 0
+        safe = np.where(known, rows, 0)
+        begin, end = (self.indptr[safe], self.indptr[safe + 1]) if self.n_users else (safe, safe)
+        count = np.where(known, end - begin, 0)
+        if max_length is not None:
+            count = np.minimum(count, max_length)
+        at, offsets = ragged_positions(end - count, count)
+        return Histories(
+            rows,
+            self.item[at].astype(np.int64),
+            offsets,
+            None if self.time is None else self.time[at],
+        )
+
+    def csr(self, values: CSRValues = "ones") -> csr_matrix:
+        """scipy CSR [n_users, n_items] float32, column numbers sorted, repeated pairs merged: 1, how often
+        the pair occurs, or the sum of its weights (1 each where there are none)."""
+        from scipy.sparse import csr_matrix
+
+        data = (
+            np.ones(len(self), np.float32)
+            if values != "weights" or self.weight is None
+            else np.array(self.weight, np.float32)
+        )
+        matrix = csr_matrix(
+            (data, np.array(self.item), self.indptr.copy()), shape=(self.n_users, self.n_items)
+        )
+        matrix.sum_duplicates()
+        if values == "ones":
+            matrix.data[:] = 1.0
+        return matrix
+
+    def fingerprint(self) -> str:
+        """sha256 (hex) of the content: vocabularies, columns and their order; not of the file."""
+        digest = hashlib.sha256()
+        for vocabulary in (self.users, self.items):
+            _digest_tokens(digest, vocabulary)
+        for name in ("user", "item", "time", "weight", "part"):
+            column = getattr(self, name)
+            digest.update(f"{name}:{column is not None}:{len(self)};".encode())
+            if column is not None:
+                digest.update(np.ascontiguousarray(column).data)
+        return digest.hexdigest()
+
+    def save(self, path: str | Path) -> Path:
+        """Write a folder of .npy columns, all of it or nothing. Raises DataError when ``path`` holds
+        something else."""
+        from recengine.data.storage import save
+
+        return save(self, Path(path))
+
+    @classmethod
+    def load(cls, path: str | Path) -> Interactions:
+        """Read a folder that ``save`` wrote; memory-mapped when it is large. Raises DataError when it is
+        missing, of a later version or damaged."""
+        from recengine.data.storage import load
+
+        return load(Path(path))
+
+
+def as_tensors(packed: Any) -> dict[str, Any]:
+    """The numpy fields of a dataclass as torch tensors that share memory, None kept."""
+    import torch
+
+    given = {name: getattr(packed, name) for name in packed.__dataclass_fields__}
+    return {
+        name: None if value is None else torch.from_numpy(np.ascontiguousarray(value))
+        for name, value in given.items()
+    }
+
+
+def ragged_positions(
+    begin: NDArray[np.int64], count: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Positions begin[b], begin[b] + 1, ... (count[b] of them) one after another, and offsets [B + 1]."""
+    offsets = np.zeros(count.shape[0] + 1, np.int64)
+    np.cumsum(count, out=offsets[1:])
+    shift = np.repeat(begin - offsets[:-1], count)
+    return shift + np.arange(int(offsets[-1]), dtype=np.int64), offsets
+
+
+def _indexed(tokens: Any, vocabulary: Vocabulary | None, column: str) -> tuple[Vocabulary, NDArray[np.int32]]:
+    if vocabulary is None:
+        return index_tokens(tokens)
+    return vocabulary, rows_within(vocabulary, tokens, column)
+
+
+def _check_lengths(**columns: Any) -> None:
+    lengths = {name: len(column) for name, column in columns.items() if column is not None}
+    if len(set(lengths.values())) > 1:
+        raise DataError("the columns differ in length", found=lengths, expected="one length")
+
+
+def _whole_times(times: Any | None) -> NDArray[np.int64] | None:
+    if times is None:
+        return None
+    given = np.asarray(times)
+    if given.dtype.kind not in "iu":
+        raise DataError(
+            "times must be whole numbers",
+            where="column 'time'",
+            found=f"an array of {given.dtype}",
+            expected="int64 in any one unit, such as seconds",
+        )
+    return given.astype(np.int64, copy=False)
+
+
+def _digest_tokens(digest: Any, vocabulary: Vocabulary) -> None:
+    if vocabulary.is_text:
+        encoded = [str(token).encode() for token in vocabulary.tokens]
+        digest.update(np.array([len(token) for token in encoded], np.int64).tobytes())
+        digest.update(b"".join(encoded))
+    else:
+        digest.update(np.ascontiguousarray(vocabulary.tokens, np.int64).data)
 
 
 def _indptr(user: NDArray[np.int32], n_users: int) -> NDArray[np.int64]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from recengine.data.interactions import Interactions
+from recengine.data.interactions import Histories, Interactions
 
 
 @dataclass(frozen=True)
@@ -17,6 +17,7 @@ class EvalTask:
     users: int64 [E], rows of the vocabulary. targets: int64, CSR by evaluated user with ``indptr`` [E + 1].
     history: Interactions over the same vocabularies; everything that may be seen when answering
     (also what is masked as seen).
+    times: int64 like targets, when each was met, or None.
     """
 
     name: str
@@ -24,6 +25,18 @@ class EvalTask:
     indptr: NDArray[np.int64]
     targets: NDArray[np.int64]
     history: Interactions
+    times: NDArray[np.int64] | None = None
+
+    def __len__(self) -> int:
+        return int(self.users.shape[0])
+
+    def histories(self, max_length: int | None = None) -> Histories:
+        """Packed histories of the evaluated users, in their order."""
+        return self.history.history(self.users, max_length=max_length)
+
+    def target_users(self) -> NDArray[np.int64]:
+        """The user of each target, int64 like targets."""
+        return np.repeat(self.users, np.diff(self.indptr))
 
 
 @dataclass(frozen=True)
