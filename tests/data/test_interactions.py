@@ -216,5 +216,6 @@ def test_fingerprint_sees_every_column():
 
 
 def test_importing_data_costs_no_torch_and_no_table_library():
-    code = "import sys, recengine.data; print([m for m in ('torch', 'polars', 'scipy', 'pandas') if m in sys.modules])"
+    heavy = "('torch', 'polars', 'scipy', 'pandas')"
+    code = f"import sys, recengine.data; print([m for m in {heavy} if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
