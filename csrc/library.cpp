@@ -17,6 +17,14 @@ STABLE_TORCH_LIBRARY(recengine, m) {
   m.def(
       "topk(Tensor queries, Tensor items, Tensor? bias, Tensor? seen_indptr, Tensor? seen_items, int k) "
       "-> (Tensor scores, Tensor ids)");
+  // softmax_loss
+  m.def(
+      "linear_cross_entropy(Tensor hidden, Tensor weight, Tensor target, Tensor? bias, int ignore_index, float scale) "
+      "-> (Tensor loss, Tensor lse)");
+  m.def(
+      "linear_cross_entropy_backward(Tensor grad, Tensor hidden, Tensor weight, Tensor target, Tensor? bias, "
+      "Tensor lse, int ignore_index, float scale, bool bias_grad) "
+      "-> (Tensor hidden, Tensor weight, Tensor bias)");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(recengine, CompositeExplicitAutograd, m) { m.impl("isa", TORCH_BOX(&isa)); }

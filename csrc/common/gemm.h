@@ -69,4 +69,23 @@ RE_INLINE void micro(int64_t K, const float* A, const float* B, Epilogue&& ep) {
   for (int i = 0; i < MR; ++i) ep(i, c0[i], c1[i]);
 }
 
+// The same with the operand A where it lies: A(i, k) = A[i * AI + k * AK], strides known when compiled.
+template <int AI, int AK, class Epilogue>
+RE_INLINE void micro_in_place(int64_t K, const float* A, const float* B, Epilogue&& ep) {
+  vf c0[MR], c1[MR];
+#pragma GCC unroll 12
+  for (int i = 0; i < MR; ++i) c0[i] = c1[i] = vf{};
+  for (int64_t k = 0; k < K; ++k, A += AK, B += NR) {
+    const vf b0 = load(B), b1 = load(B + W);
+#pragma GCC unroll 12
+    for (int i = 0; i < MR; ++i) {
+      const vf a = splat(A[i * AI]);
+      c0[i] += a * b0;
+      c1[i] += a * b1;
+    }
+  }
+#pragma GCC unroll 12
+  for (int i = 0; i < MR; ++i) ep(i, c0[i], c1[i]);
+}
+
 }  // namespace KERN_NS

@@ -6,6 +6,9 @@
 
 #include <cstdint>
 #include <cstring>
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#endif
 
 #define RE_INLINE __attribute__((always_inline)) inline
 
@@ -52,10 +55,25 @@ RE_INLINE float hmax(vf v) {
   return t[0];
 }
 
-// exp(x), relative error about 2e-7 on [-87.3, 88.3], clamped outside (Cody and Waite reduction by
-// ln 2 in two parts, then a polynomial of degree 5 on the remainder).
+// exp(x), relative error about 2e-7 on [-87.3, 88.3], clamped outside, NaN for NaN (Cody and Waite
+// reduction by ln 2 in two parts, then a polynomial of degree 5 on the remainder).
+#if defined(__AVX512F__)
 RE_INLINE vf vexp(vf x) {
-  x = vmax(vmin(x, splat(88.3f)), splat(-87.3f));
+  x = _mm512_max_ps(splat(-87.3f), _mm512_min_ps(splat(88.3f), x));
+  const vf n = _mm512_roundscale_ps(x * 1.44269504f, 8);  // to the nearest integer
+  vf r = x - n * 0.693359375f;
+  r = r + n * 2.12194440e-4f;
+  vf p = splat(1.9875691500e-4f);
+  p = p * r + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  return _mm512_scalef_ps(p * (r * r) + (r + 1.f), n);
+}
+#else
+RE_INLINE vf vexp(vf x) {
+  x = vmax(splat(-87.3f), vmin(splat(88.3f), x));
   const vf shift = splat(12582912.f);  // 1.5 * 2^23: adding it rounds to the nearest integer
   const vf shifted = x * 1.44269504f + shift;
   const vf n = shifted - shift;
@@ -75,6 +93,7 @@ RE_INLINE vf vexp(vf x) {
   std::memcpy(&scale, &bits, sizeof(bits));
   return p * scale;
 }
+#endif
 
 RE_INLINE vf vsigmoid(vf x) { return 1.f / (1.f + vexp(-x)); }
 
