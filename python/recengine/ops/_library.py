@@ -50,8 +50,12 @@ def native() -> NativeState:
     return NativeState(True, not cuda_reason, torch.ops.recengine.isa(), "", cuda_reason)
 
 
+@torch.compiler.assume_constant_result  # type: ignore[misc,untyped-decorator,unused-ignore]
+def _live(device: str) -> bool:
+    """A fact of the process: the compiler may take it as a constant."""
+    return native().cpu if device == "cpu" else device == "cuda" and native().cuda
+
+
 def has_kernel(tensor: torch.Tensor) -> bool:
     """Whether a kernel is live for the device that ``tensor`` is on."""
-    if tensor.device.type == "cpu":
-        return native().cpu
-    return tensor.device.type == "cuda" and native().cuda
+    return bool(_live(tensor.device.type))
