@@ -59,7 +59,7 @@ def layer(defaults: Mapping[str, Any], file: Path | str | None = None, sets: Seq
         path = Path(file)
         tree, lines = read_file(path)
         for key, value in flatten(tree).items():
-            _overlay(settings, key, value, Origin(str(path), lines.get(key)))
+            _overlay(settings, key, value, Origin(str(path), _line_of(key, lines)))
     for text in sets:
         for key, value in flatten(dict([parse_set(text)])).items():
             _overlay(settings, key, value, Origin(f"--set {text}"))
@@ -79,6 +79,13 @@ def _overlay(settings: Layered, key: str, value: Any, origin: Origin) -> None:
     for known in stale:
         del settings.given[known]
     settings.given[key] = origin
+
+
+def _line_of(key: str, lines: Mapping[str, int]) -> int | None:
+    """The line of a key, or of the table that it stands in."""
+    while key and key not in lines:
+        key = key.rpartition(".")[0]
+    return lines.get(key)
 
 
 def _copy(tree: Mapping[str, Any]) -> dict[str, Any]:
