@@ -32,7 +32,7 @@ def test_a_config_round_trips(size: int, rate: float, kind: str, note: str | Non
 
 
 def test_an_unknown_key_is_an_error_with_a_did_you_mean() -> None:
-    with pytest.raises(ConfigError, match="unknown setting 'inner.rato'") as wrong:
+    with pytest.raises(ConfigError, match=r"unknown setting 'inner.rato'") as wrong:
         Outer.parse({"inner": {"rato": 0.5}})
     assert wrong.value.fix == "did you mean 'inner.rate'?"
     assert wrong.value.expected == "one of rate, kind"

@@ -45,6 +45,11 @@ def _epoch(plugins: Host, epoch: int) -> None:
     emit(plugins, "recengine_epoch_end", run=None, epoch=epoch, metrics={})
 
 
+def _epochs(plugins: Host, n: int) -> None:
+    for epoch in range(n):
+        _epoch(plugins, epoch)
+
+
 def test_every_listener_is_told() -> None:
     plugins, first, second = Host(), Listener(), Listener()
     plugins.add(first, "first")
@@ -60,8 +65,7 @@ def test_one_that_raises_is_named_once_and_stops_nobody() -> None:
     with pytest.warns(
         PluginWarning, match="'raiser' raised in recengine_epoch_end .*ValueError: bad day"
     ) as warned:
-        _epoch(plugins, 0)
-        _epoch(plugins, 1)
+        _epochs(plugins, 2)
     assert len(warned) == 1
     assert before.told == after.told == [0, 1]
     assert [(failure.plugin, failure.hook) for failure in plugins.failures] == [

@@ -52,7 +52,7 @@ def test_a_value_is_toml_or_a_string_as_it_stands(text: str, key: str, value: ob
 
 @pytest.mark.parametrize("text", ["a", "=1", "a b=1", ".a=1", "a..b=1", ""])
 def test_what_is_no_setting_is_refused(text: str) -> None:
-    with pytest.raises(ConfigError, match="written a.b=value"):
+    with pytest.raises(ConfigError, match=r"written a.b=value"):
         parse_set(text)
 
 
@@ -102,7 +102,7 @@ def test_an_inline_table_merges_and_an_empty_one_changes_nothing() -> None:
 def test_an_unknown_key_names_file_and_line(tmp_path: Path, name: str, text: str, line: int) -> None:
     file = tmp_path / name
     file.write_text(text)
-    with pytest.raises(ConfigError, match="unknown setting 'model.hidden_dm'") as wrong:
+    with pytest.raises(ConfigError, match=r"unknown setting 'model.hidden_dm'") as wrong:
         layer_over(Settings, file)
     assert wrong.value.where == f"{file}:{line}"
     assert wrong.value.fix == "did you mean 'model.hidden_dim'?"
@@ -111,7 +111,7 @@ def test_an_unknown_key_names_file_and_line(tmp_path: Path, name: str, text: str
 def test_a_wrong_type_names_file_line_and_value(tmp_path: Path) -> None:
     file = tmp_path / "s.toml"
     file.write_text('[model]\nhidden_dim = "wide"\n')
-    with pytest.raises(ConfigError, match="setting 'model.hidden_dim' is not valid") as wrong:
+    with pytest.raises(ConfigError, match=r"setting 'model.hidden_dim' is not valid") as wrong:
         layer_over(Settings, file)
     assert (wrong.value.where, wrong.value.found) == (f"{file}:2", "'wide'")
     assert "integer" in str(wrong.value.expected)
