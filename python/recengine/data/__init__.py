@@ -14,13 +14,32 @@ from recengine.data.split import EvalTask, Split
 from recengine.data.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
+    from recengine.data.batching import (
+        Negatives,
+        PairArrays,
+        SequenceArrays,
+        n_pair_batches,
+        n_sequence_batches,
+        pair_batches,
+        sequence_batches,
+    )
     from recengine.data.filtering import at_least, first_meetings, k_core
-    from recengine.data.groups import cold_items, cold_targets, cold_users, history_buckets
+    from recengine.data.groups import Groups, cold_items, cold_targets, cold_users, history_buckets
     from recengine.data.reshuffling import reshuffle_ties
+    from recengine.data.sampling import AliasTable, PopularitySampler, Sampler, SeenPairs, UniformSampler
     from recengine.data.splitting import SplitConfig, split_parts
 
 _HOME = {
+    "AliasTable": "sampling",
+    "Groups": "groups",
+    "Negatives": "batching",
+    "PairArrays": "batching",
+    "PopularitySampler": "sampling",
+    "Sampler": "sampling",
+    "SeenPairs": "sampling",
+    "SequenceArrays": "batching",
     "SplitConfig": "splitting",
+    "UniformSampler": "sampling",
     "at_least": "filtering",
     "cold_items": "groups",
     "cold_targets": "groups",
@@ -28,17 +47,30 @@ _HOME = {
     "first_meetings": "filtering",
     "history_buckets": "groups",
     "k_core": "filtering",
+    "n_pair_batches": "batching",
+    "n_sequence_batches": "batching",
+    "pair_batches": "batching",
     "reshuffle_ties": "reshuffling",
+    "sequence_batches": "batching",
     "split_parts": "splitting",
 }
 
 __all__ = [
+    "AliasTable",
     "EvalTask",
+    "Groups",
     "Histories",
     "Interactions",
+    "Negatives",
+    "PairArrays",
+    "PopularitySampler",
+    "Sampler",
+    "SeenPairs",
+    "SequenceArrays",
     "Split",
     "SplitConfig",
     "TieOrder",
+    "UniformSampler",
     "Vocabulary",
     "at_least",
     "cold_items",
@@ -47,7 +79,11 @@ __all__ = [
     "first_meetings",
     "history_buckets",
     "k_core",
+    "n_pair_batches",
+    "n_sequence_batches",
+    "pair_batches",
     "reshuffle_ties",
+    "sequence_batches",
     "split",
     "split_parts",
     "tie_hash",
