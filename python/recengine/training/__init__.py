@@ -1,0 +1,20 @@
+"""Fitting: the loop (Lightning Fabric), checkpoints, run records; life-cycle hooks as callbacks."""
+
+from recengine.training.config import EvaluationConfig, RunConfig, TrainerConfig, resolve, run_config_class
+from recengine.training.fitting import fit
+from recengine.training.progress import Progress
+from recengine.training.recommending import recommend
+from recengine.training.run import Run, load
+
+__all__ = [
+    "EvaluationConfig",
+    "Progress",
+    "Run",
+    "RunConfig",
+    "TrainerConfig",
+    "fit",
+    "load",
+    "recommend",
+    "resolve",
+    "run_config_class",
+]

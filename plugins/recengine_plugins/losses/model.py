@@ -1,0 +1,128 @@
+"""Losses over anchors a_r, item vectors e_i and targets p_r; s_ri = <a_r, e_i> + b_i. All are row means."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from recengine.contracts.batch import StepContext
+from recengine.contracts.loss import LossInput, Need
+from recengine.errors import UsageError
+from recengine_plugins.losses.config import (
+    BCEConfig,
+    BPRConfig,
+    GBCEConfig,
+    SampledSoftmaxConfig,
+    SoftmaxConfig,
+)
+
+
+class Softmax:
+    """-log softmax_i(s_ri / T)[p_r] over every item of the catalogue."""
+
+    needs: frozenset[Need] = frozenset({"catalogue"})
+
+    def __init__(self, config: SoftmaxConfig) -> None:
+        self.scale = 1.0 / config.temperature
+
+    def __call__(self, given: LossInput, context: StepContext) -> Tensor:
+        logits = functional.linear(given.anchors, given.items, given.bias)
+        return functional.cross_entropy(logits * self.scale if self.scale != 1.0 else logits, given.positives)
+
+
+class _Sampled:
+    """What losses with sampled items ask the trainer for."""
+
+    needs: frozenset[Need] = frozenset({"negatives"})
+
+    def __init__(self, config: BPRConfig | BCEConfig | GBCEConfig | SampledSoftmaxConfig) -> None:
+        self.negatives, self.shared, self.sampler = config.negatives, config.shared, config.sampler
+
+
+class SampledSoftmax(_Sampled):
+    """log(exp s_p + sum_n exp(s_n - log(N q_n))) - s_p, scores over the temperature.
+
+    q_n is the probability with which item n was drawn, so the sum estimates the full softmax's without bias
+    (Bengio and Senecal, 2008); with log_q off the sampled scores stand as they are. A sampled item that is
+    the row's own target is left out.
+    """
+
+    def __init__(self, config: SampledSoftmaxConfig) -> None:
+        super().__init__(config)
+        self.correct, self.scale = config.log_q, 1.0 / config.temperature
+
+    def __call__(self, given: LossInput, context: StepContext) -> Tensor:
+        positive, negative = scores(given)
+        negative = negative * self.scale
+        if self.correct:
+            log_q: Tensor | float = -math.log(given.items.shape[0]) if given.log_q is None else given.log_q
+            negative = negative - (math.log(self.negatives) + log_q)
+        positive = positive * self.scale
+        every = torch.cat([positive[:, None], _without_targets(negative, given, -torch.inf)], dim=1)
+        return (torch.logsumexp(every, dim=1) - positive).mean()
+
+
+class GBCE(_Sampled):
+    """-(beta log sigma(s_p) + sum_n log(1 - sigma(s_n))) / (N + 1).
+
+    alpha = N / (items - 1) is the sampling rate and beta = alpha (t (1 - 1 / alpha) + 1 / alpha); t = 0 gives
+    binary cross-entropy, t = 1 undoes the over-confidence that sampling causes.
+    Source: Petrov and Macdonald, "gSASRec", RecSys 2023.
+    """
+
+    def __init__(self, config: GBCEConfig) -> None:
+        super().__init__(config)
+        self.calibration = config.calibration
+
+    def __call__(self, given: LossInput, context: StepContext) -> Tensor:
+        positive, negative = scores(given)
+        count = negative.shape[1]
+        alpha = min(1.0, count / max(1, given.items.shape[0] - 1))
+        beta = alpha * (self.calibration * (1 - 1 / alpha) + 1 / alpha)
+        against = _without_targets(functional.softplus(negative), given, 0.0).sum(1)
+        return ((beta * functional.softplus(-positive) + against) / (count + 1)).mean()
+
+
+class BCE(_Sampled):
+    """-(log sigma(s_p) + mean_n log(1 - sigma(s_n))). Source: Kang and McAuley, 2018 (one negative a row)."""
+
+    def __call__(self, given: LossInput, context: StepContext) -> Tensor:
+        positive, negative = scores(given)
+        against = _without_targets(functional.softplus(negative), given, 0.0).mean(1)
+        return (functional.softplus(-positive) + against).mean()
+
+
+class BPR(_Sampled):
+    """-mean_n log sigma(s_p - s_n). Source: Rendle et al., "BPR", UAI 2009."""
+
+    def __call__(self, given: LossInput, context: StepContext) -> Tensor:
+        positive, negative = scores(given)
+        return _without_targets(functional.softplus(negative - positive[:, None]), given, 0.0).mean(1).mean()
+
+
+def scores(given: LossInput) -> tuple[Tensor, Tensor]:
+    """s of the targets [R] and of the sampled items [R, N]; raises UsageError when none were sampled."""
+    if given.negatives is None:
+        raise UsageError(
+            "this loss needs sampled items", where="loss", fix="let the model's feed ask for negatives"
+        )
+    anchors, items = given.anchors, given.items
+    positive = (anchors * functional.embedding(given.positives, items)).sum(1)
+    chosen = functional.embedding(given.negatives, items)
+    if given.negatives.ndim == 1:
+        negative = anchors @ chosen.T
+    else:
+        negative = torch.bmm(chosen, anchors[:, :, None]).squeeze(2)
+    if given.bias is not None:
+        positive = positive + given.bias[given.positives]
+        negative = negative + given.bias[given.negatives]
+    return positive, negative
+
+
+def _without_targets(values: Tensor, given: LossInput, instead: float) -> Tensor:
+    """``values`` [R, N] with ``instead`` where the sampled item is the row's own target."""
+    assert given.negatives is not None
+    return values.masked_fill(given.negatives == given.positives[:, None], instead)

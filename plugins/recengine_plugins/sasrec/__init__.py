@@ -1,0 +1,14 @@
+"""SASRec: self-attentive sequential recommendation."""
+
+from recengine.hooks import Registry, hookimpl
+
+
+@hookimpl
+def recengine_register_models(registry: Registry) -> None:
+    registry.add(
+        "sasrec",
+        "recengine_plugins.sasrec.model:SASRec",
+        config="recengine_plugins.sasrec.config:SASRecConfig",
+        summary="self-attentive sequential recommendation, a loss at every position",
+        default_loss="softmax",
+    )

@@ -1,0 +1,49 @@
+"""From names and settings to a model with its loss."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+
+from recengine.contracts.loss import LossConfig
+from recengine.contracts.model import DataFacts, DirectFit, Trainable
+from recengine.errors import PluginError
+from recengine.hooks import Host
+from recengine.training.config import RunConfig
+from recengine.training.determinism import isolated_randomness, mix
+
+
+def build_model(
+    name: str, config: RunConfig, facts: DataFacts, seed: int, host: Host, device: torch.device | None = None
+) -> torch.nn.Module:
+    """The registered model ``name``, initialised from ``seed``, with its loss attached.
+
+    Raises PluginError when the class breaks its contract.
+    """
+    entry = host.registries["model"].get(name)
+    with isolated_randomness(device or torch.device("cpu")):
+        torch.manual_seed(mix(seed))
+        network = entry.load()(config.model, facts)
+    if not isinstance(network, torch.nn.Module) or not isinstance(network, (Trainable, DirectFit)):
+        raise PluginError(
+            f"the model '{name}' of plugin '{entry.plugin}' cannot be fitted",
+            found=type(network).__name__,
+            expected="a torch.nn.Module with feed() and training_loss(), or with fit_directly()",
+        )
+    if config.loss is not None:
+        if not hasattr(network, "attach_loss"):
+            raise PluginError(
+                f"the model '{name}' declares a default loss but takes none",
+                expected="a method attach_loss(loss)",
+            )
+        cast(Any, network).attach_loss(build_loss(config.loss, host))
+    return network
+
+
+def build_loss(config: LossConfig, host: Host) -> Any:
+    """The loss that the section names, made from its settings."""
+    entry = host.registries["loss"].get(cast(Any, config).name)
+    base = entry.load_config() or LossConfig
+    settings = {key: getattr(config, key) for key in base.model_fields}
+    return entry.load()(base(**settings))

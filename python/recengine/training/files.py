@@ -1,0 +1,66 @@
+"""Files that are there whole or not at all: temporary name, fsync, rename."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path beside ``path`` to write to; renamed over ``path`` when the block ends well.
+
+    A reader, or a process that died in between, sees the old file or the new one, never a part. When
+    the block raises (a full disk, say) the temporary file is removed and the old file stays.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        _sync(temporary, os.O_RDWR)
+        os.replace(temporary, path)
+        _sync(path.parent, os.O_RDONLY)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Put ``content`` at ``path``, whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Put ``content`` at ``path`` as JSON (NaN and infinity are refused: no parser agrees on them)."""
+    write_bytes(path, (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
+
+
+def write_toml(path: Path, content: dict[str, Any]) -> None:
+    """Put ``content`` at ``path`` as TOML; keys whose value is None are left out (TOML has no null)."""
+    write_bytes(path, tomli_w.dumps(_without_none(content)).encode())
+
+
+def write_with(path: Path, writer: Callable[[Path], object]) -> None:
+    """Let ``writer`` write to a temporary path, then rename it to ``path``."""
+    with replacing(path) as temporary:
+        writer(temporary)
+
+
+def _without_none(content: Any) -> Any:
+    if isinstance(content, dict):
+        return {key: _without_none(value) for key, value in content.items() if value is not None}
+    return [_without_none(value) for value in content] if isinstance(content, list) else content
+
+
+def _sync(path: Path, flags: int) -> None:
+    handle = os.open(path, flags)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,150 @@
+"""``fit``: from a model's name and data to a Run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from recengine.contracts.model import DataFacts, DirectFit
+from recengine.data import Interactions, Split
+from recengine.errors import UsageError
+from recengine.hooks import Host
+from recengine.hooks import host as process_host
+from recengine.training.build import build_model
+from recengine.training.config import resolve
+from recengine.training.determinism import isolated_randomness, mix
+from recengine.training.devices import choose_device, make_fabric
+from recengine.training.feeding import feeder
+from recengine.training.loop import Events, Loop
+from recengine.training.progress import Listener, Progress, silent
+from recengine.training.record import environment, fingerprint
+from recengine.training.run import Run
+from recengine.training.splitting import as_split, audited
+
+
+def fit(
+    model: str,
+    data: Interactions | Split,
+    *,
+    settings: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    directory: str | Path | None = None,
+    progress: Listener | None = None,
+    resume: bool = False,
+    host: Host | None = None,
+) -> Run:
+    """Fit the registered ``model`` on ``data``.
+
+    data: a Split, or interactions that are split as ``settings['split']`` says. The leakage audit looks at
+    the split first. settings: sections 'model', 'loss', 'training', 'split', 'evaluation'. directory: where
+    checkpoints and the finished run are written. progress: called after every step. resume: go on from the
+    latest checkpoint in ``directory`` (from the start where there is none). host: other plugins than the
+    installed ones.
+
+    Raises UsageError (unknown model, directory in use), ConfigError, DataError, LeakageError,
+    CheckpointError (resuming something else), KeyboardInterrupt (after saving, so that ``resume`` works).
+    """
+    host = host or process_host()
+    config = resolve(model, settings, host)
+    folder = _folder(directory, resume)
+    split = as_split(data, config.split)  # type: ignore[attr-defined]
+    findings = audited(split)
+    facts = DataFacts(split.train.n_users, split.train.n_items)
+    device = choose_device(config.training, host)
+    network = build_model(model, config, facts, seed, host, device)
+    run = Run(model, network, config, split, facts, seed, folder, findings=findings, host=host)
+    run.record = environment()
+    listener = progress or silent
+    if isinstance(network, DirectFit):
+        host.manager.hook.recengine_fit_start(run=run)
+        _solve(run, network, device, listener)
+        leader = True
+    else:
+        leader = _train(run, device, listener, resume)
+    network.eval()
+    if leader:
+        if folder is not None:
+            run.save(folder)
+        host.manager.hook.recengine_fit_end(run=run)
+    return run
+
+
+def _solve(run: Run, network: DirectFit, device: torch.device, listener: Listener) -> None:
+    def told(done: int, total: int, note: str = "") -> None:
+        listener(Progress("fit", done, total, note=note))
+
+    with isolated_randomness(device):
+        torch.manual_seed(mix(run.seed, 1))
+        network.fit_directly(run.split.train, run.seed, told)
+
+
+def _train(run: Run, device: torch.device, listener: Listener, resume: bool) -> bool:
+    """Run the gradient loop; whether this process is the one that writes."""
+    assert run.host is not None
+    hook, network = run.host.manager.hook, run.model
+    fabric = make_fabric(run.config.training, device)
+    feed = network.feed()  # type: ignore[operator]
+    source = feeder(run.split.train, feed, run.config.training.batch_size, run.seed)
+    leader = bool(fabric.is_global_zero)
+
+    def epoch_end(epoch: int, metrics: dict[str, float]) -> None:
+        hook.recengine_epoch_end(run=run, epoch=epoch, metrics=metrics)
+
+    def saved(path: Path) -> None:
+        hook.recengine_checkpoint_saved(run=run, path=str(path))
+
+    counts = np.bincount(run.split.train.item, minlength=run.facts.n_items).astype(np.float32)
+    loop = Loop(
+        network,
+        source,
+        run.split.validation,
+        run.config,
+        run.seed,
+        fabric,
+        None if run.directory is None else run.directory / "checkpoints",
+        Events(listener if leader else silent, epoch_end, saved),
+        _identity(run),
+        {"popularity": torch.from_numpy(counts).to(fabric.device)},
+    )
+    run.history = loop.position.history
+    if resume and loop.resume():
+        run.history = loop.position.history
+    hook.recengine_fit_start(run=run)
+    loop.run()
+    network.to("cpu")
+    return leader
+
+
+def _identity(run: Run) -> dict[str, Any]:
+    """What a checkpoint must agree on with the run that takes it up."""
+    config: dict[str, Any] = run.config.model_dump(mode="json")
+    training = config.pop("training")
+    for free in ("epochs", "device", "checkpoint_every", "patience"):
+        training.pop(free)
+    return {
+        "model": run.name,
+        "settings": {**config, "training": training},
+        "seed": run.seed,
+        "data": fingerprint(run.split),
+    }
+
+
+def _folder(directory: str | Path | None, resume: bool) -> Path | None:
+    if directory is None:
+        if resume:
+            raise UsageError("resume needs the directory of the run", where="fit", fix="give directory=...")
+        return None
+    folder = Path(directory)
+    used = [name for name in ("run.json", "checkpoints") if (folder / name).exists()]
+    if used and not resume:
+        raise UsageError(
+            "the directory already holds a run",
+            where=str(folder),
+            found=", ".join(used),
+            fix="go on with resume=True, or choose another directory",
+        )
+    return folder

@@ -1,0 +1,277 @@
+"""The gradient loop: epochs of steps, validation, best weights, early stop, checkpoints, hooks."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from recengine.contracts.batch import StepContext
+from recengine.data import EvalTask
+from recengine.errors import ConfigError, RecengineError
+from recengine.training import checkpoint
+from recengine.training.config import RunConfig
+from recengine.training.determinism import fixed_threads, isolated_randomness, mix
+from recengine.training.feeding import Feeder
+from recengine.training.interrupt import Interrupt
+from recengine.training.optimisation import make_optimizer, rate
+from recengine.training.parts import len_of, loss_rows, part
+from recengine.training.progress import Listener, Progress
+from recengine.training.validation import measure
+
+Moved = TypeVar("Moved")
+
+
+@dataclass
+class Position:
+    """``step`` steps of ``epoch`` are done; ``loss_sum`` and ``loss_rows`` are of that epoch so far."""
+
+    epoch: int = 0
+    step: int = 0
+    loss_sum: float = 0.0
+    loss_rows: int = 0
+    best: float | None = None
+    best_epoch: int | None = None
+    waited: int = 0
+    stopped: bool = False
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Events:
+    """Whom the loop tells what happened."""
+
+    progress: Listener
+    epoch_end: Callable[[int, dict[str, float]], None]
+    checkpoint_saved: Callable[[Path], None]
+
+
+class Loop:
+    """Trains ``network`` in place; afterwards it holds the weights of the best validation (of the last
+    epoch without a validation task). ``folder`` is where checkpoints go (None: none are written)."""
+
+    def __init__(
+        self,
+        network: Any,
+        feeder: Feeder,
+        validation: EvalTask | None,
+        config: RunConfig,
+        seed: int,
+        fabric: Fabric,
+        folder: Path | None,
+        events: Events,
+        identity: dict[str, Any],
+        extras: dict[str, object],
+    ) -> None:
+        self.network, self.feeder, self.validation = network, feeder, validation
+        self.config, self.training, self.seed, self.fabric = config, config.training, seed, fabric
+        self.folder, self.events, self.identity, self.extras = folder, events, identity, extras
+        self.position = Position()
+        self.best: dict[str, Tensor] | None = None
+        network.to(fabric.device)
+        bare = make_optimizer(network.parameters(), self.training)
+        self.module, self.optimizer = fabric.setup(network, bare)
+        self.module.mark_forward_method("training_loss")
+
+    @property
+    def steps(self) -> int:
+        """Steps of the whole training."""
+        return self.feeder.steps_per_epoch * self.training.epochs
+
+    def run(self) -> Position:
+        """Train to the end; raises KeyboardInterrupt after saving when Ctrl-C was pressed."""
+        device = self.fabric.device
+        with isolated_randomness(device), fixed_threads(device), Interrupt() as interrupt:
+            while self.position.epoch < self.training.epochs and not self.position.stopped:
+                self._epoch(interrupt)
+            if self.folder is not None and checkpoint.latest_name(self.folder) != self._name():
+                self._save()
+        if self.best is not None:
+            self.network.load_state_dict(self.best)
+        return self.position
+
+    def resume(self) -> bool:
+        """Take up the latest checkpoint; False where there is none. Raises CheckpointError when it belongs
+        to another model, data, seed or settings."""
+        found = checkpoint.load_latest(self.folder) if self.folder is not None else None
+        if found is None:
+            return False
+        tensors, facts = found
+        _same_run(facts["identity"], self.identity, str(self.folder))
+        parts: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}}
+        for key, value in tensors.items():
+            kind, _, name = key.partition("/")
+            parts[kind][name] = value
+        checkpoint.restore_module(self.network, parts["model"], str(self.folder))
+        checkpoint.restore_optimizer(self.optimizer, parts["optimizer"], facts["optimizer"])
+        self.position = Position(**facts["position"])
+        if self.position.best_epoch is not None:
+            assert self.folder is not None
+            self.best = checkpoint.load_tensors(self._best_path(self.position.best_epoch))
+        return True
+
+    def _epoch(self, interrupt: Interrupt) -> None:
+        here, count = self.position, self.feeder.steps_per_epoch
+        self.module.train()
+        began, rows = time.perf_counter(), 0
+        pending = torch.zeros((), dtype=torch.float64, device=self.fabric.device)
+        while here.step < count:
+            batch = self.feeder.batch(here.epoch, here.step)
+            rows += len_of(batch)
+            total = loss_rows(batch)
+            pending += self._step(batch).double() * total
+            here.loss_rows += total
+            here.step += 1
+            if self.fabric.device.type == "cpu" or here.step == count or interrupt.asked:
+                here.loss_sum += self._over_processes(pending)
+                pending.zero_()
+            self._tell("train", rows / (time.perf_counter() - began))
+            if interrupt.asked and here.step < count:
+                self._stop_here()
+        self._finish_epoch(time.perf_counter() - began)
+        if interrupt.asked:
+            self._stop_here()
+
+    def _step(self, batch: Any) -> Tensor:
+        """One optimiser step; returns this process's share of the batch's mean loss, detached."""
+        here = self.position
+        torch.manual_seed(mix(self.seed, here.epoch, here.step, self.fabric.global_rank))
+        mine, factor = part(batch, self.fabric.global_rank, self.fabric.world_size)
+        context = StepContext(
+            here.epoch, here.step, self.training.epochs, self.feeder.steps_per_epoch, self.extras
+        )
+        done = here.epoch * self.feeder.steps_per_epoch + here.step
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate(self.training, done, self.steps)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss: Tensor = self.module.training_loss(to_device(mine, self.fabric.device), context)
+        self.fabric.backward(loss if factor == 1.0 else loss * factor)
+        if self.training.clip_norm > 0:
+            self.fabric.clip_gradients(self.module, self.optimizer, max_norm=self.training.clip_norm)
+        self.optimizer.step()
+        return loss.detach() * (factor / self.fabric.world_size)
+
+    def _over_processes(self, value: Tensor) -> float:
+        if self.fabric.world_size > 1:
+            value = self.fabric.all_reduce(value.clone(), reduce_op="sum")  # type: ignore[assignment]
+        return float(value)
+
+    def _finish_epoch(self, seconds: float) -> None:
+        here = self.position
+        loss = here.loss_sum / max(1, here.loss_rows)
+        if not math.isfinite(loss):
+            raise RecengineError(
+                "training diverged",
+                where=f"epoch {here.epoch + 1}",
+                found=f"loss {loss}",
+                expected="a finite loss",
+                fix="lower training.learning_rate, or set training.clip_norm",
+            )
+        record: dict[str, Any] = {"epoch": here.epoch + 1, "loss": loss, "seconds": round(seconds, 4)}
+        metrics = self._validate(here.epoch)
+        here.history.append({**record, **metrics})
+        here.epoch, here.step, here.loss_sum, here.loss_rows = here.epoch + 1, 0, 0.0, 0
+        self.events.epoch_end(here.epoch, {"loss": loss, **metrics})
+        every = self.training.checkpoint_every
+        if self.folder is not None and every and here.epoch % every == 0:
+            self._save()
+
+    def _validate(self, epoch: int) -> dict[str, float]:
+        due = (epoch + 1) % self.training.evaluate_every == 0 or epoch + 1 == self.training.epochs
+        if self.validation is None or not due:
+            return {}
+        self._tell("validate", None)
+        metrics = measure(self.network, self.validation, self.config.evaluation, self.fabric)
+        name = self.training.monitor
+        if name not in metrics:
+            raise ConfigError(
+                "the monitored metric is not measured",
+                where="training.monitor",
+                found=name,
+                expected="one of " + ", ".join(sorted(metrics)),
+            )
+        here, value = self.position, metrics[name]
+        if here.best is None or value > here.best:
+            here.best, here.best_epoch, here.waited = value, epoch + 1, 0
+            self.best = {key: tensor.detach().clone() for key, tensor in self.network.state_dict().items()}
+            if self.folder is not None and self.fabric.is_global_zero:
+                checkpoint.save_tensors(self._best_path(epoch + 1), self.best)
+        else:
+            here.waited += 1
+            here.stopped = 0 < self.training.patience <= here.waited
+        return metrics
+
+    def _tell(self, stage: Any, speed: float | None) -> None:
+        here, count = self.position, self.feeder.steps_per_epoch
+        newest = next((entry for entry in reversed(here.history) if self.training.monitor in entry), {})
+        self.events.progress(
+            Progress(
+                stage,
+                here.epoch * count + here.step,
+                self.steps,
+                here.epoch + 1,
+                self.training.epochs,
+                here.loss_sum / here.loss_rows if here.loss_rows else None,
+                {key: value for key, value in newest.items() if "@" in key},
+                speed,
+            )
+        )
+
+    def _stop_here(self) -> None:
+        if self.folder is not None and checkpoint.latest_name(self.folder) != self._name():
+            self._save()
+        raise KeyboardInterrupt
+
+    def _name(self) -> str:
+        return f"step-{self.position.epoch:05d}-{self.position.step:08d}"
+
+    def _best_path(self, epoch: int) -> Path:
+        assert self.folder is not None
+        return self.folder / f"best-{epoch:05d}.safetensors"
+
+    def _save(self) -> None:
+        assert self.folder is not None
+        if self.fabric.is_global_zero:
+            state, plain = checkpoint.optimizer_state(self.optimizer)
+            tensors = {f"model/{name}": value for name, value in self.network.state_dict().items()}
+            tensors |= {f"optimizer/{name}": value for name, value in state.items()}
+            facts = {"identity": self.identity, "position": asdict(self.position), "optimizer": plain}
+            path = checkpoint.save(self.folder, self._name(), tensors, facts)
+            for old in self.folder.glob("best-*.safetensors"):
+                if self.position.best_epoch is None or old != self._best_path(self.position.best_epoch):
+                    old.unlink()
+            self.events.checkpoint_saved(path)
+        self.fabric.barrier()
+
+
+def to_device(batch: Moved, device: torch.device) -> Moved:
+    """The batch with its tensors on ``device``."""
+    if device.type == "cpu" or not is_dataclass(batch):
+        return batch
+    moved = {
+        entry.name: value.to(device, non_blocking=True)
+        for entry in fields(batch)
+        if isinstance(value := getattr(batch, entry.name), Tensor)
+    }
+    return replace(batch, **moved)  # type: ignore[type-var]
+
+
+def _same_run(found: dict[str, Any], expected: dict[str, Any], where: str) -> None:
+    for key in expected:
+        if found.get(key) != expected[key]:
+            from recengine.errors import CheckpointError
+
+            raise CheckpointError(
+                f"the checkpoint belongs to a run with another {key}",
+                where=where,
+                found=found.get(key),
+                expected=expected[key],
+                fix="resume with the settings, data and seed of that run, or choose another directory",
+            )

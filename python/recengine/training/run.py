@@ -1,0 +1,162 @@
+"""A fitted model with everything that belongs to it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from recengine.contracts.auditor import Finding
+from recengine.contracts.model import DataFacts
+from recengine.data import Split
+from recengine.errors import CheckpointError, UsageError
+from recengine.hooks import Host
+from recengine.hooks import host as process_host
+from recengine.training import checkpoint
+from recengine.training.build import build_model
+from recengine.training.config import RunConfig, resolve
+from recengine.training.files import write_bytes, write_json, write_toml
+from recengine.training.record import environment, fingerprint
+from recengine.training.store import load_split, save_split
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from recengine.evaluation import Evaluation
+
+
+@dataclass
+class Run:
+    """name: registered name of the model. model: fitted. config: all settings. split: what it learned from
+    and is asked about. history: one record an epoch. record: what run.json holds beside the settings.
+    evaluations: by task, as ``evaluate`` was called. directory: where it is saved, or None."""
+
+    name: str
+    model: torch.nn.Module
+    config: RunConfig
+    split: Split
+    facts: DataFacts
+    seed: int = 0
+    directory: Path | None = None
+    history: list[dict[str, Any]] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+    record: dict[str, Any] = field(default_factory=dict)
+    evaluations: dict[str, Evaluation] = field(default_factory=dict)
+    host: Host | None = field(default=None, repr=False)
+
+    def evaluate(self, task: str = "test", **options: Any) -> Evaluation:
+        """Measure on the 'test' or 'validation' task with the metrics of the settings (``options`` go to
+        recengine.evaluation.evaluate and win); kept in ``evaluations``, and in the directory if there is one.
+
+        Raises UsageError when the split has no such task.
+        """
+        from recengine.evaluation import evaluate
+
+        asked = {"test": self.split.test, "validation": self.split.validation}.get(task)
+        if asked is None:
+            raise UsageError("the split has no such task", found=task, expected="test or validation")
+        chosen = self.config.evaluation
+        options = {"cutoffs": chosen.cutoffs, "memory": chosen.memory, **options}
+        if chosen.metrics:
+            options.setdefault("metrics", list(chosen.metrics))
+        self.model.eval()
+        result = evaluate(self.model, asked, **options)
+        self.evaluations[task] = result
+        if self.directory is not None:
+            self._save_evaluation(self.directory, task, result)
+        if self.host is not None:
+            self.host.manager.hook.recengine_evaluation_end(run=self, evaluation=result)
+        return result
+
+    def recommend(self, users: Sequence[Any] | Mapping[Any, Sequence[Any]], k: int = 10) -> pl.DataFrame:
+        """The k best items for each user: see recengine.training.recommend."""
+        from recengine.training.recommending import recommend
+
+        return recommend(self, users, k)
+
+    def save(self, path: str | Path) -> Path:
+        """Write the run to a folder (run.json last, so a folder with run.json is whole)."""
+        folder = Path(path)
+        folder.mkdir(parents=True, exist_ok=True)
+        digest = checkpoint.save_tensors(folder / "model.safetensors", self.model.state_dict())
+        write_toml(folder / "config.toml", {"name": self.name, **self.config.model_dump(mode="json")})
+        save_split(folder / "split", self.split)
+        lines = "".join(json.dumps(entry) + "\n" for entry in self.history)
+        write_bytes(folder / "history.jsonl", lines.encode())
+        for task, result in self.evaluations.items():
+            self._save_evaluation(folder, task, result)
+        write_json(folder / "run.json", self.describe(digest))
+        self.directory = folder
+        return folder
+
+    def describe(self, digest: str | None = None) -> dict[str, Any]:
+        """What run.json holds."""
+        return {
+            "format": checkpoint.FORMAT,
+            "model": self.name,
+            "seed": self.seed,
+            "facts": {
+                "n_users": self.facts.n_users,
+                "n_items": self.facts.n_items,
+                "extras": self.facts.extras,
+            },
+            "config": self.config.model_dump(mode="json"),
+            "split": self.split.description,
+            "data": fingerprint(self.split),
+            "weights": digest,
+            "findings": [vars(finding) for finding in self.findings],
+            "protocols": {task: str(result.protocol) for task, result in self.evaluations.items()},
+            "environment": self.record or environment(),
+        }
+
+    def _save_evaluation(self, folder: Path, task: str, result: Evaluation) -> None:
+        suffix = "" if task == "test" else f"_{task}"
+        rows = [
+            dict(zip(("metric", "mean", "low", "high", "n"), row, strict=False)) for row in result.summary()
+        ]
+        write_json(folder / f"evaluation{suffix}.json", {"protocol": str(result.protocol), "summary": rows})
+        from recengine.training.files import write_with
+
+        write_with(folder / f"per_user{suffix}.parquet", result.per_user.write_parquet)
+
+
+def load(path: str | Path, *, host: Host | None = None) -> Run:
+    """The run in a folder that ``Run.save`` (or ``fit(directory=...)``) wrote.
+
+    Raises CheckpointError when a file is missing, damaged, holds NaN or belongs to another model, UsageError
+    when no plugin registers the model.
+    """
+    folder = Path(path)
+    host = host or process_host()
+    if not (folder / "run.json").is_file():
+        raise CheckpointError(
+            "there is no finished run in this folder",
+            where=str(folder),
+            expected="run.json",
+            fix="name the folder that fit(directory=...) or save() wrote; resume an interrupted fit first",
+        )
+    about = checkpoint.load_json(folder / "run.json")
+    config = resolve(about["model"], about["config"], host)
+    facts = DataFacts(**about["facts"])
+    network = build_model(about["model"], config, facts, about["seed"], host)
+    tensors = checkpoint.load_tensors(folder / "model.safetensors", about["weights"])
+    checkpoint.restore_module(network, tensors, str(folder / "model.safetensors"))
+    network.eval()
+    lines = (folder / "history.jsonl").read_text().splitlines()
+    return Run(
+        about["model"],
+        network,
+        config,
+        load_split(folder / "split"),
+        facts,
+        about["seed"],
+        folder,
+        [json.loads(line) for line in lines],
+        [Finding(**finding) for finding in about["findings"]],
+        about["environment"],
+        host=host,
+    )
