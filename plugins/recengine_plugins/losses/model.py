@@ -11,6 +11,7 @@ from torch.nn import functional
 from recengine.contracts.batch import StepContext
 from recengine.contracts.loss import LossInput, Need
 from recengine.errors import UsageError
+from recengine.ops import linear_cross_entropy
 from recengine_plugins.losses.config import (
     BCEConfig,
     BPRConfig,
@@ -29,8 +30,9 @@ class Softmax:
         self.scale = 1.0 / config.temperature
 
     def __call__(self, given: LossInput, context: StepContext) -> Tensor:
-        logits = functional.linear(given.anchors, given.items, given.bias)
-        return functional.cross_entropy(logits * self.scale if self.scale != 1.0 else logits, given.positives)
+        return linear_cross_entropy(
+            given.anchors, given.items, given.positives, bias=given.bias, scale=self.scale
+        )
 
 
 class _Sampled:

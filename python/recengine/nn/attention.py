@@ -29,7 +29,8 @@ class CausalSelfAttention(nn.Module):
 
     def forward(self, rows: Tensor, place: Layout) -> Tensor:
         """rows [T, d] -> [T, d]."""
-        return self.project_out(self._mix(self.project_in(rows), place))
+        out: Tensor = self.project_out(self._mix(self.project_in(rows), place))
+        return out
 
     def last(self, rows: Tensor, place: Layout, ends: Tensor) -> Tensor:
         """The output [B, d] at the last position of each sequence only; ends int64 [B], their rows."""
@@ -42,7 +43,8 @@ class CausalSelfAttention(nn.Module):
         visible = (steps < place.lengths[:, None])[:, None, None, :]
         query = query.view(place.sequences, 1, self.heads, -1).transpose(1, 2)
         mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=visible)
-        return self.project_out(mixed.reshape(place.sequences, dim))
+        out: Tensor = self.project_out(mixed.reshape(place.sequences, dim))
+        return out
 
     def _mix(self, projected: Tensor, place: Layout) -> Tensor:
         grid = spread(projected, place).view(place.sequences, place.length, 3, self.heads, -1)

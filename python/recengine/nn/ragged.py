@@ -54,13 +54,15 @@ def keep_recent(items: Tensor, offsets: Tensor, limit: int) -> tuple[Tensor, Ten
 
 def spread(rows: Tensor, place: Layout) -> Tensor:
     """Packed rows [T, ...] into the grid [B, length, ...]; free cells are zero."""
-    grid: Tensor = _Spread.apply(rows, place.cell, place.sequences * place.length)
+    grid: Tensor = _Spread.apply(  # type: ignore[no-untyped-call]
+        rows, place.cell, place.sequences * place.length
+    )
     return grid.view(place.sequences, place.length, *rows.shape[1:])
 
 
 def gather(grid: Tensor, place: Layout) -> Tensor:
     """The inverse of ``spread``: the real cells of [B, length, ...] as rows [T, ...]."""
-    rows: Tensor = _Gather.apply(grid.flatten(0, 1), place.cell)
+    rows: Tensor = _Gather.apply(grid.flatten(0, 1), place.cell)  # type: ignore[no-untyped-call]
     return rows
 
 
@@ -73,7 +75,7 @@ class _Spread(torch.autograd.Function):
         return rows.new_zeros((cells, *rows.shape[1:])).index_copy_(0, cell, rows)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         (cell,) = ctx.saved_tensors
         return grad.index_select(0, cell), None, None
 
@@ -86,6 +88,6 @@ class _Gather(torch.autograd.Function):
         return grid.index_select(0, cell)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         (cell,) = ctx.saved_tensors
         return grad.new_zeros((ctx.cells, *grad.shape[1:])).index_copy_(0, cell, grad), None

@@ -39,9 +39,11 @@ class CausalBlock(nn.Module):
     def forward(self, rows: Tensor, place: Layout) -> Tensor:
         """rows [T, d] -> [T, d]."""
         rows = rows + self.dropout(self.attention(self.attention_norm(rows), place))
-        return rows + self.dropout(self.feed_forward(self.feed_forward_norm(rows)))
+        out: Tensor = rows + self.dropout(self.feed_forward(self.feed_forward_norm(rows)))
+        return out
 
     def last(self, rows: Tensor, place: Layout, ends: Tensor) -> Tensor:
         """The output [B, d] at the last position of each sequence; no other position is computed."""
         kept = rows[ends] + self.dropout(self.attention.last(self.attention_norm(rows), place, ends))
-        return kept + self.dropout(self.feed_forward(self.feed_forward_norm(kept)))
+        out: Tensor = kept + self.dropout(self.feed_forward(self.feed_forward_norm(kept)))
+        return out

@@ -79,10 +79,9 @@ def run_config_class(model: Entry, loss: Entry | None) -> type[RunConfig]:
     split_class = split_config_class()
     fields: dict[str, Any] = {"model": (model_class, model_class()), "split": (split_class, split_class())}
     if loss is not None:
-        base = loss.load_config() or LossConfig
-        named = create_model(
-            f"{base.__name__}Section", __base__=base, name=(Literal[loss.name], knob(loss.name, loss.summary))
-        )
+        base: Any = loss.load_config() or LossConfig
+        name: Any = (Literal[loss.name], knob(loss.name, loss.summary))
+        named = create_model(f"{base.__name__}Section", __base__=base, name=name)
         fields["loss"] = (named, named())
     return cast("type[RunConfig]", create_model(f"{model.name}_run", __base__=RunConfig, **fields))
 

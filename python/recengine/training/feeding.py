@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from recengine.contracts.batch import HistoryBatch, PairBatch, SequenceBatch
+from recengine.contracts.batch import PairBatch, SequenceBatch
 from recengine.contracts.model import Feed
 from recengine.data import Interactions
 from recengine.errors import DataError, UsageError
@@ -137,14 +137,3 @@ def ranges(start: NDArray[np.int64], end: NDArray[np.int64]) -> tuple[NDArray[np
     offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
     rows = np.arange(offsets[-1]) + np.repeat(start - offsets[:-1], lengths)
     return rows, offsets
-
-
-def histories_of(events: Interactions, users: NDArray[np.int64]) -> HistoryBatch:
-    """What ``users`` (rows of the vocabulary) did, oldest first."""
-    rows, offsets = ranges(events.indptr[users], events.indptr[users + 1])
-    return HistoryBatch(
-        torch.from_numpy(users.astype(np.int64)),
-        torch.from_numpy(events.item[rows].astype(np.int64)),
-        torch.from_numpy(offsets),
-        None if events.time is None else torch.from_numpy(events.time[rows]),
-    )

@@ -97,7 +97,7 @@ def _train(run: Run, device: torch.device, listener: Listener, resume: bool) -> 
     def saved(path: Path) -> None:
         hook.recengine_checkpoint_saved(run=run, path=str(path))
 
-    counts = np.bincount(run.split.train.item, minlength=run.facts.n_items).astype(np.float32)
+    counts = run.split.train.popularity().astype(np.float32)
     loop = Loop(
         network,
         source,

@@ -210,7 +210,9 @@ class Loop:
 
     def _tell(self, stage: Any, speed: float | None) -> None:
         here, count = self.position, self.feeder.steps_per_epoch
-        newest = next((entry for entry in reversed(here.history) if self.training.monitor in entry), {})
+        newest: dict[str, Any] = next(
+            (entry for entry in reversed(here.history) if self.training.monitor in entry), {}
+        )
         self.events.progress(
             Progress(
                 stage,

@@ -11,9 +11,7 @@ from numpy.typing import NDArray
 
 from recengine.contracts.batch import HistoryBatch
 from recengine.contracts.model import Generates, Represents, ScoresItems
-from recengine.data import Interactions
 from recengine.errors import DataError, PluginError, UsageError
-from recengine.training.feeding import histories_of
 
 if TYPE_CHECKING:
     import polars as pl
@@ -88,17 +86,9 @@ def best(
     )
 
 
-def known_events(run: Run) -> Interactions:
-    """Everything the split knows of its users: the test history (which may not hold the test targets)."""
-    return run.split.test.history
-
-
 def _known(run: Run, labels: Sequence[Any]) -> HistoryBatch:
     vocabulary = run.split.train.users
-    tokens = np.asarray(labels)
-    if tokens.dtype.kind != vocabulary.tokens.dtype.kind and vocabulary.tokens.dtype.kind != "T":
-        tokens = tokens.astype(vocabulary.tokens.dtype.kind if vocabulary.tokens.dtype.kind in "iu" else str)
-    rows = vocabulary.rows(tokens)
+    rows = vocabulary.rows(np.asarray(labels)) if labels else np.empty(0, np.int64)
     unknown = [label for label, row in zip(labels, rows, strict=True) if row < 0]
     if unknown:
         raise DataError(
@@ -108,7 +98,7 @@ def _known(run: Run, labels: Sequence[Any]) -> HistoryBatch:
             expected="ids of the training data",
             fix="give new people as a mapping from a label to their items",
         )
-    return histories_of(known_events(run), rows)
+    return HistoryBatch(**run.split.test.history.history(rows).tensors())
 
 
 def _given(run: Run, histories: Mapping[Any, Sequence[Any]]) -> HistoryBatch:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from recengine import __version__
-from recengine.data import EvalTask, Interactions, Split
+from recengine.data import EvalTask, Split
 from recengine.ops._library import native
 
 PACKAGES = ("torch", "numpy", "scipy", "polars", "safetensors", "lightning-fabric", "pydantic", "pluggy")
@@ -48,26 +48,14 @@ def git_state(folder: Path) -> dict[str, Any] | None:
 
 def fingerprint(split: Split) -> dict[str, str]:
     """SHA-256 of what is learned from and of each task: vocabularies, rows, targets."""
-    prints = {"train": _of_interactions(split.train), "test": _of_task(split.test)}
+    prints = {"train": split.train.fingerprint(), "test": _of_task(split.test)}
     if split.validation is not None:
         prints["validation"] = _of_task(split.validation)
     return prints
 
 
-def _of_interactions(events: Interactions) -> str:
-    digest = hashlib.sha256()
-    for column in (events.users.tokens, events.items.tokens):
-        if column.dtype.kind in "iuf":
-            digest.update(np.ascontiguousarray(column).tobytes())
-        else:
-            digest.update("\0".join(map(str, column)).encode())
-    for values in (events.user, events.item, events.time, events.weight):
-        digest.update(b"|" if values is None else np.ascontiguousarray(values).tobytes())
-    return digest.hexdigest()
-
-
 def _of_task(task: EvalTask) -> str:
-    digest = hashlib.sha256(_of_interactions(task.history).encode())
+    digest = hashlib.sha256(task.history.fingerprint().encode())
     for values in (task.users, task.indptr, task.targets):
         digest.update(np.ascontiguousarray(values).tobytes())
     return digest.hexdigest()

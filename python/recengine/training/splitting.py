@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from recengine import data
 from recengine.config import Config
 from recengine.contracts.auditor import Finding
@@ -11,7 +13,7 @@ from recengine.errors import LeakageError, UsageError
 
 def split_config_class() -> type[Config]:
     """The settings class of the section 'split'."""
-    return getattr(data, "SplitConfig", Config)
+    return data.SplitConfig
 
 
 def as_split(given: Interactions | Split, config: Config) -> Split:
@@ -24,7 +26,7 @@ def as_split(given: Interactions | Split, config: Config) -> Split:
             found=type(given).__name__,
             fix="read it with recengine.data.read, or from a table with recengine.data.read_table",
         )
-    return data.split(given, config)
+    return data.split(given, cast(data.SplitConfig, config))
 
 
 def audited(split: Split) -> list[Finding]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from lightning_fabric import Fabric
 
+from recengine.contracts.batch import HistoryBatch
 from recengine.data import EvalTask
 from recengine.training.config import EvaluationConfig
-from recengine.training.feeding import histories_of
 
 
 def share(task: EvalTask, rank: int, world: int) -> EvalTask:
@@ -25,7 +27,7 @@ def share(task: EvalTask, rank: int, world: int) -> EvalTask:
     return EvalTask(task.name, task.users[mine], indptr, task.targets[rows], task.history)
 
 
-def per_user(network: torch.nn.Module, task: EvalTask, config: EvaluationConfig) -> dict[str, np.ndarray]:
+def per_user(network: Any, task: EvalTask, config: EvaluationConfig) -> dict[str, np.ndarray]:
     """Values of each metric, one a user of the task."""
     users = task.users
     values = np.zeros(users.shape[0])
@@ -33,7 +35,7 @@ def per_user(network: torch.nn.Module, task: EvalTask, config: EvaluationConfig)
         table = network.item_vectors()
         for low in range(0, users.shape[0], 1024):
             block = users[low : low + 1024]
-            batch = histories_of(task.history, block)
+            batch = HistoryBatch(**task.history.history(block).tensors())
             scores = network.user_vectors(batch) @ table.T
             for i, user in enumerate(block):
                 seen = task.history.item[task.history.indptr[user] : task.history.indptr[user + 1]]
@@ -58,6 +60,6 @@ def measure(
     parts = torch.tensor(
         [[np.nansum(mine[name]), np.isfinite(mine[name]).sum()] for name in names], dtype=torch.float64
     )
-    total = fabric.all_reduce(parts, reduce_op="sum") if fabric.world_size > 1 else parts
+    total: Any = fabric.all_reduce(parts, reduce_op="sum") if fabric.world_size > 1 else parts
     network.train()
     return {name: float(total[i, 0] / total[i, 1]) for i, name in enumerate(names)}
