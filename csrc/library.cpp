@@ -13,6 +13,13 @@ std::string isa() { return recengine::isa_name(); }
 
 STABLE_TORCH_LIBRARY(recengine, m) {
   m.def("isa() -> str");
+  // attention
+  m.def(
+      "cosine_attention(Tensor qkv, Tensor? mask, Tensor? lengths, Tensor? cu_seqlens, Tensor? m, bool causal, "
+      "str activation, str scale, bool save_state) -> (Tensor out, Tensor state)");
+  m.def(
+      "cosine_attention_backward(Tensor grad, Tensor qkv, Tensor? mask, Tensor? lengths, Tensor? cu_seqlens, "
+      "Tensor? m, Tensor state, bool causal, str activation, str scale) -> (Tensor dqkv, Tensor dm)");
   // retrieval
   m.def(
       "topk(Tensor queries, Tensor items, Tensor? bias, Tensor? seen_indptr, Tensor? seen_items, int k) "

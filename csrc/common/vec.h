@@ -40,12 +40,23 @@ RE_INLINE void store_n(float* p, vf v, int n) { std::memcpy(p, &v, sizeof(float)
 RE_INLINE vf vmax(vf a, vf b) { return a > b ? a : b; }
 RE_INLINE vf vmin(vf a, vf b) { return a < b ? a : b; }
 
-RE_INLINE float hsum(vf v) {  // fixed pairwise order: the same bits wherever it is called
-  float t[W];
-  std::memcpy(t, &v, sizeof(v));
-  for (int h = W / 2; h > 0; h /= 2)
-    for (int i = 0; i < h; ++i) t[i] += t[i + h];
-  return t[0];
+// Halves are folded until one lane is left. A fixed pairwise order: the same bits wherever it is called.
+RE_INLINE float hsum(vf v) {
+#if defined(__AVX512F__)
+  typedef float half_t __attribute__((vector_size(32)));
+  const half_t v8 = __builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7) +
+                    __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15);
+#elif defined(__AVX2__)
+  const vf v8 = v;
+#endif
+  typedef float quarter_t __attribute__((vector_size(16)));
+#if defined(__AVX2__)
+  const quarter_t v4 = __builtin_shufflevector(v8, v8, 0, 1, 2, 3) + __builtin_shufflevector(v8, v8, 4, 5, 6, 7);
+#else
+  const quarter_t v4 = v;
+#endif
+  const quarter_t v2 = v4 + __builtin_shufflevector(v4, v4, 2, 3, 2, 3);
+  return v2[0] + v2[1];
 }
 RE_INLINE float hmax(vf v) {
   float t[W];

@@ -1,0 +1,515 @@
+#include "attention/attention.h"
+#include "common/bf16.h"
+#include "common/small_gemm.h"
+
+namespace KERN_NS {
+
+using recengine::ATTENTION_BLOCK;
+using recengine::ATTENTION_MAX_D;
+using recengine::AttentionHead;
+using recengine::padded16;
+
+namespace {
+
+constexpr float EPS = 1e-12f;  // the smallest length that is divided by, as in torch's normalize
+
+struct Strided {
+  const void* data;
+  int64_t row, elem;
+};
+Strided queries(const AttentionHead& h) { return {h.q, h.row, h.elem}; }
+Strided keys(const AttentionHead& h) { return {h.k, h.row, h.elem}; }
+Strided values(const AttentionHead& h) { return {h.v, h.row, h.elem}; }
+Strided gradients(const AttentionHead& h) { return {h.grad, h.grad_row, h.grad_elem}; }
+
+bool valid(const AttentionHead& h, int64_t s) { return !h.mask || h.mask[s * h.mask_step]; }
+
+RE_INLINE vf elu(vf x) { return x > 0.f ? x : vexp(vmin(x, vf{})) - 1.f; }
+
+template <class T, bool ELU>
+void load_row(const T* src, int64_t elem, int64_t d, int64_t dp, float* dst, float* squares) {
+  vf sum{};
+  int64_t j = 0;
+  if (elem == 1) {
+    for (; j + W <= d; j += W) {
+      vf x = load(src + j);
+      if (ELU) x = elu(x);
+      sum += x * x;
+      store(dst + j, x);
+    }
+  }
+  for (; j < dp; j += W) {
+    float t[W] = {};
+    for (int64_t i = j; i < d && i < j + W; ++i) t[i - j] = widen(src[i * elem]);
+    vf x = load(t);
+    if (ELU) x = elu(x);  // elu(0) = 0 keeps the padding
+    sum += x * x;
+    store(dst + j, x);
+  }
+  if (squares) *squares = hsum(sum);
+}
+
+// Rows [begin, begin + n) as floats [n, dp]; rows that the mask drops are zero whatever they hold.
+template <class T, bool ELU>
+void load_rows(const AttentionHead& h, Strided x, int64_t begin, int64_t n, float* tile, float* squares) {
+  const int64_t dp = padded16(h.d);
+  const T* src = static_cast<const T*>(x.data) + begin * x.row;
+  for (int64_t i = 0; i < n; ++i, src += x.row, tile += dp) {
+    if (valid(h, begin + i)) {
+      load_row<T, ELU>(src, x.elem, h.d, dp, tile, squares ? squares + i : nullptr);
+    } else {
+      std::memset(tile, 0, sizeof(float) * static_cast<size_t>(dp));
+      if (squares) squares[i] = 0.f;
+    }
+  }
+}
+
+void load_any(const AttentionHead& h, Strided x, int64_t begin, int64_t n, float* tile) {
+  if (h.bf16)
+    load_rows<bf16, false>(h, x, begin, n, tile, nullptr);
+  else
+    load_rows<float, false>(h, x, begin, n, tile, nullptr);
+}
+
+// The rows of q or k after the activation, and 1 / max(length, EPS) of each.
+void load_directions(const AttentionHead& h, Strided x, int64_t begin, int64_t n, float* tile, float* inverse) {
+  if (h.bf16)
+    h.elu ? load_rows<bf16, true>(h, x, begin, n, tile, inverse) : load_rows<bf16, false>(h, x, begin, n, tile, inverse);
+  else
+    h.elu ? load_rows<float, true>(h, x, begin, n, tile, inverse) : load_rows<float, false>(h, x, begin, n, tile, inverse);
+  for (int64_t i = 0; i < n; ++i) {
+    const float length = __builtin_sqrtf(inverse[i]);
+    inverse[i] = 1.f / (length > EPS ? length : EPS);
+  }
+}
+
+void store_any(const AttentionHead& h, void* out, int64_t row, int64_t begin, int64_t n, const float* tile) {
+  const int64_t dp = padded16(h.d);
+  const auto write = [&](auto* dst) {
+    for (int64_t i = 0; i < n; ++i, dst += row, tile += dp) {
+      int64_t j = 0;
+      for (; j + W <= h.d; j += W) store(dst + j, load(tile + j));
+      if (j < h.d) store_tail(dst + j, load(tile + j), h.d - j);
+    }
+  };
+  if (h.bf16)
+    write(static_cast<bf16*>(out) + begin * row);
+  else
+    write(static_cast<float*>(out) + begin * row);
+}
+
+void zero_rows(const AttentionHead& h, void* out, int64_t row, int64_t begin, int64_t end) {
+  const size_t size = h.bf16 ? 2 : 4;
+  char* p = static_cast<char*>(out);
+  for (int64_t s = begin; s < end; ++s)
+    std::memset(p + static_cast<size_t>(s * row) * size, 0, static_cast<size_t>(h.d) * size);
+}
+
+void scale_rows(float* tile, int64_t n, int64_t dp, const float* factor) {
+  for (int64_t i = 0; i < n; ++i)
+    for (int64_t j = 0; j < dp; j += W) store(tile + i * dp + j, load(tile + i * dp + j) * factor[i]);
+}
+
+int64_t count_valid(const AttentionHead& h, int64_t end) {
+  if (!h.mask) return end;
+  int64_t count = 0;
+  for (int64_t s = 0; s < end; ++s) count += h.mask[s * h.mask_step] != 0;
+  return count;
+}
+
+// Scales of the rows of a block: of the query and of the key, and the logarithm of the count.
+struct Scales {
+  float query[ATTENTION_MAX_D], key[ATTENTION_MAX_D], log_count[ATTENTION_MAX_D];
+};
+void row_scales(const AttentionHead& h, int64_t begin, int64_t n, int64_t count, Scales& s) {
+  for (int64_t i = 0; i < n; ++i) {
+    count += valid(h, begin + i);
+    s.query[i] = h.by_count && !h.on_key ? h.by_count[count] : h.scale;
+    s.key[i] = h.by_count && h.on_key ? h.by_count[count] : 1.f;
+    s.log_count[i] = h.log_count ? h.log_count[count] : 1.f;
+  }
+}
+
+// Gradient of x / |x| (and of the activation): g is dL/d(direction) and becomes dL/dx.
+// direction = tile * turn; returns direction . g.
+float direction_backward(const AttentionHead& h, const float* tile, float turn, float inverse, float* g, int64_t dp) {
+  vf sum{};
+  for (int64_t j = 0; j < dp; j += W) sum += load(tile + j) * load(g + j);
+  const float dot = hsum(sum) * turn;
+  const float along = inverse != 1.f / EPS ? dot * turn : 0.f;  // below EPS the length is a constant
+  for (int64_t j = 0; j < dp; j += W) store(g + j, (load(g + j) - load(tile + j) * along) * inverse);
+  if (h.elu)  // elu'(x) = 1 above zero, else exp(x) = elu(x) + 1; `tile` is the direction times 1 / turn
+    for (int64_t j = 0; j < dp; j += W) {
+      const vf a = load(tile + j) * (turn / inverse);
+      store(g + j, load(g + j) * (a > 0.f ? splat(1.f) : a + 1.f));
+    }
+  return dot;
+}
+
+void add_into(float* sum, const float* other, int64_t n) {
+  for (int64_t i = 0; i < n; i += W) store(sum + i, load(sum + i) + load(other + i));
+}
+
+// Keeps A[i, j] for j <= i, zero above.
+void lower_triangle(float* A, int64_t n, int64_t ld) {
+  for (int64_t i = 0; i < n; ++i)
+    if (i + 1 < ld) std::memset(A + i * ld + i + 1, 0, sizeof(float) * static_cast<size_t>(ld - i - 1));
+}
+
+// tile [n, dp] to columns [dp, np]; the rows between n and np are made zero first.
+void transpose_rows(float* tile, int64_t n, int64_t dp, float* columns) {
+  const int64_t np = padded16(n);
+  std::memset(tile + n * dp, 0, sizeof(float) * static_cast<size_t>((np - n) * dp));
+  transpose(np, dp, tile, dp, columns, np);
+}
+
+float* take(float*& scratch, int64_t n) {
+  float* p = scratch;
+  scratch += n;
+  return p;
+}
+
+int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+
+}  // namespace
+
+int64_t attention_trim(AttentionHead& h, bool backward) {
+  int64_t first = 0, last = h.limit;
+  if (h.mask) {
+    while (last > 0 && !h.mask[(last - 1) * h.mask_step]) --last;
+    while (first < last && !h.mask[first * h.mask_step]) ++first;
+  }
+  const auto clear = [&](void* rows, int64_t row) {
+    zero_rows(h, rows, row, 0, first);
+    zero_rows(h, rows, row, last, h.n);
+  };
+  if (backward) {
+    clear(h.dq, h.d_row);
+    clear(h.dk, h.d_row);
+    clear(h.dv, h.d_row);
+  } else {
+    clear(h.out, h.out_row);
+  }
+  const int64_t size = h.bf16 ? 2 : 4;
+  const auto skip = [&](const void* p, int64_t row) { return static_cast<const char*>(p) + first * row * size; };
+  const auto skip_out = [&](void* p, int64_t row) { return p ? static_cast<char*>(p) + first * row * size : nullptr; };
+  h.q = skip(h.q, h.row);
+  h.k = skip(h.k, h.row);
+  h.v = skip(h.v, h.row);
+  if (backward) h.grad = skip(h.grad, h.grad_row);
+  h.out = skip_out(h.out, h.out_row);
+  h.dq = skip_out(h.dq, h.d_row);
+  h.dk = skip_out(h.dk, h.d_row);
+  h.dv = skip_out(h.dv, h.d_row);
+  h.n = last - first;
+  if (h.mask) h.mask += first * h.mask_step;
+  const int64_t count = count_valid(h, h.n);
+  if (count == h.n) h.mask = nullptr;
+  return count;
+}
+
+void attention_state(const AttentionHead& h, int64_t begin, int64_t end, float* sum, float* scratch) {
+  const int64_t dp = padded16(h.d);
+  float* K = take(scratch, ATTENTION_BLOCK * dp);
+  float* V = take(scratch, ATTENTION_BLOCK * dp);
+  float inverse[ATTENTION_BLOCK];
+  for (int64_t s = begin; s < end; s += ATTENTION_BLOCK) {
+    const int64_t n = smaller(ATTENTION_BLOCK, end - s);
+    load_directions(h, keys(h), s, n, K, inverse);
+    load_any(h, values(h), s, n, V);
+    scale_rows(V, n, dp, inverse);
+    small_gemm<true>(dp, dp, n, K, 1, dp, V, dp, sum, dp);
+  }
+}
+
+void attention_apply(const AttentionHead& h, int64_t begin, int64_t end, const float* state, float* scratch) {
+  const int64_t dp = padded16(h.d);
+  float* Q = take(scratch, ATTENTION_BLOCK * dp);
+  float* O = take(scratch, ATTENTION_BLOCK * dp);
+  float inverse[ATTENTION_BLOCK];
+  const bool direct = !h.bf16 && h.d == dp;
+  for (int64_t s = begin; s < end; s += ATTENTION_BLOCK) {
+    const int64_t n = smaller(ATTENTION_BLOCK, end - s);
+    load_directions(h, queries(h), s, n, Q, inverse);
+    for (int64_t i = 0; i < n; ++i) inverse[i] *= h.scale;
+    scale_rows(Q, n, dp, inverse);
+    if (direct) {
+      small_gemm<false>(n, dp, dp, Q, dp, 1, state, dp, static_cast<float*>(h.out) + s * h.out_row, h.out_row);
+    } else {
+      small_gemm<false>(n, dp, dp, Q, dp, 1, state, dp, O, dp);
+      store_any(h, h.out, h.out_row, s, n, O);
+    }
+  }
+}
+
+void attention_square_forward(const AttentionHead& h, float* scratch) {
+  const int64_t dp = padded16(h.d), n = h.n, np = padded16(n);
+  float* Q = take(scratch, ATTENTION_MAX_D * dp);
+  float* K = take(scratch, ATTENTION_MAX_D * dp);
+  float* V = take(scratch, ATTENTION_MAX_D * dp);
+  float* Kt = take(scratch, ATTENTION_MAX_D * dp);
+  float* A = take(scratch, ATTENTION_MAX_D * ATTENTION_MAX_D);
+  float inverse_q[ATTENTION_MAX_D], inverse_k[ATTENTION_MAX_D];
+  load_directions(h, queries(h), 0, n, Q, inverse_q);
+  load_directions(h, keys(h), 0, n, K, inverse_k);
+  load_any(h, values(h), 0, n, V);
+  for (int64_t i = 0; i < n; ++i) inverse_q[i] *= h.scale;
+  scale_rows(Q, n, dp, inverse_q);
+  scale_rows(V, n, dp, inverse_k);
+  transpose_rows(K, n, dp, Kt);
+  small_gemm<false>(n, np, dp, Q, dp, 1, Kt, np, A, np);
+  small_gemm<false>(n, dp, n, A, np, 1, V, dp, K, dp);  // K is free now
+  store_any(h, h.out, h.out_row, 0, n, K);
+}
+
+double attention_square_backward(const AttentionHead& h, float* scratch) {
+  const int64_t dp = padded16(h.d), n = h.n, np = padded16(n);
+  float* Q = take(scratch, ATTENTION_MAX_D * dp);
+  float* K = take(scratch, ATTENTION_MAX_D * dp);
+  float* V = take(scratch, ATTENTION_MAX_D * dp);
+  float* G = take(scratch, ATTENTION_MAX_D * dp);
+  float* X = take(scratch, ATTENTION_MAX_D * dp);
+  float* Xt = take(scratch, ATTENTION_MAX_D * dp);
+  float* A = take(scratch, ATTENTION_MAX_D * ATTENTION_MAX_D);
+  float* B = take(scratch, ATTENTION_MAX_D * ATTENTION_MAX_D);
+  float inverse_q[ATTENTION_MAX_D], inverse_k[ATTENTION_MAX_D], turn[ATTENTION_MAX_D];
+  load_directions(h, queries(h), 0, n, Q, inverse_q);
+  load_directions(h, keys(h), 0, n, K, inverse_k);
+  load_any(h, values(h), 0, n, V);
+  load_any(h, gradients(h), 0, n, G);
+  for (int64_t i = 0; i < n; ++i) turn[i] = inverse_q[i] * h.scale;
+  scale_rows(Q, n, dp, turn);  // c q
+  scale_rows(K, n, dp, inverse_k);
+  transpose_rows(K, n, dp, Xt);
+  small_gemm<false>(n, np, dp, Q, dp, 1, Xt, np, A, np);
+  small_gemm<false>(n, dp, n, A, 1, np, G, dp, X, dp);
+  store_any(h, h.dv, h.d_row, 0, n, X);
+  transpose_rows(V, n, dp, Xt);
+  small_gemm<false>(n, np, dp, G, dp, 1, Xt, np, B, np);
+  small_gemm<false>(n, dp, n, B, np, 1, K, dp, X, dp);  // dL/d(c q)
+  double weighted = 0;
+  for (int64_t i = 0; i < n; ++i) {
+    // direction q = Q / c, and its gradient is c times that of c q
+    weighted += direction_backward(h, Q + i * dp, 1.f / h.scale, inverse_q[i], X + i * dp, dp) * h.scale;
+    for (int64_t j = 0; j < dp; j += W) store(X + i * dp + j, load(X + i * dp + j) * h.scale);
+  }
+  store_any(h, h.dq, h.d_row, 0, n, X);
+  small_gemm<false>(n, dp, n, B, 1, np, Q, dp, X, dp);
+  for (int64_t i = 0; i < n; ++i) direction_backward(h, K + i * dp, 1.f, inverse_k[i], X + i * dp, dp);
+  store_any(h, h.dk, h.d_row, 0, n, X);
+  return weighted;
+}
+
+double attention_query_backward(const AttentionHead& h, int64_t begin, int64_t end, const float* state, float* sum,
+                                float* scratch) {
+  const int64_t dp = padded16(h.d);
+  float* Q = take(scratch, ATTENTION_BLOCK * dp);
+  float* G = take(scratch, ATTENTION_BLOCK * dp);
+  float* X = take(scratch, ATTENTION_BLOCK * dp);
+  float* state_t = take(scratch, dp * dp);
+  float inverse[ATTENTION_BLOCK];
+  transpose(dp, dp, state, dp, state_t, dp);
+  double weighted = 0;
+  for (int64_t s = begin; s < end; s += ATTENTION_BLOCK) {
+    const int64_t n = smaller(ATTENTION_BLOCK, end - s);
+    load_directions(h, queries(h), s, n, Q, inverse);
+    load_any(h, gradients(h), s, n, G);
+    for (int64_t i = 0; i < n * dp; i += W) store(G + i, load(G + i) * h.scale);
+    small_gemm<false>(n, dp, dp, G, dp, 1, state_t, dp, X, dp);
+    for (int64_t i = 0; i < n; ++i)
+      weighted += direction_backward(h, Q + i * dp, inverse[i], inverse[i], X + i * dp, dp);
+    store_any(h, h.dq, h.d_row, s, n, X);
+    scale_rows(G, n, dp, inverse);
+    small_gemm<true>(dp, dp, n, Q, 1, dp, G, dp, sum, dp);
+  }
+  return weighted;
+}
+
+void attention_key_backward(const AttentionHead& h, int64_t begin, int64_t end, const float* sum, float* scratch) {
+  const int64_t dp = padded16(h.d);
+  float* K = take(scratch, ATTENTION_BLOCK * dp);
+  float* V = take(scratch, ATTENTION_BLOCK * dp);
+  float* X = take(scratch, ATTENTION_BLOCK * dp);
+  float* sum_t = take(scratch, dp * dp);
+  float inverse[ATTENTION_BLOCK];
+  transpose(dp, dp, sum, dp, sum_t, dp);
+  for (int64_t s = begin; s < end; s += ATTENTION_BLOCK) {
+    const int64_t n = smaller(ATTENTION_BLOCK, end - s);
+    load_directions(h, keys(h), s, n, K, inverse);
+    load_any(h, values(h), s, n, V);
+    small_gemm<false>(n, dp, dp, V, dp, 1, sum_t, dp, X, dp);
+    for (int64_t i = 0; i < n; ++i) direction_backward(h, K + i * dp, inverse[i], inverse[i], X + i * dp, dp);
+    store_any(h, h.dk, h.d_row, s, n, X);
+    scale_rows(K, n, dp, inverse);
+    small_gemm<false>(n, dp, dp, K, dp, 1, sum, dp, X, dp);
+    store_any(h, h.dv, h.d_row, s, n, X);
+  }
+}
+
+void attention_causal_sum(const AttentionHead& h, int64_t begin, int64_t end, bool of_gradient, float* own,
+                          float* scratch) {
+  const int64_t dp = padded16(h.d);
+  float* X = take(scratch, ATTENTION_BLOCK * dp);
+  float* Y = take(scratch, ATTENTION_BLOCK * dp);
+  float inverse[ATTENTION_BLOCK];
+  Scales scales;
+  std::memset(own, 0, sizeof(float) * static_cast<size_t>(dp * dp));
+  const int64_t blocks = (end - begin + ATTENTION_BLOCK - 1) / ATTENTION_BLOCK;
+  int64_t count = count_valid(h, begin);
+  for (int64_t b = 0; b < blocks; ++b) {
+    // The sums of the gradient run from the back, in the order in which the key pass adds them.
+    const int64_t s = begin + ATTENTION_BLOCK * (of_gradient ? blocks - 1 - b : b);
+    const int64_t n = smaller(ATTENTION_BLOCK, end - s);
+    if (of_gradient) count = count_valid(h, s);
+    row_scales(h, s, n, count, scales);
+    if (!of_gradient)
+      for (int64_t i = 0; i < n; ++i) count += valid(h, s + i);
+    load_directions(h, of_gradient ? queries(h) : keys(h), s, n, X, inverse);
+    load_any(h, of_gradient ? gradients(h) : values(h), s, n, Y);
+    const float* factor = of_gradient ? scales.query : scales.key;
+    for (int64_t i = 0; i < n; ++i) inverse[i] *= factor[i];
+    scale_rows(X, n, dp, inverse);
+    small_gemm<true>(dp, dp, n, X, 1, dp, Y, dp, own, dp);
+  }
+}
+
+void attention_causal_forward(const AttentionHead& h, int64_t begin, int64_t end, const float* before, float* own,
+                              float* scratch) {
+  const int64_t dp = padded16(h.d);
+  float* Q = take(scratch, ATTENTION_BLOCK * dp);
+  float* K = take(scratch, ATTENTION_BLOCK * dp);
+  float* V = take(scratch, ATTENTION_BLOCK * dp);
+  float* Kt = take(scratch, ATTENTION_BLOCK * dp);
+  float* O = take(scratch, ATTENTION_BLOCK * dp);
+  float* A = take(scratch, ATTENTION_BLOCK * ATTENTION_BLOCK);
+  float* state = take(scratch, dp * dp);
+  float inverse[ATTENTION_BLOCK];
+  Scales scales;
+  std::memset(own, 0, sizeof(float) * static_cast<size_t>(dp * dp));
+  int64_t count = count_valid(h, begin);
+  for (int64_t s = begin; s < end; s += ATTENTION_BLOCK) {
+    const int64_t n = smaller(ATTENTION_BLOCK, end - s), np = padded16(n);
+    row_scales(h, s, n, count, scales);
+    for (int64_t i = 0; i < n; ++i) count += valid(h, s + i);
+    load_directions(h, keys(h), s, n, K, inverse);
+    for (int64_t i = 0; i < n; ++i) inverse[i] *= scales.key[i];
+    scale_rows(K, n, dp, inverse);
+    load_any(h, values(h), s, n, V);
+    load_directions(h, queries(h), s, n, Q, inverse);
+    for (int64_t i = 0; i < n; ++i) inverse[i] *= scales.query[i];
+    scale_rows(Q, n, dp, inverse);
+    std::memcpy(state, before, sizeof(float) * static_cast<size_t>(dp * dp));
+    add_into(state, own, dp * dp);
+    small_gemm<false>(n, dp, dp, Q, dp, 1, state, dp, O, dp);
+    transpose_rows(K, n, dp, Kt);
+    small_gemm<false>(n, np, dp, Q, dp, 1, Kt, np, A, np);
+    lower_triangle(A, n, np);
+    small_gemm<true>(n, dp, n, A, np, 1, V, dp, O, dp);
+    store_any(h, h.out, h.out_row, s, n, O);
+    small_gemm<true>(dp, dp, n, K, 1, dp, V, dp, own, dp);
+  }
+}
+
+double attention_causal_query_backward(const AttentionHead& h, int64_t begin, int64_t end, const float* before,
+                                       float* own, float* scratch) {
+  const int64_t dp = padded16(h.d);
+  float* Q = take(scratch, ATTENTION_BLOCK * dp);
+  float* K = take(scratch, ATTENTION_BLOCK * dp);
+  float* V = take(scratch, ATTENTION_BLOCK * dp);
+  float* G = take(scratch, ATTENTION_BLOCK * dp);
+  float* X = take(scratch, ATTENTION_BLOCK * dp);
+  float* Vt = take(scratch, ATTENTION_BLOCK * dp);
+  float* A = take(scratch, ATTENTION_BLOCK * ATTENTION_BLOCK);
+  float* state = take(scratch, dp * dp);
+  float* state_t = take(scratch, dp * dp);
+  float inverse[ATTENTION_BLOCK];
+  Scales scales;
+  std::memset(own, 0, sizeof(float) * static_cast<size_t>(dp * dp));
+  int64_t count = count_valid(h, begin);
+  double weighted = 0;
+  for (int64_t s = begin; s < end; s += ATTENTION_BLOCK) {
+    const int64_t n = smaller(ATTENTION_BLOCK, end - s), np = padded16(n);
+    row_scales(h, s, n, count, scales);
+    for (int64_t i = 0; i < n; ++i) count += valid(h, s + i);
+    load_directions(h, keys(h), s, n, K, inverse);
+    for (int64_t i = 0; i < n; ++i) inverse[i] *= scales.key[i];
+    scale_rows(K, n, dp, inverse);
+    load_any(h, values(h), s, n, V);
+    load_any(h, gradients(h), s, n, G);
+    scale_rows(G, n, dp, scales.query);
+    load_directions(h, queries(h), s, n, Q, inverse);
+    std::memcpy(state, before, sizeof(float) * static_cast<size_t>(dp * dp));
+    add_into(state, own, dp * dp);
+    transpose(dp, dp, state, dp, state_t, dp);
+    small_gemm<false>(n, dp, dp, G, dp, 1, state_t, dp, X, dp);
+    small_gemm<true>(dp, dp, n, K, 1, dp, V, dp, own, dp);
+    transpose_rows(V, n, dp, Vt);
+    small_gemm<false>(n, np, dp, G, dp, 1, Vt, np, A, np);
+    lower_triangle(A, n, np);
+    small_gemm<true>(n, dp, n, A, np, 1, K, dp, X, dp);
+    for (int64_t i = 0; i < n; ++i) {
+      const float dot = direction_backward(h, Q + i * dp, inverse[i], inverse[i], X + i * dp, dp);
+      weighted += dot * (h.on_key ? 0.f : scales.log_count[i]);
+    }
+    store_any(h, h.dq, h.d_row, s, n, X);
+  }
+  return weighted;
+}
+
+double attention_causal_key_backward(const AttentionHead& h, int64_t begin, int64_t end, const float* behind,
+                                     float* own, float* scratch) {
+  const int64_t dp = padded16(h.d);
+  float* Q = take(scratch, ATTENTION_BLOCK * dp);
+  float* K = take(scratch, ATTENTION_BLOCK * dp);
+  float* V = take(scratch, ATTENTION_BLOCK * dp);
+  float* G = take(scratch, ATTENTION_BLOCK * dp);
+  float* X = take(scratch, ATTENTION_BLOCK * dp);
+  float* Xt = take(scratch, ATTENTION_BLOCK * dp);
+  float* A = take(scratch, ATTENTION_BLOCK * ATTENTION_BLOCK);
+  float* sum = take(scratch, dp * dp);
+  float* sum_t = take(scratch, dp * dp);
+  float inverse[ATTENTION_BLOCK], inverse_q[ATTENTION_BLOCK];
+  Scales scales;
+  std::memset(own, 0, sizeof(float) * static_cast<size_t>(dp * dp));
+  const int64_t blocks = (end - begin + ATTENTION_BLOCK - 1) / ATTENTION_BLOCK;
+  double weighted = 0;
+  for (int64_t b = blocks - 1; b >= 0; --b) {
+    const int64_t s = begin + b * ATTENTION_BLOCK;
+    const int64_t n = smaller(ATTENTION_BLOCK, end - s), np = padded16(n);
+    row_scales(h, s, n, count_valid(h, s), scales);
+    load_directions(h, queries(h), s, n, Q, inverse_q);
+    for (int64_t i = 0; i < n; ++i) inverse_q[i] *= scales.query[i];
+    scale_rows(Q, n, dp, inverse_q);
+    load_any(h, gradients(h), s, n, G);
+    load_directions(h, keys(h), s, n, K, inverse);
+    load_any(h, values(h), s, n, V);
+    scale_rows(V, n, dp, scales.key);
+    std::memcpy(sum, behind, sizeof(float) * static_cast<size_t>(dp * dp));
+    add_into(sum, own, dp * dp);
+    transpose(dp, dp, sum, dp, sum_t, dp);
+    // dk: (a v) sum^T + tril(G (a V)^T)^T Q
+    small_gemm<false>(n, dp, dp, V, dp, 1, sum_t, dp, X, dp);
+    transpose_rows(V, n, dp, Xt);
+    small_gemm<false>(n, np, dp, G, dp, 1, Xt, np, A, np);
+    lower_triangle(A, n, np);
+    small_gemm<true>(n, dp, n, A, 1, np, Q, dp, X, dp);
+    for (int64_t i = 0; i < n; ++i) {
+      const float dot = direction_backward(h, K + i * dp, inverse[i], inverse[i], X + i * dp, dp);
+      weighted += dot * (h.on_key ? scales.log_count[i] : 0.f);  // k . dk = (a v) . d(a v)
+    }
+    store_any(h, h.dk, h.d_row, s, n, X);
+    // dv: a (k sum + tril(Q k^T)^T G)
+    scale_rows(K, n, dp, inverse);
+    small_gemm<false>(n, dp, dp, K, dp, 1, sum, dp, X, dp);
+    transpose_rows(K, n, dp, Xt);
+    small_gemm<false>(n, np, dp, Q, dp, 1, Xt, np, A, np);
+    lower_triangle(A, n, np);
+    small_gemm<true>(n, dp, n, A, 1, np, G, dp, X, dp);
+    scale_rows(X, n, dp, scales.key);
+    store_any(h, h.dv, h.d_row, s, n, X);
+    small_gemm<true>(dp, dp, n, Q, 1, dp, G, dp, own, dp);
+  }
+  return weighted;
+}
+
+}  // namespace KERN_NS
