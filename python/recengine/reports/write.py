@@ -4,10 +4,20 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 from recengine.reports.content import Report
+from recengine.reports.gather import report_of
 from recengine.reports.page import render
 from recengine.reports.tables import to_csv, to_json
+
+
+def write(runs: Any, path: str | Path, **told: Any) -> Path:
+    """Report a run, several runs, or runs by name: ``report_of(runs, **told)`` written to ``path``.
+
+    Returns the path of the page. Raises UsageError as ``report_of`` and ``write_report`` do.
+    """
+    return write_report(report_of(runs, **told), path)
 
 
 def write_report(report: Report, path: str | Path) -> Path:
