@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,7 +54,8 @@ def data_facts(split: Split, name: str, notes: tuple[str, ...] = ()) -> DataFact
 
 def events_of(split: Split) -> Events:
     """Training events, then the targets of the tasks with their times where the tasks know them."""
-    users, items = [split.train.user], [split.train.item]
+    users: list[NDArray[Any]] = [split.train.user]
+    items: list[NDArray[Any]] = [split.train.item]
     times, parts = [split.train.time], [np.zeros(len(split.train), np.int64)]
     for part, task in ((1, split.validation), (2, split.test)):
         if task is not None:
@@ -79,7 +82,7 @@ def length_bars(lengths: NDArray[np.int64]) -> Bars:
 def length_labels() -> tuple[str, ...]:
     """'1–5', '6–20', ... , '201+'."""
     low = [edge + 1 for edge in LENGTH_EDGES]
-    return (*(f"{a}–{b - 1}" for a, b in zip(low, low[1:], strict=False)), f"{low[-1]}+")
+    return (*(f"{a}–{b - 1}" for a, b in pairwise(low)), f"{low[-1]}+")
 
 
 def length_group(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -116,7 +119,7 @@ def timeline(times: NDArray[np.int64], parts: NDArray[np.int64], unit: int) -> B
     """Events in steps of an hour to ten years; coloured by part where the parts follow one another in time,
     and then counted from the first moment of the test part, so that no bar lies across a border."""
     ends = [(int(times[parts == p].min()), int(times[parts == p].max())) for p in np.unique(parts)]
-    apart = len(ends) > 1 and all(a[1] < b[0] for a, b in zip(ends, ends[1:], strict=False))
+    apart = len(ends) > 1 and all(a[1] < b[0] for a, b in pairwise(ends))
     span = (int(times.max()) - int(times.min())) / unit
     width = next((w for w in _WIDTHS if span / w <= _MOST_BARS), _WIDTHS[-1]) * unit
     start = ends[-1][0] if apart else int(times.min())

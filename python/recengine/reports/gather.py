@@ -84,7 +84,9 @@ def report_of(
         slices=tuple(group for group in groups if group is not None),
         examples=(example(measured, task, user),),
         environment=flat(first.record) | {"seeds": ", ".join(sorted({str(m.run.seed) for m in measured}))},
-        caveats=("Each model was fitted with one seed: the intervals tell of other users, not of other seeds.",),
+        caveats=(
+            "Each model was fitted with one seed: the intervals tell of other users, not of other seeds.",
+        ),
         made=f"{datetime.now(UTC):%Y-%m-%d}",
     )
 
@@ -138,10 +140,10 @@ def told_question(run: Run) -> list[str]:
     facts = run.split.description
     users, items = len(run.split.test.users), run.split.train.n_items
     return [
-        f"For each of {words.count(users)} users, which of {words.count(items)} items come next? Every item is "
-        "ranked, those already in the history are left out, and the held-out ones are looked for.",
-        f"The data were split by '{facts.get('strategy', 'a given split')}'; models learn from the training part, "
-        "the validation part picks settings and epochs.",
+        f"For each of {words.count(users)} users, which of {words.count(items)} items come next? Every item "
+        "is ranked, those already in the history are left out, and the held-out ones are looked for.",
+        f"The data were split by '{facts.get('strategy', 'a given split')}'; models learn from the training "
+        "part, the validation part picks settings and epochs.",
     ]
 
 
@@ -208,7 +210,7 @@ def by_length(measured: Sequence[Measured], task: EvalTask, metric: str) -> Slic
 
 def per_user(evaluation: Evaluation, metric: str) -> NDArray[np.float64]:
     """Values of ``metric``, one a user of the task."""
-    return evaluation.per_user[metric].cast(float).to_numpy().astype(np.float64)
+    return np.asarray(evaluation.per_user[metric], np.float64)
 
 
 def ranked_lists(

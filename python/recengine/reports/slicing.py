@@ -91,8 +91,8 @@ def by_popularity(task: EvalTask, train: Interactions, lists: Mapping[str, Lists
         values[system] = tuple(ratio_with_interval(h, c) for h, c in zip(hits, counts, strict=True))
     return Slices(
         "By popularity of what was to be found",
-        f"Share of the held-out items that are among the first {k}. Items are ranked by training events and cut "
-        "into ten groups of equal number: 1 holds the rarest items, 10 the most popular. "
+        f"Share of the held-out items that are among the first {k}. Items are ranked by training events and "
+        "cut into ten groups of equal number: 1 holds the rarest items, 10 the most popular. "
         "95 % intervals over users.",
         f"recall@{k}",
         "popularity decile of the item",
