@@ -1,0 +1,83 @@
+"""Exact projection on the robust region, many people at once.
+
+Over the free coordinates z the region {theta.h - tau >= sqrt(2 eps h' P h)} is one nappe of the quadric
+q(z) = z' M z + 2 m.z + m0 >= 0, with G = theta theta' - 2 eps P, M = G_FF (at most one positive
+eigenvalue), m = (G c)_F - tau theta_F, m0 = c' G c - 2 tau theta.c + tau^2 and c the fixed part of h. The
+nearest point in the norm sum w_j (x_j - x0_j)^2 solves a secular equation: in the eigenbasis of
+W^-1/2 M W^-1/2 = U diag(mu) U', z_i(nu) = (z0_i + 2 nu m~_i)/(1 - 2 nu mu_i) with nu >= 0 the root of
+q(z(nu)) = 0 on the right nappe. Confidently rejected people have theirs beyond the pole 1/(2 mu_max). One
+eigendecomposition serves everybody with the same free coordinates.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recengine_plugins.ellice.rashomon import Ellipsoid
+
+Array = NDArray[np.float64]
+_EDGE = 1e-13
+_HALVINGS = 100
+
+
+def project(
+    ellipsoid: Ellipsoid, points: Array, weights: Array, free: NDArray[np.bool_], *, tau: float
+) -> Array:
+    """Nearest robust points [N, d] to ``points`` [N, d], moving the ``free`` coordinates only.
+
+    weights [d] > 0. A row is NaN where the fixed coordinates leave no robust point. Points that are robust
+    already stay.
+    """
+    n = len(points)
+    result = points.copy()
+    h = np.c_[points, np.ones(n)]
+    todo = ellipsoid.worst_logit(h) < tau
+    if not todo.any():
+        return result
+    index = np.flatnonzero(free)
+    if index.size == 0:
+        result[todo] = np.nan
+        return result
+    theta, eps = ellipsoid.theta, ellipsoid.eps
+    G = np.outer(theta, theta) - 2 * eps * ellipsoid.P
+    fixed = h[todo].copy()
+    fixed[:, index] = 0.0
+    root = np.sqrt(weights[index])
+    mu, U = np.linalg.eigh(G[np.ix_(index, index)] / np.outer(root, root))
+    m = ((fixed @ G)[:, index] - tau * theta[index]) / root @ U
+    m0 = np.einsum("ni,ij,nj->n", fixed, G, fixed, optimize=True) - 2 * tau * (fixed @ theta) + tau**2
+    slope = (theta[index] / root) @ U
+    level = fixed @ theta - tau
+    z0 = points[todo][:, index] * root @ U
+    moved = _secular(z0, mu, m, m0, slope, level)
+    result[np.ix_(np.flatnonzero(todo), index)] = moved @ U.T / root
+    return result
+
+
+def _secular(z0: Array, mu: Array, m: Array, m0: Array, slope: Array, level: Array) -> Array:
+    """Rows of z nearest to z0 with q(z) = 0 and slope.z + level > 0, NaN where there is none."""
+    n = len(z0)
+    top = mu[-1]
+    best, distance = np.full_like(z0, np.nan), np.full(n, np.inf)
+    # without a positive eigenvalue the region is the inside of an ellipsoid and nu runs to infinity
+    pole = 1 / (2 * top) if top > 0 else 1.0
+
+    def at(nu: Array) -> tuple[Array, Array, Array]:
+        z = (z0 + 2 * nu[:, None] * m) / (1 - 2 * nu[:, None] * mu)
+        return z, np.einsum("ni,ni->n", z * mu + 2 * m, z) + m0, z @ slope + level
+
+    branches = [lambda t: pole * t, lambda t: pole / t] if top > 0 else [lambda t: pole * t / (1 - t)]
+    for nu_of in branches:
+        low, high = np.full(n, _EDGE), np.full(n, 1 - _EDGE)
+        q_low, q_high = at(nu_of(low))[1], at(nu_of(high))[1]
+        bracketed = np.sign(q_low) != np.sign(q_high)
+        for _ in range(_HALVINGS):
+            middle = (low + high) / 2
+            same = np.sign(at(nu_of(middle))[1]) == np.sign(q_low)
+            low, high = np.where(same, middle, low), np.where(same, high, middle)
+        z, _, side = at(nu_of((low + high) / 2))
+        away = np.square(z - z0).sum(axis=1)
+        better = bracketed & (side > 0) & (away < distance)
+        best[better], distance[better] = z[better], away[better]
+    return best

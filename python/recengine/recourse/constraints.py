@@ -1,0 +1,201 @@
+"""What a person can change, and at what cost: read from a file, checked, compiled to arrays.
+
+The file (TOML or YAML) names features; those it does not name are free and cost 1 a unit::
+
+    [features.age]
+    direction = "up"
+    [features.gender]
+    immutable = true
+    [features.income]
+    range = [0, 200000]
+    cost = 0.0005
+    [features.rooms]
+    allowed = [1, 2, 3, 4]
+    [groups.housing]
+    features = ["housing_own", "housing_rent"]
+    [[linked]]                       # a year of tenure is a year of age
+    feature = "tenure"
+    moves = "age"
+    ratio = 1.0
+    [[linear]]                       # coefficients . x <= at_most
+    coefficients = { debt = 1.0, credit = 1.0 }
+    at_most = 50000
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import model_validator
+
+from recengine.config import Config, did_you_mean, knob
+from recengine.errors import ConfigError
+
+
+class FeatureRule(Config):
+    """What may happen to one feature."""
+
+    immutable: bool = knob(False, "never changes")
+    direction: Literal["any", "up", "down"] = knob("any", "which way it may move")
+    range: tuple[float, float] | None = knob(None, "least and greatest value")
+    allowed: tuple[float, ...] | None = knob(None, "the only values it may take")
+    cost: float = knob(1.0, "cost of one unit of change", gt=0)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> FeatureRule:
+        if self.range is not None and self.range[0] > self.range[1]:
+            raise ValueError(f"range runs backwards: {self.range}")
+        if self.allowed is not None and not self.allowed:
+            raise ValueError("allowed lists no value")
+        return self
+
+
+class GroupRule(Config):
+    """Features of which exactly one is 1 and the others 0 (a category)."""
+
+    features: tuple[str, ...] = knob((), "the indicator columns of the category", min_length=2)
+
+
+class LinkRule(Config):
+    """When ``feature`` moves by one, ``moves`` moves by ``ratio``."""
+
+    feature: str = knob(..., "the feature that is chosen")
+    moves: str = knob(..., "the feature that follows")
+    ratio: float = knob(1.0, "units that follow one unit")
+
+
+class LinearRule(Config):
+    """coefficients . x <= at_most."""
+
+    coefficients: dict[str, float] = knob(..., "factor of each feature")
+    at_most: float = knob(..., "upper limit")
+
+
+class ConstraintFile(Config):
+    """The whole file."""
+
+    features: dict[str, FeatureRule] = knob({}, "rules by feature")
+    groups: dict[str, GroupRule] = knob({}, "categories")
+    linked: tuple[LinkRule, ...] = knob((), "features that move together")
+    linear: tuple[LinearRule, ...] = knob((), "linear limits")
+
+
+@dataclass(frozen=True)
+class Constraints:
+    """Compiled for ``names``: arrays of length d, categories as index arrays, linear rows.
+
+    lower, upper: absolute range. direction: -1, 0, +1. immutable: bool. cost: float64.
+    allowed: feature -> sorted values. groups: index arrays. A x <= b; links (i, j, ratio).
+    """
+
+    names: tuple[str, ...]
+    immutable: NDArray[np.bool_]
+    direction: NDArray[np.int8]
+    lower: NDArray[np.float64]
+    upper: NDArray[np.float64]
+    cost: NDArray[np.float64]
+    allowed: dict[int, NDArray[np.float64]] = field(default_factory=dict)
+    groups: tuple[NDArray[np.int64], ...] = ()
+    links: tuple[tuple[int, int, float], ...] = ()
+    A: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 0)))
+    b: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
+
+    @property
+    def is_box(self) -> bool:
+        """Whether nothing but bounds on single features is asked for."""
+        return not (self.allowed or self.groups or self.links or self.A.shape[0])
+
+    def bounds(self, people: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Least and greatest value [N, d] that each person may reach.
+
+        A person outside the range of a feature may stay there and may move toward the range.
+        """
+        low = np.where(self.direction > 0, np.maximum(people, self.lower), self.lower)
+        high = np.where(self.direction < 0, np.minimum(people, self.upper), self.upper)
+        low, high = np.minimum(low, people), np.maximum(high, people)
+        low = np.where(self.direction > 0, people, low)
+        high = np.where(self.direction < 0, people, high)
+        return np.where(self.immutable, people, low), np.where(self.immutable, people, high)
+
+    @classmethod
+    def free(cls, names: Sequence[str]) -> Constraints:
+        """Everything may change, at cost 1 a unit."""
+        return compile_constraints({}, names)
+
+
+def read_constraints(path: Path, names: Sequence[str]) -> Constraints:
+    """Read and compile a constraints file. Raises ConfigError naming file, key and fix."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError("the constraints file cannot be read", where=str(path), found=str(error)) from error
+    try:
+        if path.suffix in (".yaml", ".yml"):
+            import yaml
+
+            given = yaml.safe_load(text) or {}
+        else:
+            given = tomllib.loads(text)
+    except Exception as error:  # both parsers say line and column
+        raise ConfigError("not valid TOML or YAML", where=str(path), found=str(error)) from error
+    if not isinstance(given, Mapping):
+        raise ConfigError("expected a table", where=str(path), found=type(given).__name__)
+    return compile_constraints(given, names, where=str(path))
+
+
+def compile_constraints(
+    given: Mapping[str, Any], names: Sequence[str], *, where: str = "constraints"
+) -> Constraints:
+    """Check ``given`` against the feature ``names`` and compile it."""
+    rules = ConstraintFile.parse(given, where=where)
+    at = {name: i for i, name in enumerate(names)}
+
+    def index(name: str, key: str) -> int:
+        if name not in at:
+            near = did_you_mean(name, list(names))
+            raise ConfigError(
+                f"there is no feature '{name}'",
+                where=f"{where}, {key}",
+                expected="one of " + ", ".join(names),
+                fix=f"did you mean '{near}'?" if near else None,
+            )
+        return at[name]
+
+    d = len(names)
+    immutable, direction = np.zeros(d, bool), np.zeros(d, np.int8)
+    lower, upper, cost = np.full(d, -np.inf), np.full(d, np.inf), np.ones(d)
+    allowed: dict[int, NDArray[np.float64]] = {}
+    for name, rule in rules.features.items():
+        i = index(name, "features")
+        immutable[i], cost[i] = rule.immutable, rule.cost
+        direction[i] = {"any": 0, "up": 1, "down": -1}[rule.direction]
+        if rule.range is not None:
+            lower[i], upper[i] = rule.range
+        if rule.allowed is not None:
+            allowed[i] = np.unique(np.asarray(rule.allowed, dtype=np.float64))
+            lower[i] = max(lower[i], allowed[i][0])
+            upper[i] = min(upper[i], allowed[i][-1])
+    groups = tuple(
+        np.array([index(name, f"groups.{group}") for name in rule.features], dtype=np.int64)
+        for group, rule in rules.groups.items()
+    )
+    taken = [int(i) for group in groups for i in group]
+    if len(taken) != len(set(taken)):
+        raise ConfigError("a feature belongs to two groups", where=f"{where}, groups")
+    for i in taken:
+        lower[i], upper[i] = max(lower[i], 0.0), min(upper[i], 1.0)
+    links = tuple((index(r.feature, "linked"), index(r.moves, "linked"), r.ratio) for r in rules.linked)
+    rows, limits = np.zeros((len(rules.linear), d)), np.zeros(len(rules.linear))
+    for row, linear in enumerate(rules.linear):
+        limits[row] = linear.at_most
+        for name, factor in linear.coefficients.items():
+            rows[row, index(name, f"linear[{row}]")] = factor
+    return Constraints(
+        tuple(names), immutable, direction, lower, upper, cost, allowed, groups, links, rows, limits
+    )
