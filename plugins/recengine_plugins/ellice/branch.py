@@ -48,7 +48,8 @@ def solve_discrete(
 ) -> BranchSolution:
     """Cheapest robust points that also respect categories and allowed values.
 
-    A category changes as a whole: exactly one of its columns is 1. ``most_nodes`` bounds the search of one
+    A category changes as a whole: exactly one of its columns is 1. A value that is not among the allowed ones
+    may stay. ``most_nodes`` bounds the search of one
     person; beyond it the best point found is returned with the bound that is left.
     """
     n = len(people)
@@ -135,6 +136,11 @@ def _violated(node: _Node, person: Array, constraints: Constraints) -> list[tupl
         if np.abs(options - x).min() < _WHOLE:
             continue
         children = []
+        stay = person[feature]
+        if node.low[feature] < node.high[feature] and node.low[feature] <= stay <= node.high[feature]:
+            low, high = node.low.copy(), node.high.copy()
+            low[feature] = high[feature] = stay
+            children.append((low, high))
         below, above = values[values < x], values[values > x]
         if below.size and below[-1] >= node.low[feature]:
             low, high = node.low.copy(), node.high.copy()

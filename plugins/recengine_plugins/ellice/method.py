@@ -195,7 +195,7 @@ class ElliCE:
         return x0
 
     def nearest_supported(self, people: ArrayLike, constraints: Constraints | None = None) -> Array:
-        """The nearest training row that the whole ellipsoid accepts within the constraints; NaN where none."""
+        """The nearest training row that the ellipsoid accepts within the constraints; NaN where none."""
         x0 = self._check(people)
         limits = constraints or Constraints.free([f"x{j}" for j in range(x0.shape[1])])
         rows = self.features[self.ellipsoid.worst_logit(_with_bias(self.features)) >= self.config.margin]

@@ -34,7 +34,7 @@ def solve_sparse(
     ellipsoid: Ellipsoid, people: Array, weights: Array, low: Array, high: Array, *, tau: float
 ) -> SparseSolution:
     """Fewest changed features within low <= x <= high; among sets of that size the cheapest (size <= 2)."""
-    n, d = people.shape
+    n = len(people)
     best, cost = np.full_like(people, np.nan), np.full(n, np.inf)
     changed, proved = np.zeros(n, np.int64), np.zeros(n, np.int64)
     accepted = ellipsoid.worst_logit(np.c_[people, np.ones(n)]) >= tau

@@ -1,8 +1,8 @@
 """Recourse that is exact for the true set of near-optimal models, by cutting planes.
 
 The robust region is the intersection of the half-spaces theta.h(x) >= tau over all models with
-L(theta) <= L* + eps. Start from few, solve, find the model that likes the answer least (``true_worst``, with a
-rigorous bound), add it, repeat. The last answer is certified by the bound of its worst logit.
+L(theta) <= L* + eps. Start from few, solve, find the model that likes the answer least (``true_worst``,
+with a rigorous bound), add it, repeat. The last answer is certified by the bound of its worst logit.
 """
 
 from __future__ import annotations
