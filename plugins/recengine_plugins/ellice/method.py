@@ -172,7 +172,7 @@ class ElliCE:
         if not limits.is_box:
             raise UsageError(
                 f"{what} works with bounds, directions and immutables only, so far",
-                fix="drop categories, allowed values, links and linear limits, or use the ellipsoid with cost l2",
+                fix="drop categories, allowed values, links and linear limits, or take ellipsoid with l2",
             )
 
     def _cost(self, points: Array, x0: Array, limits: Constraints) -> Array:
