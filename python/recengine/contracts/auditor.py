@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
+from recengine.data.findings import Finding
 
-@dataclass(frozen=True)
-class Finding:
-    """One thing found. severity 'fail' stops a fit; 'warn' is reported; 'info' is kept with the run."""
-
-    check: str
-    severity: Literal["info", "warn", "fail"]
-    message: str
-    evidence: dict[str, Any] = field(default_factory=dict)
+__all__ = ["Auditor", "Finding"]
 
 
 class Auditor(Protocol):

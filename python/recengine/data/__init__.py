@@ -24,13 +24,17 @@ if TYPE_CHECKING:
         sequence_batches,
     )
     from recengine.data.filtering import at_least, first_meetings, k_core
+    from recengine.data.findings import Finding
     from recengine.data.groups import Groups, cold_items, cold_targets, cold_users, history_buckets
+    from recengine.data.leakage import FeatureFit, View, audit
     from recengine.data.reshuffling import reshuffle_ties
     from recengine.data.sampling import AliasTable, PopularitySampler, Sampler, SeenPairs, UniformSampler
     from recengine.data.splitting import SplitConfig, split_parts
 
 _HOME = {
     "AliasTable": "sampling",
+    "FeatureFit": "leakage",
+    "Finding": "findings",
     "Groups": "groups",
     "Negatives": "batching",
     "PairArrays": "batching",
@@ -40,7 +44,9 @@ _HOME = {
     "SequenceArrays": "batching",
     "SplitConfig": "splitting",
     "UniformSampler": "sampling",
+    "View": "leakage",
     "at_least": "filtering",
+    "audit": "leakage",
     "cold_items": "groups",
     "cold_targets": "groups",
     "cold_users": "groups",
@@ -58,6 +64,8 @@ _HOME = {
 __all__ = [
     "AliasTable",
     "EvalTask",
+    "FeatureFit",
+    "Finding",
     "Groups",
     "Histories",
     "Interactions",
@@ -71,8 +79,10 @@ __all__ = [
     "SplitConfig",
     "TieOrder",
     "UniformSampler",
+    "View",
     "Vocabulary",
     "at_least",
+    "audit",
     "cold_items",
     "cold_targets",
     "cold_users",

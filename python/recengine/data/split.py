@@ -17,7 +17,8 @@ class EvalTask:
     users: int64 [E], rows of the vocabulary. targets: int64, CSR by evaluated user with ``indptr`` [E + 1].
     history: Interactions over the same vocabularies; everything that may be seen when answering
     (also what is masked as seen).
-    times: int64 like targets, when each was met, or None.
+    times: int64 like targets, when each was met, or None. sources: int64 like targets, the row of the file
+    that each came from, or None.
     """
 
     name: str
@@ -26,6 +27,7 @@ class EvalTask:
     targets: NDArray[np.int64]
     history: Interactions
     times: NDArray[np.int64] | None = None
+    sources: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return int(self.users.shape[0])

@@ -70,9 +70,11 @@ def split(interactions: Interactions, config: SplitConfig | None = None) -> Spli
     """
     config = config or SplitConfig()
     kept = k_core(interactions, config.k_core) if config.k_core else interactions
+    before = len(kept)
     kept = first_meetings(kept) if config.repeats == "first" else kept
     strategy = _resolve(kept, config.strategy)
     parts, facts = _parts(kept, strategy, config)
+    facts["repeats_dropped"] = before - len(kept)
     return _assemble(kept, parts, strategy, config, facts)
 
 
@@ -270,6 +272,7 @@ def _task(
         interactions.item[asked].astype(np.int64),
         history,
         None if interactions.time is None else interactions.time[asked],
+        interactions.source[asked],
     )
 
 
