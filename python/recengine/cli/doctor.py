@@ -10,6 +10,7 @@ from typing import Any
 
 import typer
 
+from recengine.cli.inputs import data_cache
 from recengine.cli.output import Json, emit_json, shown
 
 
@@ -144,13 +145,6 @@ def _paths() -> dict[str, Any]:
         "data_cache_writable": os.access(nearest, os.W_OK),
         "package": str(Path(__file__).resolve().parents[1]),
     }
-
-
-def data_cache() -> Path:
-    """Where fetched data lies: $RECENGINE_CACHE, else the user's cache folder."""
-    named = os.environ.get("RECENGINE_CACHE")
-    base = os.environ.get("XDG_CACHE_HOME")
-    return Path(named) if named else (Path(base) if base else Path.home() / ".cache") / "recengine"
 
 
 def _faults(facts: dict[str, dict[str, Any]]) -> list[str]:

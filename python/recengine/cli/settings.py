@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from recengine.cli.inputs import ConfigFile, Model, Sets
 from recengine.cli.names import fields_of, print_fields
 from recengine.cli.output import Json, emit_json, note, table
 from recengine.cli.sections import effective, sections_of
@@ -16,10 +17,6 @@ from recengine.settings import Difference, json_schema, read_file, to_toml
 from recengine.settings import diff as differences
 
 app = typer.Typer(help="Show, check or compare settings.", no_args_is_help=True)
-
-Model = Annotated[str, typer.Argument(help="Name of a registered model.")]
-Sets = Annotated[list[str] | None, typer.Option("--set", metavar="a.b=c", help="One setting (repeatable).")]
-ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="TOML or YAML file of settings.")]
 
 
 @app.command()

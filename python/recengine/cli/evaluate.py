@@ -1,0 +1,51 @@
+"""``evaluate``: a fitted run on its test (or validation) task."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from recengine.cli.inputs import RunFolder, load_run
+from recengine.cli.output import Json, emit_json, note, table
+
+Metrics = Annotated[
+    list[str] | None,
+    typer.Option("--metric", "-m", help="Name of a metric (repeatable); default: all usual."),
+]
+Cutoffs = Annotated[
+    list[int] | None, typer.Option("--cutoff", "-k", help="Length of the lists (repeatable).")
+]
+
+
+def evaluate(
+    run: RunFolder,
+    task: Annotated[str, typer.Option(help="test or validation.")] = "test",
+    metric: Metrics = None,
+    cutoff: Cutoffs = None,
+    as_json: Json = False,
+) -> None:
+    """Evaluate RUN by full ranking with what was seen masked; per-user rows are kept in the run's folder."""
+    fitted = load_run(run)
+    options: dict[str, Any] = {}
+    if metric:
+        options["metrics"] = metric
+    if cutoff:
+        options["cutoffs"] = tuple(cutoff)
+    evaluation = fitted.evaluate(task, **options)
+    rows = [list(row) for row in evaluation.summary()]
+    if as_json:
+        emit_json(
+            {
+                "run": str(run),
+                "model": fitted.name,
+                "task": task,
+                "protocol": str(evaluation.protocol),
+                "metrics": {name: {"mean": m, "low": a, "high": b, "n": n} for name, m, a, b, n in rows},
+            }
+        )
+        return
+    table(
+        ["metric", "mean", "low", "high", "users"], rows, title=f"{fitted.name}, {task} task (95 % intervals)"
+    )
+    note(f"protocol: {evaluation.protocol}")

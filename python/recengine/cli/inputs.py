@@ -1,0 +1,102 @@
+"""What commands share: options, data by name or path, runs, folders for results."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from recengine.config import did_you_mean
+from recengine.errors import CheckpointError, DataError, UsageError
+
+if TYPE_CHECKING:
+    from recengine.data import Interactions
+    from recengine.training import Run
+
+Model = Annotated[str, typer.Argument(help="Name of a registered model (recengine models list).")]
+Data = Annotated[str, typer.Option("--data", "-d", help="Name of a data set, or a path.")]
+DataArgument = Annotated[str, typer.Argument(metavar="DATA", help="Name of a data set, or a path.")]
+DataOptions = Annotated[
+    list[str] | None,
+    typer.Option("--data-option", metavar="a=b", help="An option of the reader, e.g. time=ts (repeatable)."),
+]
+Sets = Annotated[list[str] | None, typer.Option("--set", metavar="a.b=c", help="One setting (repeatable).")]
+ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="TOML or YAML file of settings.")]
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder that fit wrote.")]
+
+
+def data_cache() -> Path:
+    """Where fetched data lies: $RECENGINE_CACHE, else the user's cache folder."""
+    named = os.environ.get("RECENGINE_CACHE")
+    base = os.environ.get("XDG_CACHE_HOME")
+    return Path(named) if named else (Path(base) if base else Path.home() / ".cache") / "recengine"
+
+
+def reader_options(given: Sequence[str]) -> dict[str, Any]:
+    """``a=b`` texts as keyword arguments."""
+    from recengine.settings import parse_set
+
+    return dict(parse_set(text) for text in given)
+
+
+def read_data(name: str, options: Sequence[str] = ()) -> Interactions:
+    """The registered data set ``name``, else what lies at that path. Raises UsageError for neither."""
+    from recengine.hooks import host
+
+    sources = host().registries["dataset"]
+    if name in sources:
+        if options:
+            raise UsageError(f"the data set '{name}' takes no --data-option", found=", ".join(options))
+        found = sources.get(name).load()
+        source = found() if isinstance(found, type) else found
+        interactions: Interactions = source.load(data_cache())
+        return interactions
+    path = Path(name).expanduser()
+    if not path.exists():
+        near = did_you_mean(name, [entry.name for entry in sources])
+        raise UsageError(
+            "there is no such file, folder or data set",
+            where=name,
+            expected="a path, or one of " + ", ".join(entry.name for entry in sources),
+            fix=f"did you mean '{near}'?" if near else "list them with: recengine datasets list",
+        )
+    from recengine.data import read
+
+    return _read(read, path, reader_options(options))
+
+
+def _read(read: Any, path: Path, options: dict[str, Any]) -> Interactions:
+    try:
+        interactions: Interactions = read(path, **options)
+    except TypeError as wrong:
+        if "unexpected keyword argument" not in str(wrong):
+            raise
+        raise DataError("the reader has no such option", where="--data-option", found=str(wrong)) from None
+    return interactions
+
+
+def load_run(folder: Path) -> Run:
+    """The finished run in ``folder`` (or of a run.json in it)."""
+    from recengine.training import load
+
+    return load(folder.parent if folder.name == "run.json" else folder)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object of a run folder; raises CheckpointError when it is missing or damaged."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as broken:
+        raise CheckpointError(
+            "cannot be read",
+            where=str(path),
+            found=str(broken),
+            fix="name the folder that recengine fit printed",
+        ) from None
+    if not isinstance(content, dict):
+        raise CheckpointError("is not a JSON object", where=str(path), found=type(content).__name__)
+    return content
