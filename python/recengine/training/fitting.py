@@ -18,7 +18,7 @@ from recengine.training.build import build_model
 from recengine.training.config import resolve
 from recengine.training.determinism import isolated_randomness, mix
 from recengine.training.devices import choose_device, make_fabric
-from recengine.training.feeding import feeder
+from recengine.training.feeding import make_feeder
 from recengine.training.loop import Events, Loop
 from recengine.training.progress import Listener, Progress, silent
 from recengine.training.record import environment, fingerprint
@@ -88,7 +88,7 @@ def _train(run: Run, device: torch.device, listener: Listener, resume: bool) -> 
     hook, network = run.host.manager.hook, run.model
     fabric = make_fabric(run.config.training, device)
     feed = network.feed()  # type: ignore[operator]
-    source = feeder(run.split.train, feed, run.config.training.batch_size, run.seed)
+    source = make_feeder(run.split.train, feed, run.config.training.batch_size, run.seed, run.host)
     leader = bool(fabric.is_global_zero)
 
     def epoch_end(epoch: int, metrics: dict[str, float]) -> None:

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -122,8 +123,7 @@ class Loop:
         self.module.train()
         began, rows = time.perf_counter(), 0
         pending = torch.zeros((), dtype=torch.float64, device=self.fabric.device)
-        while here.step < count:
-            batch = self.feeder.batch(here.epoch, here.step)
+        for batch in islice(self.feeder.epoch(here.epoch), here.step, None):
             rows += len_of(batch)
             total = loss_rows(batch)
             pending += self._step(batch).double() * total
