@@ -3,6 +3,14 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "common/amx.h"
+
+#if defined(__x86_64__) && defined(__linux__)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 namespace recengine {
 namespace {
 
@@ -22,7 +30,29 @@ Isa detect() {
   return best;
 }
 
+bool detect_amx() {
+  if (isa() != Isa::avx512) return false;
+  if (const char* asked = std::getenv("RECENGINE_ISA"))
+    if (!std::strcmp(asked, "avx512")) return false;
+#if defined(__x86_64__) && defined(__linux__)
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
+  const unsigned bf16_tiles = 1u << 22, tiles = 1u << 24;
+  if ((d & bf16_tiles) == 0 || (d & tiles) == 0) return false;
+  // The tile registers are off until a process asks for them.
+  const long request = 0x1023, tile_data = 18;
+  return syscall(SYS_arch_prctl, request, tile_data) == 0;
+#else
+  return false;
+#endif
+}
+
 }  // namespace
+
+bool amx_live() {
+  static const bool live = detect_amx();
+  return live;
+}
 
 Isa isa() {
   static const Isa live = detect();

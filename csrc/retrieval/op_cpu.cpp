@@ -1,1 +1,203 @@
+// recengine::topk on the processor: every check, then memory, then the loop over blocks.
+#include <torch/csrc/stable/library.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <limits>
+#include <memory>
+#include <optional>
+#include <tuple>
+
+#include "common/amx.h"
 #include "common/checks.h"
+#include "common/isa.h"
+#include "retrieval/topk.h"
+
+#define RECENGINE_RETRIEVAL_ARGS                                                                          \
+  const recengine::retrieval::Task &, const recengine::retrieval::Plan &, const recengine::retrieval::Workspace &, \
+      char *, int64_t, int64_t
+
+RECENGINE_DECLARE(
+    bool retrieval_is_tame(const recengine::retrieval::Matrix&, int64_t, int64_t);
+    void topk_plan(const recengine::retrieval::Task&, bool, recengine::retrieval::Plan&);
+    void topk_pack_groups(RECENGINE_RETRIEVAL_ARGS); void topk_pack_tiles(RECENGINE_RETRIEVAL_ARGS);
+    void topk_open(RECENGINE_RETRIEVAL_ARGS); void topk_scan(RECENGINE_RETRIEVAL_ARGS);
+    void topk_finish(RECENGINE_RETRIEVAL_ARGS, float*, int64_t*);)
+
+namespace recengine::retrieval {
+namespace {
+
+using std::optional;
+
+Matrix matrix_of(const Tensor& t) {
+  return {t.const_data_ptr(), t.size(0), t.size(1), t.stride(0), t.stride(1),
+          t.scalar_type() == ScalarType::Float ? Element::f32 : Element::bf16};
+}
+
+void check_matrix(const char* op, const char* name, const Tensor& t) {
+  check_dim(op, name, t, 2);
+  const ScalarType type = t.scalar_type();
+  STD_TORCH_CHECK(type == ScalarType::Float || type == ScalarType::BFloat16, op, ": ", name,
+                  " must be float32 or bfloat16");
+}
+
+template <class Id>
+void check_seen_ids(const char* op, const Id* ids, int64_t n, int64_t n_items) {
+  Id low = 0, high = 0;
+  for (int64_t i = 0; i < n; ++i) {
+    low = ids[i] < low ? ids[i] : low;
+    high = ids[i] > high ? ids[i] : high;
+  }
+  STD_TORCH_CHECK(low >= 0 && static_cast<int64_t>(high) < n_items, op, ": seen_items holds ",
+                  static_cast<int64_t>(low < 0 ? low : high), ", expected ids of 0 to ", n_items - 1);
+}
+
+// The two seen tensors, contiguous (they are small beside the rest), and the view of them.
+struct SeenInput {
+  optional<Tensor> indptr, items;
+  Seen view{nullptr, nullptr, true};
+};
+
+SeenInput check_seen(const char* op, const optional<Tensor>& indptr, const optional<Tensor>& items, int64_t rows,
+                     int64_t n_items) {
+  STD_TORCH_CHECK(indptr.has_value() == items.has_value(), op,
+                  ": seen_indptr and seen_items belong together: give both or neither");
+  SeenInput seen;
+  if (!indptr) return seen;
+  check_dim(op, "seen_indptr", *indptr, 1);
+  check_dim(op, "seen_items", *items, 1);
+  check_size(op, "seen_indptr", *indptr, 0, rows + 1);
+  check_dtype(op, "seen_indptr", *indptr, ScalarType::Long, "int64");
+  const ScalarType type = items->scalar_type();
+  STD_TORCH_CHECK(type == ScalarType::Long || type == ScalarType::Int, op, ": seen_items must be int64 or int32");
+  STD_TORCH_CHECK(indptr->device() == items->device(), op, ": seen_indptr and seen_items are on different devices");
+  seen.indptr = torch::stable::contiguous(*indptr);
+  seen.items = torch::stable::contiguous(*items);
+  const int64_t* p = seen.indptr->const_data_ptr<int64_t>();
+  const int64_t n = seen.items->size(0);
+  STD_TORCH_CHECK(p[0] == 0 && p[rows] == n, op, ": seen_indptr must run from 0 to ", n,
+                  " (the length of seen_items), found ", p[0], " to ", p[rows]);
+  for (int64_t r = 0; r < rows; ++r)
+    STD_TORCH_CHECK(p[r] <= p[r + 1], op, ": seen_indptr falls from ", p[r], " to ", p[r + 1], " at row ", r);
+  if (type == ScalarType::Long)
+    check_seen_ids(op, seen.items->const_data_ptr<int64_t>(), n, n_items);
+  else
+    check_seen_ids(op, seen.items->const_data_ptr<int32_t>(), n, n_items);
+  seen.view = {p, seen.items->const_data_ptr(), type == ScalarType::Long};
+  return seen;
+}
+
+void check_pair(const char* op, const Tensor& queries, const Tensor& items) {
+  check_matrix(op, "queries", queries);
+  check_matrix(op, "items", items);
+  check_size(op, "items", items, 1, queries.size(1));
+  STD_TORCH_CHECK(queries.scalar_type() == items.scalar_type(), op, ": queries and items must have the same dtype");
+  STD_TORCH_CHECK(queries.device() == items.device(), op, ": queries and items are on different devices");
+  STD_TORCH_CHECK(items.size(0) <= std::numeric_limits<int32_t>::max(), op, ": items has ", items.size(0),
+                  " rows, at most 2^31 - 1 can be ranked");
+}
+
+// The bias as contiguous float32, or nothing.
+optional<Tensor> check_bias(const char* op, const optional<Tensor>& bias, const Tensor& items) {
+  if (!bias) return {};
+  check_dim(op, "bias", *bias, 1);
+  check_size(op, "bias", *bias, 0, items.size(0));
+  const ScalarType type = bias->scalar_type();
+  STD_TORCH_CHECK(type == ScalarType::Float || type == items.scalar_type(), op,
+                  ": bias must be float32 or of the dtype of items");
+  STD_TORCH_CHECK(bias->device() == items.device(), op, ": bias and items are on different devices");
+  return torch::stable::contiguous(torch::stable::to(*bias, ScalarType::Float));
+}
+
+struct Free {
+  void operator()(char* p) const { std::free(p); }
+};
+using Memory = std::unique_ptr<char, Free>;
+Memory reserve(int64_t bytes) {
+  const size_t size = static_cast<size_t>((bytes + 63) / 64 * 64 + 64);
+  Memory memory(static_cast<char*>(std::aligned_alloc(64, size)));
+  STD_TORCH_CHECK(memory != nullptr, "retrieval: no memory for a workspace of ", size, " bytes");
+  return memory;
+}
+
+// Splits [0, n) into one contiguous part a thread; part i may use scratch i.
+template <class F>
+void in_parts(int64_t n, int64_t parts, const F& fn) {
+  torch::stable::parallel_for(0, parts, 1, [&](int64_t p0, int64_t p1) {
+    for (int64_t p = p0; p < p1; ++p) {
+      const int64_t from = n * p / parts, to = n * (p + 1) / parts;
+      if (from < to) fn(p, from, to);
+    }
+  });
+}
+
+bool is_tame(const Matrix& m, int64_t parts) {
+  auto check = RECENGINE_PICK(retrieval_is_tame);
+  const std::unique_ptr<bool[]> tame(new bool[static_cast<size_t>(parts)]);
+  for (int64_t p = 0; p < parts; ++p) tame[p] = true;
+  in_parts(m.rows, parts, [&](int64_t p, int64_t from, int64_t to) { tame[p] = check(m, from, to); });
+  for (int64_t p = 0; p < parts; ++p)
+    if (!tame[p]) return false;
+  return true;
+}
+
+void run(const Task& task, float* scores, int64_t* ids) {
+  const int64_t threads = static_cast<int64_t>(torch::stable::get_num_threads());
+  const int64_t n = task.items.rows;
+  const bool screen = amx_live() && is_tame(task.queries, threads) && is_tame(task.items, threads);
+  Plan plan{};
+  RECENGINE_PICK(topk_plan)(task, screen, plan);
+  auto pack_groups = RECENGINE_PICK(topk_pack_groups);
+  auto pack_tiles = RECENGINE_PICK(topk_pack_tiles);
+  auto open = RECENGINE_PICK(topk_open);
+  auto scan = RECENGINE_PICK(topk_scan);
+  auto finish = RECENGINE_PICK(topk_finish);
+
+  const int64_t users = task.queries.rows < plan.users ? task.queries.rows : plan.users;
+  const int64_t most_groups = (users + plan.lanes - 1) / plan.lanes;
+  const int64_t most_rows = plan.first_rows > plan.block_rows ? plan.first_rows : plan.block_rows;
+  const int64_t most_tiles = (std::min(most_rows, n) + plan.tile_rows - 1) / plan.tile_rows;
+  const Memory groups = reserve(most_groups * plan.group_bytes), states = reserve(most_groups * plan.state_bytes),
+               tiles = reserve(most_tiles * plan.tile_bytes), scratch = reserve(threads * plan.scratch_bytes);
+  Workspace space{groups.get(), tiles.get(), states.get(), 0, 0, 0, 0};
+  auto part = [&](int64_t p) { return scratch.get() + p * plan.scratch_bytes; };
+
+  for (int64_t u = 0; u < task.queries.rows; u += plan.users) {
+    space.first_user = u;
+    space.n_users = std::min(plan.users, task.queries.rows - u);
+    const int64_t n_groups = (space.n_users + plan.lanes - 1) / plan.lanes;
+    in_parts(n_groups, threads, [&](int64_t p, int64_t a, int64_t b) { pack_groups(task, plan, space, part(p), a, b); });
+    for (int64_t i = 0; i < n; i += space.n_items) {
+      space.first_item = i;
+      space.n_items = std::min(i == 0 ? plan.first_rows : plan.block_rows, n - i);
+      const int64_t n_tiles = (space.n_items + plan.tile_rows - 1) / plan.tile_rows;
+      in_parts(n_tiles, threads, [&](int64_t p, int64_t a, int64_t b) { pack_tiles(task, plan, space, part(p), a, b); });
+      auto step = i == 0 ? open : scan;
+      in_parts(n_groups, threads, [&](int64_t p, int64_t a, int64_t b) { step(task, plan, space, part(p), a, b); });
+    }
+    in_parts(n_groups, threads,
+             [&](int64_t p, int64_t a, int64_t b) { finish(task, plan, space, part(p), a, b, scores, ids); });
+  }
+}
+
+std::tuple<Tensor, Tensor> topk(const Tensor& queries, const Tensor& items, const optional<Tensor>& bias,
+                                const optional<Tensor>& seen_indptr, const optional<Tensor>& seen_items, int64_t k) {
+  const char* op = "topk";
+  check_pair(op, queries, items);
+  STD_TORCH_CHECK(k >= 1 && k <= 1000, op, ": k is ", k, ", expected 1 to 1000");
+  const optional<Tensor> flat_bias = check_bias(op, bias, items);
+  const SeenInput seen = check_seen(op, seen_indptr, seen_items, queries.size(0), items.size(0));
+  Tensor scores = torch::stable::new_empty(queries, {queries.size(0), k}, ScalarType::Float);
+  Tensor ids = torch::stable::new_empty(queries, {queries.size(0), k}, ScalarType::Long);
+  if (queries.size(0) == 0) return {scores, ids};
+  const Task task{matrix_of(queries), matrix_of(items), flat_bias ? flat_bias->const_data_ptr<float>() : nullptr,
+                  seen.view, k};
+  run(task, scores.mutable_data_ptr<float>(), ids.mutable_data_ptr<int64_t>());
+  return {scores, ids};
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(recengine, CPU, m) { m.impl("topk", TORCH_BOX(&topk)); }
+
+}  // namespace recengine::retrieval
