@@ -24,6 +24,9 @@ STABLE_TORCH_LIBRARY(recengine, m) {
   m.def(
       "topk(Tensor queries, Tensor items, Tensor? bias, Tensor? seen_indptr, Tensor? seen_items, int k) "
       "-> (Tensor scores, Tensor ids)");
+  m.def(
+      "rank_of(Tensor queries, Tensor items, Tensor targets, Tensor? bias, Tensor? seen_indptr, "
+      "Tensor? seen_items) -> Tensor");
   // softmax_loss
   m.def(
       "linear_cross_entropy(Tensor hidden, Tensor weight, Tensor target, Tensor? bias, int ignore_index, float scale) "

@@ -1,5 +1,5 @@
 // Entry points of the retrieval kernels: compiled once per instruction set.
-#include "retrieval/topk_cpu.h"
+#include "retrieval/rank_cpu.h"
 
 namespace KERN_NS {
 
@@ -26,18 +26,32 @@ void fill(const Task& task, Plan& plan) {
   plan.scratch_bytes = round_up(Scratch::bytes(task, plan), 4096);
 }
 
-// Calls fn with the Topk of this plan.
+// Calls fn with the scorer of this plan (as a value without content).
 template <class F>
-void with_scorer(const Task& task, const Plan& plan, const Workspace& space, char* scratch, F&& fn) {
+void with_scorer(const Plan& plan, F&& fn) {
 #ifdef RECENGINE_AMX
   if (plan.screen) {
     const TileScope tiles;
-    Topk<Screen> topk(task, plan, space, scratch);
-    return fn(topk);
+    return fn(Screen{});
   }
 #endif
-  Topk<Exact> topk(task, plan, space, scratch);
-  fn(topk);
+  (void)plan;
+  fn(Exact{});
+}
+template <class F>
+void with_topk(const Task& task, const Plan& plan, const Workspace& space, char* scratch, F&& fn) {
+  with_scorer(plan, [&](auto scorer) {
+    Topk<decltype(scorer)> topk(task, plan, space, scratch);
+    fn(topk);
+  });
+}
+template <class F>
+void with_counter(const Task& task, const Plan& plan, const Workspace& space, const int64_t* targets, char* scratch,
+                  F&& fn) {
+  with_scorer(plan, [&](auto scorer) {
+    RankCounter<decltype(scorer)> counter(task, plan, space, targets, scratch);
+    fn(counter);
+  });
 }
 
 }  // namespace
@@ -74,27 +88,44 @@ void topk_plan(const Task& task, bool screen, Plan& plan) {
 }
 
 void topk_pack_groups(const Task& task, const Plan& plan, const Workspace& space, char* scratch, int64_t g0, int64_t g1) {
-  with_scorer(task, plan, space, scratch, [=](auto& topk) {
+  with_topk(task, plan, space, scratch, [=](auto& topk) {
     for (int64_t g = g0; g < g1; ++g) topk.pack_group(g);
   });
 }
 void topk_pack_tiles(const Task& task, const Plan& plan, const Workspace& space, char* scratch, int64_t t0, int64_t t1) {
-  with_scorer(task, plan, space, scratch, [=](auto& topk) {
+  with_topk(task, plan, space, scratch, [=](auto& topk) {
     for (int64_t t = t0; t < t1; ++t) topk.pack_tile(t);
   });
 }
 void topk_open(const Task& task, const Plan& plan, const Workspace& space, char* scratch, int64_t g0, int64_t g1) {
-  with_scorer(task, plan, space, scratch, [=](auto& topk) {
+  with_topk(task, plan, space, scratch, [=](auto& topk) {
     for (int64_t g = g0; g < g1; ++g) topk.open(g);
   });
 }
 void topk_scan(const Task& task, const Plan& plan, const Workspace& space, char* scratch, int64_t g0, int64_t g1) {
-  with_scorer(task, plan, space, scratch, [=](auto& topk) { topk.scan(g0, g1); });
+  with_topk(task, plan, space, scratch, [=](auto& topk) { topk.scan(g0, g1); });
 }
 void topk_finish(const Task& task, const Plan& plan, const Workspace& space, char* scratch, int64_t g0, int64_t g1,
                  float* scores, int64_t* ids) {
-  with_scorer(task, plan, space, scratch, [=](auto& topk) {
+  with_topk(task, plan, space, scratch, [=](auto& topk) {
     for (int64_t g = g0; g < g1; ++g) topk.finish(g, scores, ids);
+  });
+}
+
+void rank_begin(const Task& task, const Plan& plan, const Workspace& space, const int64_t* targets, char* scratch,
+                int64_t g0, int64_t g1) {
+  with_counter(task, plan, space, targets, scratch, [=](auto& counter) {
+    for (int64_t g = g0; g < g1; ++g) counter.begin(g);
+  });
+}
+void rank_scan(const Task& task, const Plan& plan, const Workspace& space, const int64_t* targets, char* scratch,
+               int64_t g0, int64_t g1) {
+  with_counter(task, plan, space, targets, scratch, [=](auto& counter) { counter.scan(g0, g1); });
+}
+void rank_finish(const Task& task, const Plan& plan, const Workspace& space, const int64_t* targets, char* scratch,
+                 int64_t g0, int64_t g1, int64_t* ranks) {
+  with_counter(task, plan, space, targets, scratch, [=](auto& counter) {
+    for (int64_t g = g0; g < g1; ++g) counter.finish(g, ranks);
   });
 }
 

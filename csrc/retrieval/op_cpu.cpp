@@ -13,16 +13,17 @@
 #include "common/isa.h"
 #include "retrieval/topk.h"
 
-#define RECENGINE_RETRIEVAL_ARGS                                                                          \
-  const recengine::retrieval::Task &, const recengine::retrieval::Plan &, const recengine::retrieval::Workspace &, \
-      char *, int64_t, int64_t
+#define RE_JOB const recengine::retrieval::Task &, const recengine::retrieval::Plan &, const recengine::retrieval::Workspace &
 
 RECENGINE_DECLARE(
     bool retrieval_is_tame(const recengine::retrieval::Matrix&, int64_t, int64_t);
     void topk_plan(const recengine::retrieval::Task&, bool, recengine::retrieval::Plan&);
-    void topk_pack_groups(RECENGINE_RETRIEVAL_ARGS); void topk_pack_tiles(RECENGINE_RETRIEVAL_ARGS);
-    void topk_open(RECENGINE_RETRIEVAL_ARGS); void topk_scan(RECENGINE_RETRIEVAL_ARGS);
-    void topk_finish(RECENGINE_RETRIEVAL_ARGS, float*, int64_t*);)
+    void topk_pack_groups(RE_JOB, char*, int64_t, int64_t); void topk_pack_tiles(RE_JOB, char*, int64_t, int64_t);
+    void topk_open(RE_JOB, char*, int64_t, int64_t); void topk_scan(RE_JOB, char*, int64_t, int64_t);
+    void topk_finish(RE_JOB, char*, int64_t, int64_t, float*, int64_t*);
+    void rank_begin(RE_JOB, const int64_t*, char*, int64_t, int64_t);
+    void rank_scan(RE_JOB, const int64_t*, char*, int64_t, int64_t);
+    void rank_finish(RE_JOB, const int64_t*, char*, int64_t, int64_t, int64_t*);)
 
 namespace recengine::retrieval {
 namespace {
@@ -43,6 +44,7 @@ void check_matrix(const char* op, const char* name, const Tensor& t) {
 
 template <class Id>
 void check_seen_ids(const char* op, const Id* ids, int64_t n, int64_t n_items) {
+  if (n == 0) return;
   Id low = 0, high = 0;
   for (int64_t i = 0; i < n; ++i) {
     low = ids[i] < low ? ids[i] : low;
@@ -141,43 +143,74 @@ bool is_tame(const Matrix& m, int64_t parts) {
   return true;
 }
 
-void run(const Task& task, float* scores, int64_t* ids) {
-  const int64_t threads = static_cast<int64_t>(torch::stable::get_num_threads());
-  const int64_t n = task.items.rows;
-  const bool screen = amx_live() && is_tame(task.queries, threads) && is_tame(task.items, threads);
+// Cuts users into chunks and items into blocks: begin(part, groups) once a chunk, then for every block
+// pack(part, tiles) and visit(part, groups), then end(part, groups). Parts run beside each other.
+struct Sweep {
+  const Task& task;
   Plan plan{};
-  RECENGINE_PICK(topk_plan)(task, screen, plan);
+  int64_t threads, users;
+  Memory groups, states, tiles, scratch;
+  Workspace space{};
+
+  explicit Sweep(const Task& task) : task(task), threads(static_cast<int64_t>(torch::stable::get_num_threads())) {
+    const bool screen = amx_live() && is_tame(task.queries, threads) && is_tame(task.items, threads);
+    RECENGINE_PICK(topk_plan)(task, screen, plan);
+    users = std::min(task.queries.rows, plan.users);
+    const int64_t n_groups = parts_of(users, plan.lanes);
+    const int64_t rows = std::min(std::max(plan.first_rows, plan.block_rows), task.items.rows);
+    groups = reserve(n_groups * plan.group_bytes);
+    states = reserve(n_groups * plan.state_bytes);
+    tiles = reserve(parts_of(rows, plan.tile_rows) * plan.tile_bytes);
+    scratch = reserve(threads * plan.scratch_bytes);
+    space = {groups.get(), tiles.get(), states.get(), 0, 0, 0, 0};
+  }
+  static int64_t parts_of(int64_t n, int64_t size) { return (n + size - 1) / size; }
+  char* part(int64_t p) const { return scratch.get() + p * plan.scratch_bytes; }
+
+  template <class Begin, class Pack, class Visit, class End>
+  void run(const Begin& begin, const Pack& pack, const Visit& visit, const End& end) {
+    const int64_t n = task.items.rows;
+    for (int64_t u = 0; u < task.queries.rows; u += users) {
+      space.first_user = u;
+      space.n_users = std::min(users, task.queries.rows - u);
+      const int64_t n_groups = parts_of(space.n_users, plan.lanes);
+      in_parts(n_groups, threads, begin);
+      for (int64_t i = 0; i < n; i += space.n_items) {
+        space.first_item = i;
+        space.n_items = std::min(i == 0 ? plan.first_rows : plan.block_rows, n - i);
+        in_parts(parts_of(space.n_items, plan.tile_rows), threads, pack);
+        in_parts(n_groups, threads, visit);
+      }
+      in_parts(n_groups, threads, end);
+    }
+  }
+};
+
+void run_topk(const Task& task, float* scores, int64_t* ids) {
+  Sweep s(task);
   auto pack_groups = RECENGINE_PICK(topk_pack_groups);
   auto pack_tiles = RECENGINE_PICK(topk_pack_tiles);
   auto open = RECENGINE_PICK(topk_open);
   auto scan = RECENGINE_PICK(topk_scan);
   auto finish = RECENGINE_PICK(topk_finish);
+  s.run([&](int64_t p, int64_t a, int64_t b) { pack_groups(task, s.plan, s.space, s.part(p), a, b); },
+        [&](int64_t p, int64_t a, int64_t b) { pack_tiles(task, s.plan, s.space, s.part(p), a, b); },
+        [&](int64_t p, int64_t a, int64_t b) {
+          (s.space.first_item == 0 ? open : scan)(task, s.plan, s.space, s.part(p), a, b);
+        },
+        [&](int64_t p, int64_t a, int64_t b) { finish(task, s.plan, s.space, s.part(p), a, b, scores, ids); });
+}
 
-  const int64_t users = task.queries.rows < plan.users ? task.queries.rows : plan.users;
-  const int64_t most_groups = (users + plan.lanes - 1) / plan.lanes;
-  const int64_t most_rows = plan.first_rows > plan.block_rows ? plan.first_rows : plan.block_rows;
-  const int64_t most_tiles = (std::min(most_rows, n) + plan.tile_rows - 1) / plan.tile_rows;
-  const Memory groups = reserve(most_groups * plan.group_bytes), states = reserve(most_groups * plan.state_bytes),
-               tiles = reserve(most_tiles * plan.tile_bytes), scratch = reserve(threads * plan.scratch_bytes);
-  Workspace space{groups.get(), tiles.get(), states.get(), 0, 0, 0, 0};
-  auto part = [&](int64_t p) { return scratch.get() + p * plan.scratch_bytes; };
-
-  for (int64_t u = 0; u < task.queries.rows; u += plan.users) {
-    space.first_user = u;
-    space.n_users = std::min(plan.users, task.queries.rows - u);
-    const int64_t n_groups = (space.n_users + plan.lanes - 1) / plan.lanes;
-    in_parts(n_groups, threads, [&](int64_t p, int64_t a, int64_t b) { pack_groups(task, plan, space, part(p), a, b); });
-    for (int64_t i = 0; i < n; i += space.n_items) {
-      space.first_item = i;
-      space.n_items = std::min(i == 0 ? plan.first_rows : plan.block_rows, n - i);
-      const int64_t n_tiles = (space.n_items + plan.tile_rows - 1) / plan.tile_rows;
-      in_parts(n_tiles, threads, [&](int64_t p, int64_t a, int64_t b) { pack_tiles(task, plan, space, part(p), a, b); });
-      auto step = i == 0 ? open : scan;
-      in_parts(n_groups, threads, [&](int64_t p, int64_t a, int64_t b) { step(task, plan, space, part(p), a, b); });
-    }
-    in_parts(n_groups, threads,
-             [&](int64_t p, int64_t a, int64_t b) { finish(task, plan, space, part(p), a, b, scores, ids); });
-  }
+void run_rank(const Task& task, const int64_t* targets, int64_t* ranks) {
+  Sweep s(task);
+  auto begin = RECENGINE_PICK(rank_begin);
+  auto pack_tiles = RECENGINE_PICK(topk_pack_tiles);
+  auto scan = RECENGINE_PICK(rank_scan);
+  auto finish = RECENGINE_PICK(rank_finish);
+  s.run([&](int64_t p, int64_t a, int64_t b) { begin(task, s.plan, s.space, targets, s.part(p), a, b); },
+        [&](int64_t p, int64_t a, int64_t b) { pack_tiles(task, s.plan, s.space, s.part(p), a, b); },
+        [&](int64_t p, int64_t a, int64_t b) { scan(task, s.plan, s.space, targets, s.part(p), a, b); },
+        [&](int64_t p, int64_t a, int64_t b) { finish(task, s.plan, s.space, targets, s.part(p), a, b, ranks); });
 }
 
 std::tuple<Tensor, Tensor> topk(const Tensor& queries, const Tensor& items, const optional<Tensor>& bias,
@@ -192,12 +225,37 @@ std::tuple<Tensor, Tensor> topk(const Tensor& queries, const Tensor& items, cons
   if (queries.size(0) == 0) return {scores, ids};
   const Task task{matrix_of(queries), matrix_of(items), flat_bias ? flat_bias->const_data_ptr<float>() : nullptr,
                   seen.view, k};
-  run(task, scores.mutable_data_ptr<float>(), ids.mutable_data_ptr<int64_t>());
+  run_topk(task, scores.mutable_data_ptr<float>(), ids.mutable_data_ptr<int64_t>());
   return {scores, ids};
+}
+
+Tensor rank_of(const Tensor& queries, const Tensor& items, const Tensor& targets, const optional<Tensor>& bias,
+               const optional<Tensor>& seen_indptr, const optional<Tensor>& seen_items) {
+  const char* op = "rank_of";
+  check_pair(op, queries, items);
+  check_dim(op, "targets", targets, 1);
+  check_size(op, "targets", targets, 0, queries.size(0));
+  check_dtype(op, "targets", targets, ScalarType::Long, "int64");
+  const optional<Tensor> flat_bias = check_bias(op, bias, items);
+  const SeenInput seen = check_seen(op, seen_indptr, seen_items, queries.size(0), items.size(0));
+  const Tensor wanted = torch::stable::contiguous(targets);
+  const int64_t* ids = wanted.const_data_ptr<int64_t>();
+  for (int64_t b = 0; b < queries.size(0); ++b)
+    STD_TORCH_CHECK(ids[b] >= 0 && ids[b] < items.size(0), op, ": targets holds ", ids[b], " at row ", b,
+                    ", expected ids of 0 to ", items.size(0) - 1);
+  Tensor ranks = torch::stable::new_empty(queries, {queries.size(0)}, ScalarType::Long);
+  if (queries.size(0) == 0) return ranks;
+  const Task task{matrix_of(queries), matrix_of(items), flat_bias ? flat_bias->const_data_ptr<float>() : nullptr,
+                  seen.view, 1};
+  run_rank(task, ids, ranks.mutable_data_ptr<int64_t>());
+  return ranks;
 }
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(recengine, CPU, m) { m.impl("topk", TORCH_BOX(&topk)); }
+STABLE_TORCH_LIBRARY_IMPL(recengine, CPU, m) {
+  m.impl("topk", TORCH_BOX(&topk));
+  m.impl("rank_of", TORCH_BOX(&rank_of));
+}
 
 }  // namespace recengine::retrieval

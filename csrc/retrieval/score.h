@@ -24,6 +24,16 @@ inline constexpr float LOWEST = -3.402823466e38f;
 RE_INLINE float widen(float x) { return x; }
 RE_INLINE float widen(uint16_t x) { return bits_float(static_cast<uint32_t>(x) << 16); }
 
+// One link of the chain that a score is. Spelt out: left to itself the compiler may multiply first and
+// add afterwards in one loop and fuse in another, and two paths would differ in the last bit.
+RE_INLINE float chain(float a, float b, float sum) {
+#ifdef __FMA__
+  return __builtin_fmaf(a, b, sum);
+#else
+  return sum + a * b;
+#endif
+}
+
 // Calls fn with a null pointer of the matrix's element type.
 template <class F>
 RE_INLINE auto with_element(Element element, F&& fn) {
@@ -53,10 +63,10 @@ static void score_items(const T* data, const Matrix& m, const float* query, cons
     float acc[C] = {};
     if (step == 1)
       for (int64_t j = 0; j < m.cols; ++j)
-        for (int c = 0; c < C; ++c) acc[c] += query[j] * widen(row[c][j]);
+        for (int c = 0; c < C; ++c) acc[c] = chain(query[j], widen(row[c][j]), acc[c]);
     else
       for (int64_t j = 0; j < m.cols; ++j)
-        for (int c = 0; c < C; ++c) acc[c] += query[j] * widen(row[c][j * step]);
+        for (int c = 0; c < C; ++c) acc[c] = chain(query[j], widen(row[c][j * step]), acc[c]);
     for (int c = 0; c < C && at + c < n; ++c) out[at + c] = bias ? acc[c] + bias[ids[at + c]] : acc[c];
   }
 }

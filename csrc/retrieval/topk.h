@@ -59,11 +59,4 @@ struct Workspace {
   int64_t first_item, n_items;  // of the block
 };
 
-// Counting ranks: how many unseen items come before targets[b] in the order above.
-struct RankTask {
-  Task task;  // k is not used
-  const int64_t* targets;
-  int64_t* ranks;  // out, 0 = first; -1 where the target's own score is NaN
-};
-
 }  // namespace recengine::retrieval
