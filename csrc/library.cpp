@@ -20,6 +20,18 @@ STABLE_TORCH_LIBRARY(recengine, m) {
   m.def(
       "cosine_attention_backward(Tensor grad, Tensor qkv, Tensor? mask, Tensor? lengths, Tensor? cu_seqlens, "
       "Tensor? m, Tensor state, bool causal, str activation, str scale) -> (Tensor dqkv, Tensor dm)");
+  // factorization
+  m.def("gram(Tensor y) -> Tensor");
+  m.def(
+      "ials_solve_(Tensor(a!) x, Tensor y, Tensor gram, Tensor indptr, Tensor columns, Tensor weights, "
+      "Tensor regularization, int steps) -> ()");
+  m.def(
+      "bpr_epoch_(Tensor(a!) users, Tensor(b!) items, Tensor(c!) bias, Tensor indptr, Tensor columns, int seed, "
+      "int epoch, int shards, float rate, float reg_user, float reg_item, float reg_bias) -> ()");
+  m.def(
+      "cooccurrence_(Tensor(a!) out, Tensor indptr, Tensor columns, Tensor t_indptr, Tensor t_columns, int first) "
+      "-> ()");
+  m.def("spd_inverse_(Tensor(a!) a) -> ()");
   // retrieval
   m.def(
       "topk(Tensor queries, Tensor items, Tensor? bias, Tensor? seen_indptr, Tensor? seen_items, int k) "

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -13,6 +12,7 @@ from recengine.contracts.model import DataFacts
 from recengine.data import Interactions
 from recengine.data.matrix import pair_matrix
 from recengine.errors import DataError
+from recengine.ops.factorization import cooccurrence, spd_inverse_
 from recengine.ops.histories import distinct_rows
 from recengine_plugins.ease.config import EASEConfig
 
@@ -49,14 +49,16 @@ class EASE(nn.Module):
     def fit_directly(self, train: Interactions, seed: int, progress: Any) -> None:
         """Gram matrix, inverse, weights."""
         matrix = pair_matrix(train)
-        dtype = torch.float64 if self.config.precision == "float64" else torch.float32
-        x = torch.zeros(matrix.n_rows, matrix.n_columns, dtype=dtype)
-        x[torch.from_numpy(matrix.rows()), torch.from_numpy(matrix.columns.astype(np.int64))] = 1.0
-        gram = x.T @ x
-        del x
+        by_item = matrix.transposed()
+        gram = cooccurrence(
+            *(torch.from_numpy(part) for part in (matrix.indptr, matrix.columns)),
+            *(torch.from_numpy(part) for part in (by_item.indptr, by_item.columns)),
+            dtype=torch.float64 if self.config.precision == "float64" else torch.float32,
+        )
         gram.diagonal().add_(self.config.regularization)
-        inverse = torch.cholesky_inverse(torch.linalg.cholesky(gram))
-        self.weights.copy_(inverse.div_(-inverse.diagonal().clone()))
+        inverse = spd_inverse_(gram)
+        torch.div(inverse, -inverse.diagonal().clone(), out=inverse)
+        self.weights.copy_(inverse)
         self.weights.fill_diagonal_(0.0)
         if self.config.nonnegative:
             self.weights.clamp_(min=0.0)
