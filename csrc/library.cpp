@@ -41,12 +41,20 @@ STABLE_TORCH_LIBRARY(recengine, m) {
       "Tensor? seen_items) -> Tensor");
   // softmax_loss
   m.def(
-      "linear_cross_entropy(Tensor hidden, Tensor weight, Tensor target, Tensor? bias, int ignore_index, float scale) "
-      "-> (Tensor loss, Tensor lse)");
+      "linear_cross_entropy(Tensor hidden, Tensor weight, Tensor? target, Tensor? bias, Tensor? row_key, "
+      "Tensor? item_key, int ignore_index, float scale) -> (Tensor loss, Tensor lse)");
   m.def(
-      "linear_cross_entropy_backward(Tensor grad, Tensor hidden, Tensor weight, Tensor target, Tensor? bias, "
-      "Tensor lse, int ignore_index, float scale, bool bias_grad) "
-      "-> (Tensor hidden, Tensor weight, Tensor bias)");
+      "linear_cross_entropy_backward(Tensor? loss_grad, Tensor? lse_grad, Tensor hidden, Tensor weight, "
+      "Tensor? target, Tensor? bias, Tensor? row_key, Tensor? item_key, Tensor lse, int ignore_index, float scale, "
+      "bool bias_grad) -> (Tensor hidden, Tensor weight, Tensor bias)");
+  m.def("sampled_scores(Tensor anchors, Tensor table, Tensor negatives, float scale) -> Tensor");
+  m.def(
+      "sampled_logsumexp(Tensor anchors, Tensor table, Tensor negatives, Tensor? log_weight, Tensor? temperature, "
+      "Tensor? positives, Tensor? exclude, float scale) -> Tensor");
+  m.def(
+      "sampled_logsumexp_backward(Tensor grad, Tensor anchors, Tensor table, Tensor negatives, Tensor? log_weight, "
+      "Tensor? temperature, Tensor? positives, Tensor? exclude, Tensor lse, float scale) "
+      "-> (Tensor anchors, Tensor table, Tensor share, Tensor temperature)");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(recengine, CompositeExplicitAutograd, m) { m.impl("isa", TORCH_BOX(&isa)); }

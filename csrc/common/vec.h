@@ -66,6 +66,19 @@ RE_INLINE float hmax(vf v) {
   return t[0];
 }
 
+// Lane x of the result is the sum of the lanes of v[x] (v is used up): neighbours are added and halves
+// put together until one vector is left.
+RE_INLINE vf sum_each(vf* v) {
+  vi even, odd;
+  for (int i = 0; i < W; ++i) even[i] = 2 * i, odd[i] = 2 * i + 1;
+#pragma GCC unroll 4
+  for (int n = W; n > 1; n /= 2)
+#pragma GCC unroll 8
+    for (int i = 0; i < n / 2; ++i)
+      v[i] = __builtin_shuffle(v[2 * i], v[2 * i + 1], even) + __builtin_shuffle(v[2 * i], v[2 * i + 1], odd);
+  return v[0];
+}
+
 // exp(x), relative error about 2e-7 on [-87.3, 88.3], clamped outside, NaN for NaN (Cody and Waite
 // reduction by ln 2 in two parts, then a polynomial of degree 5 on the remainder).
 #if defined(__AVX512F__)

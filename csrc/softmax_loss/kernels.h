@@ -11,9 +11,11 @@ namespace recengine {
 // Only rows that count take part: row i here is row index[i] of the caller's tensors.
 struct CatalogueLoss {
   Matrix hidden, weight;
-  const float* bias;      // [items] or null
-  const int64_t* index;   // [rows]
-  const int64_t* target;  // [rows], an item each
+  const float* bias;        // [items] or null
+  const int64_t* index;     // [rows]
+  const int64_t* target;    // [rows]: an item each, or -1 where only the log-sum-exp is asked for
+  const int64_t* row_key;   // [rows] and [items], or null: an item with the key of a row is left out of that
+  const int64_t* item_key;  // row, unless it is the row's target
   float scale;
   int64_t rows, items, width;
 };
@@ -31,6 +33,27 @@ struct CatalogueScratch {
   int64_t forward, backward;
 };
 
+// Sampled log-sum-exp: entry (b, j) has the logit inverse_b * <anchor_b, table_n> + log_weight_bj with
+// n = id(b, j); ids below zero, and ids equal to exclude_b, take no part.
+struct SampledLogSumExp {
+  Matrix anchors, table;
+  const int64_t* negatives;
+  int64_t negatives_row, negatives_col;
+  const int64_t* positives;   // [rows] or null: one more entry a row, the last, without a weight
+  const int64_t* exclude;     // [rows] or null
+  const float* log_weight;    // or null
+  int64_t weight_row, weight_col;
+  const float* inverse;       // [rows], one over the temperature
+  int64_t rows, count, width;  // count: negatives of a row
+
+  // Always inlined: a copy compiled for one instruction set must not serve another.
+  [[gnu::always_inline]] int64_t entries() const { return count + (positives ? 1 : 0); }
+  [[gnu::always_inline]] int64_t id(int64_t b, int64_t j) const {
+    const int64_t n = j < count ? negatives[b * negatives_row + j * negatives_col] : positives[b];
+    return n >= 0 && exclude && j < count && n == exclude[b] ? -1 : n;
+  }
+};
+
 }  // namespace recengine
 
 #define RECENGINE_SOFTMAX_LOSS_KERNELS                                                                      \
@@ -46,12 +69,26 @@ struct CatalogueScratch {
   void catalogue_finish(const ::recengine::CatalogueLoss& p, int64_t row, const float* largest,             \
                         const float* sum, int64_t parts, int64_t stride, float* loss, float* lse,           \
                         float* scratch);                                                                    \
-  /* Over item blocks: hidden_part [rows][padded width] is added to, weight_sum [items][width] and */       \
-  /* bias_sum [items] are added to (set where first). lse and grad are by row of the problem. */            \
+  /* Over item blocks: the gradient of the logits is spread * softmax - hit * [item is target]. */          \
+  /* hidden_part [rows][padded width] is added to, weight_sum [items][width] and bias_sum [items] too (set */ \
+  /* where first). lse, spread and hit are by row of the chunk. */                                          \
   void catalogue_backward(const ::recengine::CatalogueLoss& p, const float* left, const float* right,       \
                           int64_t row, int64_t rows, int64_t block, int64_t block_end, const float* lse,    \
-                          const float* grad, float* hidden_part, float* weight_sum, float* bias_sum,        \
-                          bool first, float* scratch);                                                      \
+                          const float* spread, const float* hit, float* hidden_part, float* weight_sum,     \
+                          float* bias_sum, bool first, float* scratch);                                     \
   /* One row of the gradient of hidden from its parts. */                                                   \
   void catalogue_sum_parts(const float* parts, int64_t count, int64_t stride, int64_t width,                \
-                           const ::recengine::MutableMatrix& out, int64_t out_row, float* scratch);
+                           const ::recengine::MutableMatrix& out, int64_t out_row, float* scratch);                                                                              \
+  int64_t sampled_scratch(const ::recengine::SampledLogSumExp& p);                                          \
+  float sampled_forward(const ::recengine::SampledLogSumExp& p, int64_t b, float* scratch);                 \
+  /* The inner products of one anchor with its entries; 0 where there is none. */                           \
+  void sampled_scores(const ::recengine::SampledLogSumExp& p, int64_t b, float* scores, float* scratch);    \
+  /* share [entries] gets the softmax times grad; the gradients of the anchor, of the logits' weights (share */ \
+  /* again) and of one over the temperature (returned) follow from it. */                                   \
+  float sampled_backward(const ::recengine::SampledLogSumExp& p, int64_t b, float lse, float grad,          \
+                         float* share, const ::recengine::MutableMatrix& anchor_grad, float* scratch);      \
+  void sampled_read_anchor(const ::recengine::SampledLogSumExp& p, int64_t b, float* to);                   \
+  /* Rows of the gradient of the table: item i is the sum of coefficient * anchor over its entries. */      \
+  void sampled_table_row(const float* anchors, int64_t width, const int32_t* row, const float* coefficient, \
+                         int64_t count, int64_t item, const ::recengine::MutableMatrix& table_grad,         \
+                         float* scratch);

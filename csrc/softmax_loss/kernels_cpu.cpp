@@ -13,6 +13,7 @@ using recengine::CatalogueLoss;
 using recengine::CatalogueScratch;
 using recengine::CatalogueTiles;
 using recengine::MutableMatrix;
+using recengine::SampledLogSumExp;
 
 namespace {
 
@@ -48,6 +49,16 @@ void pack_items_scaled(const CatalogueLoss& p, int64_t item, int64_t count, floa
 
 void fill_bias(const CatalogueLoss& p, int64_t item, int64_t count, float* bias) {
   for (int64_t x = 0; x < NB; ++x) bias[x] = x >= count ? LOWEST : p.bias ? p.bias[item + x] : 0.f;
+}
+
+// Items with the key of a row, the target apart, drop out of that row.
+RE_INLINE void leave_out(const CatalogueLoss& p, int64_t row, int64_t item, int64_t count, float* x) {
+  const int64_t key = p.row_key[row];
+  const int64_t* keys = p.item_key + item;
+  const int64_t hit = p.target[row] - item;
+  const float kept = hit >= 0 && hit < count ? x[hit] : 0.f;
+  for (int64_t j = 0; j < count; ++j) x[j] = keys[j] == key ? LOWEST : x[j];
+  if (hit >= 0 && hit < count) x[hit] = kept;
 }
 
 // The logits of one group of rows against a step's items, into tile [MR][NB].
@@ -101,7 +112,6 @@ void catalogue_forward(const CatalogueLoss& p, const float* left, int64_t row, i
   float* tile = panels + NB * p.width;
   float* bias = tile + MR * NB;
   float* line = bias + NB;
-  (void)row;
   for (int64_t r = 0; r < rows; ++r) largest[r] = LOWEST, sum[r] = 0.f;
   for (int64_t b = block; b < block_end; ++b) {
     const int64_t item = b * NB, count = p.items - item < NB ? p.items - item : NB;
@@ -110,7 +120,8 @@ void catalogue_forward(const CatalogueLoss& p, const float* left, int64_t row, i
     for (int64_t g = 0; g < rows; g += MR) {
       logits(p, left + g * p.width, panels, bias, tile);
       for (int64_t r = g; r < rows && r < g + MR; ++r) {
-        const float* x = tile + (r - g) * NB;
+        float* x = tile + (r - g) * NB;
+        if (p.row_key) leave_out(p, row + r, item, count, x);
         vf top0 = load(x), top1 = load(x + W);
         for (int64_t j = 2 * W; j < NB; j += 2 * W) {
           top0 = vmax(top0, load(x + j));
@@ -137,20 +148,24 @@ void catalogue_finish(const CatalogueLoss& p, int64_t row, const float* largest,
   float top = LOWEST, total = 0.f;
   for (int64_t s = 0; s < parts; ++s) top = largest[s * stride] > top ? largest[s * stride] : top;
   for (int64_t s = 0; s < parts; ++s) total += sum[s * stride] * __builtin_expf(largest[s * stride] - top);
+  *lse = top <= 0.5f * LOWEST ? -__builtin_inff() : top + __builtin_logf(total);
   const int64_t item = p.target[row], wide = padded(p.width);
+  if (item < 0) {
+    *loss = 0.f;
+    return;
+  }
   const float* h = read_row(p.hidden, p.index[row], p.width, scratch);
   const float* w = read_row(p.weight, item, p.width, scratch + wide);
   vf dot{};
   int64_t k = 0;
   for (; k + W <= p.width; k += W) dot += load(h + k) * load(w + k);
   if (k < p.width) dot += load_n(h + k, static_cast<int>(p.width - k)) * load_n(w + k, static_cast<int>(p.width - k));
-  *lse = top + __builtin_logf(total);
   *loss = *lse - (p.scale * hsum(dot) + (p.bias ? p.bias[item] : 0.f));
 }
 
 void catalogue_backward(const CatalogueLoss& p, const float* left, const float* right, int64_t row, int64_t rows,
-                        int64_t block, int64_t block_end, const float* lse, const float* grad, float* hidden_part,
-                        float* weight_sum, float* bias_sum, bool first, float* scratch) {
+                        int64_t block, int64_t block_end, const float* lse, const float* spread, const float* hit,
+                        float* hidden_part, float* weight_sum, float* bias_sum, bool first, float* scratch) {
   const int64_t wide = padded(p.width);
   float* panels = scratch;
   float* items = panels + NB * p.width;
@@ -180,13 +195,14 @@ void catalogue_backward(const CatalogueLoss& p, const float* left, const float* 
             std::memset(x, 0, sizeof(float) * NB);
             continue;
           }
-          const vf shift = splat(lse[r]), weight = splat(grad[r]);
+          if (p.row_key) leave_out(p, row + r, item, count, x);
+          const vf shift = splat(lse[r]), weight = splat(spread[r]);
           for (int64_t j = 0; j < NB; j += 2 * W) {
             store(x + j, weight * vexp(load(x + j) - shift));
             store(x + j + W, weight * vexp(load(x + j + W) - shift));
           }
-          const int64_t hit = p.target[row + r] - item;
-          if (hit >= 0 && hit < count) x[hit] -= grad[r];
+          const int64_t at = p.target[row + r] - item;
+          if (at >= 0 && at < count) x[at] -= hit[r];
         }
         if (bias_sum)
           for (int64_t i = 0; i < MR; ++i)
@@ -225,6 +241,185 @@ void catalogue_sum_parts(const float* parts, int64_t count, int64_t stride, int6
   for (int64_t s = 1; s < count; ++s)
     for (int64_t k = 0; k < width; ++k) scratch[k] += parts[s * stride + k];
   write_row(out, out_row, width, scratch);
+}
+
+// --- sampled log-sum-exp
+
+namespace {
+
+// Table rows of W entries from j on: pointers to floats; entries that take no part point to row 0.
+RE_INLINE void gather_rows(const SampledLogSumExp& p, int64_t b, int64_t j, const float** rows, int32_t* counts, float* buffer) {
+  const int64_t entries = p.entries();
+  for (int x = 0; x < W; ++x) {
+    const int64_t n = j + x < entries ? p.id(b, j + x) : -1;
+    counts[x] = n >= 0 ? -1 : 0;
+    rows[x] = read_row(p.table, n < 0 ? 0 : n, p.width, buffer + x * p.width);
+  }
+}
+
+RE_INLINE void prefetch_rows(const SampledLogSumExp& p, int64_t b, int64_t j) {
+  const int64_t entries = p.entries(), size = p.table.bf16 ? 2 : 4;
+  for (int64_t x = j; x < j + W && x < entries; ++x) {
+    const int64_t n = p.id(b, x);
+    const char* at = static_cast<const char*>(p.table.data) + (n < 0 ? 0 : n) * p.table.row * size;
+    for (int64_t byte = 0; byte < p.width * size && byte < 512; byte += 64) __builtin_prefetch(at + byte);
+  }
+}
+
+// Inner products of the anchor with W rows.
+RE_INLINE vf inner_products(const float* anchor, const float* const* rows, int64_t width) {
+  vf sums[W];
+  for (int x = 0; x < W; ++x) sums[x] = vf{};
+  int64_t k = 0;
+  for (; k + W <= width; k += W) {
+    const vf a = load(anchor + k);
+#pragma GCC unroll 16
+    for (int x = 0; x < W; ++x) sums[x] += a * load(rows[x] + k);
+  }
+  if (k < width) {
+    const int rest = static_cast<int>(width - k);
+    const vf a = load_n(anchor + k, rest);
+    for (int x = 0; x < W; ++x) sums[x] += a * load_n(rows[x] + k, rest);
+  }
+  return sum_each(sums);
+}
+
+// Logits of W entries; those that take no part are LOWEST.
+RE_INLINE vf entry_logits(const SampledLogSumExp& p, int64_t b, int64_t j, vf product, const int32_t* counts) {
+  vf z = product * p.inverse[b];
+  if (p.log_weight) {
+    const float* w = p.log_weight + b * p.weight_row + j * p.weight_col;
+    const int n = static_cast<int>(p.count - j < W ? p.count - j : W);
+    if (p.weight_col == 1) {
+      z += load_n(w, n < 0 ? 0 : n);
+    } else {
+      for (int x = 0; x < n; ++x) z[x] += w[x * p.weight_col];
+    }
+  }
+  vi live;
+  std::memcpy(&live, counts, sizeof(live));
+  z = live != 0 ? z : splat(LOWEST);
+  return z < LOWEST ? splat(LOWEST) : z;
+}
+
+}  // namespace
+
+int64_t sampled_scratch(const SampledLogSumExp& p) {
+  return (p.entries() + W - 1) / W * W + (W + 2) * (p.width + W);
+}
+
+float sampled_forward(const SampledLogSumExp& p, int64_t b, float* scratch) {
+  const int64_t entries = p.entries();
+  float* z = scratch;
+  float* line = z + (entries + W - 1) / W * W;
+  float* buffer = line + p.width + W;
+  const float* anchor = read_row(p.anchors, b, p.width, line);
+  const float* rows[W];
+  int32_t counts[W];
+  vf top = splat(LOWEST);
+  for (int64_t j = 0; j < entries; j += W) {
+    prefetch_rows(p, b, j + 2 * W);
+    gather_rows(p, b, j, rows, counts, buffer);
+    const vf logit = entry_logits(p, b, j, inner_products(anchor, rows, p.width), counts);
+    store(z + j, logit);
+    top = vmax(top, logit);
+  }
+  const float largest = hmax(top);
+  if (largest <= 0.5f * LOWEST) return -__builtin_inff();
+  vf sum{};
+  for (int64_t j = 0; j < entries; j += W) sum += vexp(load(z + j) - largest);
+  return largest + __builtin_logf(hsum(sum));
+}
+
+void sampled_scores(const SampledLogSumExp& p, int64_t b, float* scores, float* scratch) {
+  const int64_t entries = p.entries();
+  float* buffer = scratch + p.width + W;
+  const float* anchor = read_row(p.anchors, b, p.width, scratch);
+  const float* rows[W];
+  int32_t counts[W];
+  for (int64_t j = 0; j < entries; j += W) {
+    prefetch_rows(p, b, j + 2 * W);
+    gather_rows(p, b, j, rows, counts, buffer);
+    vi live;
+    std::memcpy(&live, counts, sizeof(live));
+    const vf product = inner_products(anchor, rows, p.width) * p.inverse[b];
+    store_n(scores + j, live != 0 ? product : vf{}, static_cast<int>(entries - j < W ? entries - j : W));
+  }
+}
+
+float sampled_backward(const SampledLogSumExp& p, int64_t b, float lse, float grad, float* share,
+                       const MutableMatrix& anchor_grad, float* scratch) {
+  const int64_t entries = p.entries();
+  float* line = scratch;
+  float* sum = line + p.width + W;
+  float* buffer = sum + p.width + W;
+  for (int64_t k = 0; k < p.width; ++k) sum[k] = 0.f;
+  if (lse == -__builtin_inff()) {
+    for (int64_t j = 0; j < entries; ++j) share[j] = 0.f;
+    write_row(anchor_grad, b, p.width, sum);
+    return 0.f;
+  }
+  const float* anchor = read_row(p.anchors, b, p.width, line);
+  const float* rows[W];
+  int32_t counts[W];
+  vf inverse_grad{};
+  for (int64_t j = 0; j < entries; j += W) {
+    prefetch_rows(p, b, j + 2 * W);
+    gather_rows(p, b, j, rows, counts, buffer);
+    const vf product = inner_products(anchor, rows, p.width);
+    const vf z = entry_logits(p, b, j, product, counts);
+    vf part = grad * vexp(z - lse);
+    part = z > LOWEST ? part : vf{};
+    inverse_grad += part * (z > LOWEST ? product : vf{});
+    store_n(share + j, part, static_cast<int>(entries - j < W ? entries - j : W));
+    const vf coefficient = part * p.inverse[b];
+    int64_t k = 0;
+    for (; k + W <= p.width; k += W) {
+      vf s0 = load(sum + k), s1{};
+#pragma GCC unroll 16
+      for (int x = 0; x < W; x += 2) {
+        s0 += coefficient[x] * load(rows[x] + k);
+        s1 += coefficient[x + 1] * load(rows[x + 1] + k);
+      }
+      store(sum + k, s0 + s1);
+    }
+    for (; k < p.width; ++k)
+      for (int x = 0; x < W; ++x) sum[k] += coefficient[x] * rows[x][k];
+  }
+  write_row(anchor_grad, b, p.width, sum);
+  return hsum(inverse_grad);
+}
+
+void sampled_read_anchor(const SampledLogSumExp& p, int64_t b, float* to) {
+  const float* from = read_row(p.anchors, b, p.width, to);
+  if (from != to) std::memcpy(to, from, sizeof(float) * static_cast<size_t>(p.width));
+}
+
+void sampled_table_row(const float* anchors, int64_t width, const int32_t* row, const float* coefficient, int64_t count,
+                       int64_t item, const MutableMatrix& table_grad, float* scratch) {
+  int64_t k = 0;
+  for (; k + 4 * W <= width; k += 4 * W) {
+    vf s0{}, s1{}, s2{}, s3{};
+    for (int64_t e = 0; e < count; ++e) {
+      const float* a = anchors + row[e] * width + k;
+      const vf c = splat(coefficient[e]);
+      s0 += c * load(a);
+      s1 += c * load(a + W);
+      s2 += c * load(a + 2 * W);
+      s3 += c * load(a + 3 * W);
+    }
+    store(scratch + k, s0);
+    store(scratch + k + W, s1);
+    store(scratch + k + 2 * W, s2);
+    store(scratch + k + 3 * W, s3);
+  }
+  for (; k < width; k += W) {
+    const int n = static_cast<int>(width - k < W ? width - k : W);
+    vf s{};
+    for (int64_t e = 0; e < count; ++e) s += splat(coefficient[e]) * load_n(anchors + row[e] * width + k, n);
+    store_n(scratch + k, s, n);
+  }
+  write_row(table_grad, item, width, scratch);
 }
 
 }  // namespace KERN_NS

@@ -1,6 +1,8 @@
 #include <torch/csrc/stable/library.h>
 
 #include <algorithm>
+#include <atomic>
+#include <cmath>
 #include <optional>
 #include <tuple>
 #include <vector>
@@ -22,17 +24,28 @@ using torch::stable::parallel_for;
 
 // --- linear cross-entropy
 
-void check_catalogue(const char* op, const Tensor& hidden, const Tensor& weight, const Tensor& target,
-                     const std::optional<Tensor>& bias) {
+void check_ids(const char* op, const char* name, const Tensor& ids, int64_t length) {
+  check_dim(op, name, ids, 1);
+  check_size(op, name, ids, 0, length);
+  check_dtype(op, name, ids, ScalarType::Long, "int64");
+  STD_TORCH_CHECK(ids.is_cpu(), op, ": ", name, " must be on the CPU as the first argument is");
+}
+
+void check_catalogue(const char* op, const Tensor& hidden, const Tensor& weight, const std::optional<Tensor>& target,
+                     const std::optional<Tensor>& bias, const std::optional<Tensor>& row_key,
+                     const std::optional<Tensor>& item_key) {
   check_dim(op, "hidden", hidden, 2);
   check_dim(op, "weight", weight, 2);
-  check_dim(op, "target", target, 1);
   check_size(op, "weight", weight, 1, hidden.size(1));
-  check_size(op, "target", target, 0, hidden.size(0));
   check_float_or_bf16(op, "hidden", hidden);
   check_same_dtype(op, "weight", weight, "hidden", hidden);
-  check_dtype(op, "target", target, ScalarType::Long, "int64");
-  STD_TORCH_CHECK(weight.is_cpu() && target.is_cpu(), op, ": weight and target must be on the CPU as hidden is");
+  STD_TORCH_CHECK(weight.is_cpu(), op, ": weight must be on the CPU as hidden is");
+  if (target) check_ids(op, "target", *target, hidden.size(0));
+  STD_TORCH_CHECK(row_key.has_value() == item_key.has_value(), op, ": row_key and item_key come together or not at all");
+  if (row_key) {
+    check_ids(op, "row_key", *row_key, hidden.size(0));
+    check_ids(op, "item_key", *item_key, weight.size(0));
+  }
   STD_TORCH_CHECK(weight.size(0) > 0, op, ": weight has no rows, expected at least one item");
   if (bias) {
     check_dim(op, "bias", *bias, 1);
@@ -44,30 +57,32 @@ void check_catalogue(const char* op, const Tensor& hidden, const Tensor& weight,
 // The rows that count, their targets and the bias, gathered once; everything a kernel call refers to.
 struct Catalogue {
   CatalogueLoss p;
-  std::vector<int64_t> index, target;
+  std::vector<int64_t> index, target, row_key, item_key;
   std::vector<float> bias;
   CatalogueTiles tiles;
   int64_t blocks, parts, wide, chunk;
 
-  Catalogue(const char* op, const Tensor& hidden, const Tensor& weight, const Tensor& target_, const std::optional<Tensor>& bias_,
-            int64_t ignore_index, double scale) {
+  Catalogue(const char* op, const Tensor& hidden, const Tensor& weight, const std::optional<Tensor>& target_,
+            const std::optional<Tensor>& bias_, const std::optional<Tensor>& row_key_,
+            const std::optional<Tensor>& item_key_, int64_t ignore_index, double scale) {
     const int64_t rows = hidden.size(0), items = weight.size(0);
-    const int64_t* y = target_.const_data_ptr<int64_t>();
-    const int64_t step = target_.stride(0);
     for (int64_t r = 0; r < rows; ++r) {
-      const int64_t item = y[r * step];
-      if (item == ignore_index) continue;
-      STD_TORCH_CHECK(item >= 0 && item < items, op, ": target[", r, "] is ", item, ", expected 0 to ", items - 1,
-                      " or ignore_index (", ignore_index, ")");
+      const int64_t item = target_ ? target_->const_data_ptr<int64_t>()[r * target_->stride(0)] : -1;
+      if (target_ && item == ignore_index) continue;
+      STD_TORCH_CHECK(!target_ || (item >= 0 && item < items), op, ": target[", r, "] is ", item, ", expected 0 to ",
+                      items - 1, " or ignore_index (", ignore_index, ")");
       index.push_back(r);
       target.push_back(item);
+      if (row_key_) row_key.push_back(row_key_->const_data_ptr<int64_t>()[r * row_key_->stride(0)]);
     }
+    if (item_key_)
+      for (int64_t v = 0; v < items; ++v) item_key.push_back(item_key_->const_data_ptr<int64_t>()[v * item_key_->stride(0)]);
     if (bias_) {
       const float* b = bias_->const_data_ptr<float>();
       for (int64_t v = 0; v < items; ++v) bias.push_back(b[v * bias_->stride(0)]);
     }
     p = {view(hidden), view(weight), bias_ ? bias.data() : nullptr, index.data(), target.data(),
-         static_cast<float>(scale), static_cast<int64_t>(index.size()), items, hidden.size(1)};
+         row_key_ ? row_key.data() : nullptr, item_key_ ? item_key.data() : nullptr, static_cast<float>(scale), static_cast<int64_t>(index.size()), items, hidden.size(1)};
     tiles = RECENGINE_PICK(catalogue_tiles)();
     blocks = (items + tiles.items - 1) / tiles.items;
     wide = (p.width + tiles.panel - 1) / tiles.panel * tiles.panel;
@@ -89,14 +104,15 @@ void pack_chunk(const Catalogue& c, int64_t start, float* left, float* right) {
   });
 }
 
-std::tuple<Tensor, Tensor> linear_cross_entropy(const Tensor& hidden, const Tensor& weight, const Tensor& target,
-                                                const std::optional<Tensor>& bias, int64_t ignore_index, double scale) {
+std::tuple<Tensor, Tensor> linear_cross_entropy(const Tensor& hidden, const Tensor& weight, const std::optional<Tensor>& target,
+                                                const std::optional<Tensor>& bias, const std::optional<Tensor>& row_key,
+                                                const std::optional<Tensor>& item_key, int64_t ignore_index, double scale) {
   const char* op = "linear_cross_entropy";
-  check_catalogue(op, hidden, weight, target, bias);
+  check_catalogue(op, hidden, weight, target, bias, row_key, item_key);
   Tensor loss = new_zeros(hidden, {hidden.size(0)}, ScalarType::Float);
   Tensor lse = new_zeros(hidden, {hidden.size(0)}, ScalarType::Float);
   if (hidden.size(0) == 0) return {loss, lse};
-  const Catalogue c(op, hidden, weight, target, bias, ignore_index, scale);
+  const Catalogue c(op, hidden, weight, target, bias, row_key, item_key, ignore_index, scale);
   float *loss_out = loss.mutable_data_ptr<float>(), *lse_out = lse.mutable_data_ptr<float>();
   const Scratch left(c.chunk * c.p.width), largest(c.parts * c.chunk), sum(c.parts * c.chunk);
   const auto forward = RECENGINE_PICK(catalogue_forward);
@@ -122,30 +138,35 @@ std::tuple<Tensor, Tensor> linear_cross_entropy(const Tensor& hidden, const Tens
   return {loss, lse};
 }
 
-std::tuple<Tensor, Tensor, Tensor> linear_cross_entropy_backward(const Tensor& grad, const Tensor& hidden, const Tensor& weight,
-                                                                 const Tensor& target, const std::optional<Tensor>& bias,
-                                                                 const Tensor& lse, int64_t ignore_index, double scale,
-                                                                 bool bias_grad) {
+// By the rows that count: values of a gradient that may be absent.
+std::vector<float> gathered(const char* op, const char* name, const std::optional<Tensor>& t, const Catalogue& c, int64_t rows) {
+  std::vector<float> values(c.index.size(), 0.f);
+  if (!t) return values;
+  check_dim(op, name, *t, 1);
+  check_size(op, name, *t, 0, rows);
+  check_dtype(op, name, *t, ScalarType::Float, "float32");
+  for (size_t i = 0; i < values.size(); ++i) values[i] = t->const_data_ptr<float>()[c.index[i] * t->stride(0)];
+  return values;
+}
+
+std::tuple<Tensor, Tensor, Tensor> linear_cross_entropy_backward(
+    const std::optional<Tensor>& loss_grad, const std::optional<Tensor>& lse_grad, const Tensor& hidden, const Tensor& weight,
+    const std::optional<Tensor>& target, const std::optional<Tensor>& bias, const std::optional<Tensor>& row_key,
+    const std::optional<Tensor>& item_key, const Tensor& lse, int64_t ignore_index, double scale, bool bias_grad) {
   const char* op = "linear_cross_entropy_backward";
-  check_catalogue(op, hidden, weight, target, bias);
-  for (const auto& [name, t] : {std::pair<const char*, const Tensor&>{"grad", grad}, {"lse", lse}}) {
-    check_dim(op, name, t, 1);
-    check_size(op, name, t, 0, hidden.size(0));
-    check_dtype(op, name, t, ScalarType::Float, "float32");
-  }
+  check_catalogue(op, hidden, weight, target, bias, row_key, item_key);
   Tensor hidden_grad = new_zeros(hidden, {hidden.size(0), hidden.size(1)});
-  const Catalogue c(op, hidden, weight, target, bias, ignore_index, scale);
+  const Catalogue c(op, hidden, weight, target, bias, row_key, item_key, ignore_index, scale);
   const bool direct = weight.scalar_type() == ScalarType::Float;
   Tensor bias_out = new_zeros(hidden, {bias_grad ? weight.size(0) : 0}, ScalarType::Float);
   if (c.p.rows == 0) return {hidden_grad, new_zeros(weight, {weight.size(0), weight.size(1)}), bias_out};
   Tensor weight_grad = new_empty(weight, {weight.size(0), weight.size(1)});
   // Sums over chunks of rows stay in floats; a bfloat16 gradient is rounded once.
   Tensor weight_sum = direct ? weight_grad : new_empty(weight, {weight.size(0), weight.size(1)}, ScalarType::Float);
-  std::vector<float> lse_of(c.index.size()), grad_of(c.index.size());
-  for (size_t i = 0; i < c.index.size(); ++i) {
-    lse_of[i] = lse.const_data_ptr<float>()[c.index[i] * lse.stride(0)];
-    grad_of[i] = grad.const_data_ptr<float>()[c.index[i] * grad.stride(0)];
-  }
+  const int64_t count = hidden.size(0);
+  const std::vector<float> lse_of = gathered(op, "lse", lse, c, count), hit = gathered(op, "loss_grad", loss_grad, c, count);
+  std::vector<float> spread = gathered(op, "lse_grad", lse_grad, c, count);
+  for (size_t i = 0; i < spread.size(); ++i) spread[i] = lse_of[i] == -INFINITY ? 0.f : spread[i] + hit[i];
   const Scratch left(c.chunk * c.p.width), right(c.chunk * c.wide), parts(c.parts * c.chunk * c.wide);
   const auto backward = RECENGINE_PICK(catalogue_backward);
   const auto sum_parts = RECENGINE_PICK(catalogue_sum_parts);
@@ -162,7 +183,7 @@ std::tuple<Tensor, Tensor, Tensor> linear_cross_entropy_backward(const Tensor& g
         float* part = parts.get() + s * c.chunk * c.wide;
         std::fill_n(part, c.chunk * c.wide, 0.f);
         backward(c.p, left.get(), right.get(), start, rows, c.first_block(s), c.first_block(s + 1), lse_of.data() + start,
-                 grad_of.data() + start, part, weight_to, bias_to, start == 0, own.get());
+                 spread.data() + start, hit.data() + start, part, weight_to, bias_to, start == 0, own.get());
       }
     });
     parallel_for(0, rows, 64, [&](int64_t begin, int64_t end) {
@@ -176,10 +197,197 @@ std::tuple<Tensor, Tensor, Tensor> linear_cross_entropy_backward(const Tensor& g
   return {hidden_grad, weight_grad, bias_out};
 }
 
+// --- sampled log-sum-exp
+
+// Everything a kernel call refers to; ids are checked here, once.
+struct Sampled {
+  SampledLogSumExp p;
+  std::vector<float> inverse;
+  std::vector<int64_t> positives, exclude;
+
+  Sampled(const char* op, const Tensor& anchors, const Tensor& table, const Tensor& negatives,
+          const std::optional<Tensor>& log_weight, const std::optional<Tensor>& temperature,
+          const std::optional<Tensor>& positives_, const std::optional<Tensor>& exclude_, double scale) {
+    check_dim(op, "anchors", anchors, 2);
+    check_dim(op, "table", table, 2);
+    check_dim(op, "negatives", negatives, 2);
+    check_size(op, "table", table, 1, anchors.size(1));
+    check_size(op, "negatives", negatives, 0, anchors.size(0));
+    check_float_or_bf16(op, "anchors", anchors);
+    check_same_dtype(op, "table", table, "anchors", anchors);
+    check_dtype(op, "negatives", negatives, ScalarType::Long, "int64");
+    STD_TORCH_CHECK(table.is_cpu() && negatives.is_cpu(), op, ": table and negatives must be on the CPU as anchors is");
+    const int64_t rows = anchors.size(0), items = table.size(0), count = negatives.size(1);
+    if (log_weight) {
+      check_dim(op, "log_weight", *log_weight, 2);
+      check_size(op, "log_weight", *log_weight, 0, rows);
+      check_size(op, "log_weight", *log_weight, 1, count);
+      check_dtype(op, "log_weight", *log_weight, ScalarType::Float, "float32");
+    }
+    inverse.assign(static_cast<size_t>(rows), static_cast<float>(scale));
+    if (temperature) {
+      check_dim(op, "temperature", *temperature, 1);
+      check_size(op, "temperature", *temperature, 0, rows);
+      check_dtype(op, "temperature", *temperature, ScalarType::Float, "float32");
+      for (int64_t b = 0; b < rows; ++b) {
+        const float t = temperature->const_data_ptr<float>()[b * temperature->stride(0)];
+        STD_TORCH_CHECK(t > 0, op, ": temperature[", b, "] is ", t, ", expected a positive number");
+        inverse[static_cast<size_t>(b)] = static_cast<float>(scale) / t;
+      }
+    }
+    for (const auto& [name, given, ids] :
+         {std::tuple<const char*, const std::optional<Tensor>&, std::vector<int64_t>&>{"positives", positives_, positives},
+          {"exclude", exclude_, exclude}}) {
+      if (!given) continue;
+      check_ids(op, name, *given, rows);
+      for (int64_t b = 0; b < rows; ++b) ids.push_back(given->const_data_ptr<int64_t>()[b * given->stride(0)]);
+    }
+    STD_TORCH_CHECK(items < INT32_MAX && rows < INT32_MAX, op, ": table and anchors must have fewer than 2^31 rows");
+    p = {view(anchors), view(table), negatives.const_data_ptr<int64_t>(), negatives.stride(0), negatives.stride(1),
+         positives_ ? positives.data() : nullptr, exclude_ ? exclude.data() : nullptr,
+         log_weight ? log_weight->const_data_ptr<float>() : nullptr, log_weight ? log_weight->stride(0) : 0,
+         log_weight ? log_weight->stride(1) : 0, inverse.data(), rows, count, anchors.size(1)};
+    check_range(op, items);
+  }
+
+ private:
+  void check_range(const char* op, int64_t items) const {
+    const int64_t entries = p.entries(), all = p.rows * entries;
+    STD_TORCH_CHECK(items > 0 || all == 0, op, ": table has no rows, expected at least one item");
+    std::atomic<int64_t> first{all};
+    parallel_for(0, p.rows, 16, [&](int64_t begin, int64_t end) {
+      for (int64_t b = begin; b < end; ++b) {
+        bool wrong = false;
+        for (int64_t j = 0; j < p.count; ++j) {
+          const int64_t n = p.negatives[b * p.negatives_row + j * p.negatives_col];
+          wrong |= n < -1 || n >= items;
+        }
+        wrong |= p.positives && (p.positives[b] < -1 || p.positives[b] >= items);
+        if (!wrong) continue;
+        int64_t seen = first.load();
+        while (b * entries < seen && !first.compare_exchange_weak(seen, b * entries)) {
+        }
+      }
+    });
+    if (first == all) return;
+    const int64_t b = first / entries;
+    for (int64_t j = 0; j < p.count; ++j) {
+      const int64_t n = p.negatives[b * p.negatives_row + j * p.negatives_col];
+      STD_TORCH_CHECK(n >= -1 && n < items, op, ": negatives[", b, ", ", j, "] is ", n, ", expected 0 to ", items - 1,
+                      ", or -1 for no entry");
+    }
+    STD_TORCH_CHECK(false, op, ": positives[", b, "] is ", p.positives[b], ", expected 0 to ", items - 1, ", or -1 for none");
+  }
+};
+
+Tensor sampled_logsumexp(const Tensor& anchors, const Tensor& table, const Tensor& negatives,
+                         const std::optional<Tensor>& log_weight, const std::optional<Tensor>& temperature,
+                         const std::optional<Tensor>& positives, const std::optional<Tensor>& exclude, double scale) {
+  const Sampled s("sampled_logsumexp", anchors, table, negatives, log_weight, temperature, positives, exclude, scale);
+  Tensor lse = new_empty(anchors, {s.p.rows}, ScalarType::Float);
+  float* out = lse.mutable_data_ptr<float>();
+  const auto forward = RECENGINE_PICK(sampled_forward);
+  const int64_t scratch = RECENGINE_PICK(sampled_scratch)(s.p);
+  parallel_for(0, s.p.rows, 4, [&](int64_t begin, int64_t end) {
+    const Scratch own(scratch);
+    for (int64_t b = begin; b < end; ++b) out[b] = forward(s.p, b, own.get());
+  });
+  return lse;
+}
+
+Tensor sampled_scores(const Tensor& anchors, const Tensor& table, const Tensor& negatives, double scale) {
+  const std::optional<Tensor> none;
+  const Sampled s("sampled_scores", anchors, table, negatives, none, none, none, none, scale);
+  Tensor scores = new_empty(anchors, {s.p.rows, s.p.count}, ScalarType::Float);
+  float* out = scores.mutable_data_ptr<float>();
+  const auto kernel = RECENGINE_PICK(sampled_scores);
+  const int64_t scratch = RECENGINE_PICK(sampled_scratch)(s.p);
+  parallel_for(0, s.p.rows, 4, [&](int64_t begin, int64_t end) {
+    const Scratch own(scratch);
+    for (int64_t b = begin; b < end; ++b) kernel(s.p, b, out + b * s.p.count, own.get());
+  });
+  return scores;
+}
+
+// The gradient of the table: entries are put in order of their item (rows ascending within an item) by a
+// counting sort over a range of items, and each item's sum is made by one thread in that order.
+void table_gradient(const SampledLogSumExp& p, const float* anchors, const float* share, const Tensor& table_grad) {
+  const int64_t items = table_grad.size(0), entries = p.entries();
+  const MutableMatrix to = mutable_view(table_grad);
+  const auto reduce = RECENGINE_PICK(sampled_table_row);
+  parallel_for(0, items, 256, [&](int64_t begin, int64_t end) {
+    std::vector<int64_t> start(static_cast<size_t>(end - begin + 1), 0);
+    for (int64_t b = 0; b < p.rows; ++b)
+      for (int64_t j = 0; j < entries; ++j) {
+        const int64_t n = p.id(b, j);
+        if (n >= begin && n < end) ++start[static_cast<size_t>(n - begin + 1)];
+      }
+    for (size_t i = 1; i < start.size(); ++i) start[i] += start[i - 1];
+    std::vector<int32_t> row(static_cast<size_t>(start.back()));
+    const Scratch coefficient(start.back()), own(p.width);
+    std::vector<int64_t> next(start.begin(), start.end() - 1);
+    for (int64_t b = 0; b < p.rows; ++b)
+      for (int64_t j = 0; j < entries; ++j) {
+        const int64_t n = p.id(b, j);
+        if (n < begin || n >= end) continue;
+        const int64_t at = next[static_cast<size_t>(n - begin)]++;
+        row[static_cast<size_t>(at)] = static_cast<int32_t>(b);
+        coefficient.get()[at] = share[b * entries + j] * p.inverse[b];
+      }
+    for (int64_t n = begin; n < end; ++n) {
+      const int64_t at = start[static_cast<size_t>(n - begin)], count = start[static_cast<size_t>(n - begin + 1)] - at;
+      reduce(anchors, p.width, row.data() + at, coefficient.get() + at, count, n, to, own.get());
+    }
+  });
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> sampled_logsumexp_backward(
+    const Tensor& grad, const Tensor& anchors, const Tensor& table, const Tensor& negatives,
+    const std::optional<Tensor>& log_weight, const std::optional<Tensor>& temperature, const std::optional<Tensor>& positives,
+    const std::optional<Tensor>& exclude, const Tensor& lse, double scale) {
+  const char* op = "sampled_logsumexp_backward";
+  const Sampled s(op, anchors, table, negatives, log_weight, temperature, positives, exclude, scale);
+  for (const auto& [name, t] : {std::pair<const char*, const Tensor&>{"grad", grad}, {"lse", lse}}) {
+    check_dim(op, name, t, 1);
+    check_size(op, name, t, 0, s.p.rows);
+    check_dtype(op, name, t, ScalarType::Float, "float32");
+  }
+  const int64_t entries = s.p.entries(), width = s.p.width;
+  Tensor anchors_grad = new_empty(anchors, {s.p.rows, width});
+  Tensor table_grad = new_empty(table, {table.size(0), width});
+  // What falls to each entry: the gradient of its log-weight (the last column, of the positive, is not returned).
+  Tensor share = new_empty(anchors, {s.p.rows, entries}, ScalarType::Float);
+  Tensor temperature_grad = new_empty(anchors, {temperature ? s.p.rows : 0}, ScalarType::Float);
+  float* share_to = share.mutable_data_ptr<float>();
+  float* temperature_to = temperature ? temperature_grad.mutable_data_ptr<float>() : nullptr;
+  const bool whole = anchors.scalar_type() == ScalarType::Float && anchors.is_contiguous();
+  const Scratch copies(whole ? 1 : s.p.rows * width);
+  const MutableMatrix anchors_to = mutable_view(anchors_grad);
+  const auto backward = RECENGINE_PICK(sampled_backward);
+  const auto read = RECENGINE_PICK(sampled_read_anchor);
+  const int64_t scratch = RECENGINE_PICK(sampled_scratch)(s.p);
+  const float *upstream = grad.const_data_ptr<float>(), *sums = lse.const_data_ptr<float>();
+  parallel_for(0, s.p.rows, 4, [&](int64_t begin, int64_t end) {
+    const Scratch own(scratch);
+    for (int64_t b = begin; b < end; ++b) {
+      const float inverse_grad = backward(s.p, b, sums[b * lse.stride(0)], upstream[b * grad.stride(0)],
+                                          share_to + b * entries, anchors_to, own.get());
+      const float inverse = s.inverse[static_cast<size_t>(b)];
+      if (temperature_to) temperature_to[b] = -inverse_grad * inverse * inverse / static_cast<float>(scale);
+      if (!whole) read(s.p, b, copies.get() + b * width);
+    }
+  });
+  table_gradient(s.p, whole ? anchors.const_data_ptr<float>() : copies.get(), share_to, table_grad);
+  return {anchors_grad, table_grad, share, temperature_grad};
+}
+
 }  // namespace
 }  // namespace recengine
 
 STABLE_TORCH_LIBRARY_IMPL(recengine, CPU, m) {
   m.impl("linear_cross_entropy", TORCH_BOX(&recengine::linear_cross_entropy));
   m.impl("linear_cross_entropy_backward", TORCH_BOX(&recengine::linear_cross_entropy_backward));
+  m.impl("sampled_scores", TORCH_BOX(&recengine::sampled_scores));
+  m.impl("sampled_logsumexp", TORCH_BOX(&recengine::sampled_logsumexp));
+  m.impl("sampled_logsumexp_backward", TORCH_BOX(&recengine::sampled_logsumexp_backward));
 }

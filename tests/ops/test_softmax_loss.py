@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 from torch.library import opcheck
 
-from recengine.ops import linear_cross_entropy
+from recengine.ops import info_nce, linear_cross_entropy, sampled_logsumexp, sampled_scores
 from recengine.ops._library import native
-from recengine.ops.softmax_loss import linear_cross_entropy_reference
+from recengine.ops.softmax_loss import linear_cross_entropy_reference, sampled_logsumexp_reference
 
 needs_kernels = pytest.mark.skipif(not native().cpu, reason=f"no kernels: {native().reason}")
 TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 2e-3}
@@ -94,7 +94,7 @@ def test_extreme_logits_stay_finite() -> None:
     hidden, weight, target = catalogue(20, 500, 8, torch.float32)
     hidden, weight = (80 * hidden).requires_grad_(), (80 * weight).requires_grad_()
     loss = linear_cross_entropy(hidden, weight, target, reduction="none")
-    exact = linear_cross_entropy_reference(hidden.double(), weight.double(), target)
+    exact, _ = linear_cross_entropy_reference(hidden.double(), weight.double(), target)
     assert relative(loss.detach(), exact.detach()) <= 2e-6
     for gradient in torch.autograd.grad(loss.sum(), (hidden, weight)):
         assert torch.isfinite(gradient).all()
@@ -185,12 +185,13 @@ def test_catalogue_opcheck() -> None:
     weight.requires_grad_()
     bias = torch.zeros(40, requires_grad=True)
     operators = torch.ops.recengine
-    opcheck(operators.linear_cross_entropy.default, (hidden, weight, target, bias, -1, 1.0))
-    opcheck(operators.linear_cross_entropy.default, (hidden, weight, target, None, -1, 1.0))
+    keys = (torch.arange(7) % 3, torch.arange(40) % 5)
+    opcheck(operators.linear_cross_entropy.default, (hidden, weight, target, bias, *keys, -1, 1.0))
+    opcheck(operators.linear_cross_entropy.default, (hidden, weight, None, None, None, None, -1, 1.0))
     rows = torch.rand(7)
     opcheck(
         operators.linear_cross_entropy_backward.default,
-        (rows, hidden.detach(), weight.detach(), target, None, rows, -1, 1.0, False),
+        (rows, rows, hidden.detach(), weight.detach(), target, None, None, None, rows, -1, 1.0, False),
     )
 
 
@@ -224,3 +225,229 @@ def test_catalogue_under_autocast() -> None:
     assert relative(loss.detach(), exact.detach()) < 1e-4
     (gradient,) = torch.autograd.grad(loss, hidden)
     assert gradient.dtype == torch.float32
+
+
+# --- sampled log-sum-exp
+
+
+def sampled(
+    rows: int, items: int, count: int, width: int, dtype: torch.dtype, seed: int = 0
+) -> tuple[Tensor, ...]:
+    generator = torch.Generator().manual_seed(seed)
+    anchors = torch.nn.functional.normalize(torch.randn(rows, width, generator=generator)).to(dtype)
+    table = torch.nn.functional.normalize(torch.randn(items, width, generator=generator)).to(dtype)
+    negatives = torch.randint(0, items, (rows, count), generator=generator)
+    log_weight = torch.randn(rows, count, generator=generator) / 4
+    temperature = 0.05 + 0.2 * torch.rand(rows, generator=generator)
+    positives = torch.randint(0, items, (rows,), generator=generator)
+    return anchors, table, negatives, log_weight, temperature, positives
+
+
+@needs_kernels
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("positive", [False, True], ids=["negatives", "with-positive"])
+@pytest.mark.parametrize(
+    ("rows", "items", "count", "width"),
+    [(1, 1, 1, 1), (3, 5, 17, 7), (33, 200, 40, 16), (65, 30, 129, 100), (40, 3000, 333, 64)],
+)
+def test_sampled_values_and_gradients_agree_with_float64(
+    rows: int, items: int, count: int, width: int, positive: bool, dtype: torch.dtype
+) -> None:
+    anchors, table, negatives, log_weight, temperature, positives = sampled(rows, items, count, width, dtype)
+    if count > 2:
+        negatives[:, 2] = -1
+    options = {"positives": positives, "exclude": positives} if positive else {}
+    ours = [t.clone().requires_grad_() for t in (anchors, table, log_weight, temperature)]
+    truth = [t.double().requires_grad_() for t in (anchors, table, log_weight, temperature)]
+    upstream = torch.rand(rows, generator=torch.Generator().manual_seed(5))
+    results = []
+    for a, t, w, tau in (ours, truth):
+        lse = sampled_logsumexp(a, t, negatives, log_weight=w, temperature=tau, **options)
+        results.append((lse, torch.autograd.grad(lse, (a, t, w, tau), upstream.to(lse.dtype))))
+    (lse, found), (exact, wanted) = results
+    assert relative(lse.detach(), exact.detach()) <= TOLERANCE[dtype]
+    for name, one, other in zip(
+        ("anchors", "table", "log_weight", "temperature"), found, wanted, strict=True
+    ):
+        # logits up to 20: their own rounding is a few 1e-6 of the probabilities
+        limit = 6e-6 if one.dtype == torch.float32 else 4e-3
+        assert float((one.double() - other).norm()) <= limit * float(other.norm()) + 1e-7, name
+
+
+@needs_kernels
+@pytest.mark.parametrize("exclude", [False, True])
+def test_shared_negatives_are_the_same_sum(exclude: bool) -> None:
+    anchors, table, negatives, log_weight, temperature, _ = sampled(30, 50, 40, 16, torch.float32)
+    shared, weight = negatives[0].clone(), log_weight[0]
+    shared[7] = -1
+    options = {"temperature": temperature, "exclude": shared[:30] if exclude else None}
+    inputs = [t.requires_grad_() for t in (anchors, table, temperature)]
+    one = sampled_logsumexp(anchors, table, shared, log_weight=weight, **options)
+    rows = shared.expand(30, -1).contiguous()
+    two = sampled_logsumexp(anchors, table, rows, log_weight=weight.expand(30, -1), **options)
+    torch.testing.assert_close(one, two, rtol=2e-6, atol=1e-6)
+    for a, b in zip(
+        torch.autograd.grad(one.sum(), inputs), torch.autograd.grad(two.sum(), inputs), strict=True
+    ):
+        torch.testing.assert_close(a, b, rtol=2e-5, atol=2e-6)
+
+
+def test_a_row_without_entries_is_minus_infinity_without_gradient() -> None:
+    for dtype in (torch.float32, torch.float64):
+        anchors, table, negatives, *_ = sampled(4, 9, 5, 8, torch.float32)
+        anchors, table = anchors.to(dtype).requires_grad_(), table.to(dtype).requires_grad_()
+        negatives[1] = -1
+        lse = sampled_logsumexp(anchors, table, negatives)
+        assert lse[1] == -torch.inf
+        of_anchors, of_table = torch.autograd.grad(torch.nn.functional.softplus(lse).sum(), (anchors, table))
+        assert of_anchors[1].abs().sum() == 0
+        assert torch.isfinite(of_anchors).all()
+        assert torch.isfinite(of_table).all()
+        assert sampled_logsumexp(anchors[:0], table, negatives[:0]).shape == (0,)
+        assert (sampled_logsumexp(anchors, table, negatives[:, :0]) == -torch.inf).all()
+        assert (sampled_logsumexp(anchors, table, negatives[0, :0]) == -torch.inf).all()
+
+
+@needs_kernels
+def test_repeated_items_are_summed_and_threads_do_not_matter() -> None:
+    anchors, table, negatives, log_weight, temperature, _ = sampled(200, 11, 300, 24, torch.float32)
+    anchors.requires_grad_()
+    table.requires_grad_()
+    before = torch.get_num_threads()
+    results = []
+    try:
+        for threads in (1, 2, 5):
+            torch.set_num_threads(threads)
+            lse = sampled_logsumexp(anchors, table, negatives, log_weight=log_weight, temperature=temperature)
+            results.append((lse, *torch.autograd.grad(lse.sum(), (anchors, table))))
+    finally:
+        torch.set_num_threads(before)
+    for other in results[1:]:
+        for one, two in zip(results[0], other, strict=True):
+            assert torch.equal(one, two)
+
+
+@needs_kernels
+def test_extreme_temperature_stays_finite() -> None:
+    anchors, table, negatives, *_ = sampled(8, 30, 20, 8, torch.float32)
+    anchors.requires_grad_()
+    lse = sampled_logsumexp(anchors, table, negatives, temperature=0.0025)
+    exact = sampled_logsumexp_reference(anchors.double(), table.double(), negatives, scale=400.0)
+    assert relative(lse.detach(), exact.detach()) <= 2e-6
+    assert torch.isfinite(torch.autograd.grad(lse.sum(), anchors)[0]).all()
+
+
+def test_the_golden_values_of_the_softmax_family() -> None:
+    """Five cosines to the negatives, the positive's 0.6: a one-dimensional anchor gives these scores."""
+    scores = torch.tensor([[0.72], [0.2], [-0.1], [0.55], [0.9]], dtype=torch.float64)
+    weight = torch.tensor([[1.252729, 0.875950, 0.784508, 1.068842, 1.017971]], dtype=torch.float64)
+    anchor, ids = torch.ones(1, 1, dtype=torch.float64), torch.arange(5)[None]
+    for dtype, tolerance in ((torch.float32, 5e-6), (torch.float64, 2e-6)):
+        a, t = anchor.to(dtype), scores.to(dtype)
+        plain = sampled_logsumexp(a, t, ids, temperature=0.1) - 6
+        assert plain.item() == pytest.approx(3.179362, abs=tolerance)
+        table = torch.cat([t, torch.tensor([[0.6]], dtype=dtype)])
+        both = sampled_logsumexp(a, table, ids, temperature=0.1, positives=torch.tensor([5])) - 6
+        assert both.item() == pytest.approx(3.220132, abs=tolerance)
+        tau = torch.tensor([0.069729], dtype=torch.float64)
+        dsl = sampled_logsumexp(
+            a, t, ids, log_weight=(weight.log() - torch.tensor(5.0).log()), temperature=tau
+        )
+        assert dsl.item() - 0.6 / 0.069729 == pytest.approx(2.806120, abs=1e-4)
+
+
+@needs_kernels
+def test_sampled_scores_are_the_inner_products() -> None:
+    anchors, table, negatives, *_ = sampled(9, 40, 21, 20, torch.float32)
+    negatives[3, 4] = -1
+    scores = sampled_scores(anchors.requires_grad_(), table, negatives, temperature=0.5)
+    wanted = 2 * (anchors[:, None] * table[negatives.clamp(min=0)]).sum(-1)
+    wanted[3, 4] = 0
+    torch.testing.assert_close(scores, wanted.detach())
+    assert not scores.requires_grad
+
+
+@needs_kernels
+def test_sampled_arguments_are_checked_by_name() -> None:
+    anchors, table, negatives, log_weight, *_ = sampled(6, 20, 8, 4, torch.float32)
+    bad = negatives.clone()
+    bad[4, 3] = 20
+    with pytest.raises(RuntimeError, match=r"negatives\[4, 3\] is 20"):
+        sampled_logsumexp(anchors, table, bad)
+    with pytest.raises(RuntimeError, match=r"positives\[0\] is 99"):
+        sampled_logsumexp(anchors, table, negatives, positives=torch.full((6,), 99))
+    with pytest.raises(RuntimeError, match="log_weight has size 3"):
+        sampled_logsumexp(anchors, table, negatives, log_weight=log_weight[:, :3])
+    with pytest.raises(RuntimeError, match=r"temperature\[0\] is 0"):
+        sampled_logsumexp(anchors, table, negatives, temperature=torch.zeros(6))
+    with pytest.raises(RuntimeError, match="table has size 3"):
+        sampled_logsumexp(anchors, table[:, :3], negatives)
+    with pytest.raises(RuntimeError, match="negatives must be int64"):
+        sampled_logsumexp(anchors, table, negatives.int())
+    with pytest.raises(RuntimeError, match="table has no rows"):
+        sampled_logsumexp(anchors, table[:0], negatives)
+
+
+@needs_kernels
+def test_sampled_opcheck_compile_export() -> None:
+    anchors, table, negatives, log_weight, temperature, positives = sampled(6, 20, 8, 4, torch.float32)
+    inputs = [t.requires_grad_() for t in (anchors, table, log_weight, temperature)]
+    operator = torch.ops.recengine.sampled_logsumexp.default
+    opcheck(operator, (anchors, table, negatives, log_weight, temperature, positives, positives, 1.0))
+    opcheck(operator, (anchors, table, negatives, None, None, None, None, 2.0))
+    opcheck(torch.ops.recengine.sampled_scores.default, (anchors.detach(), table.detach(), negatives, 2.0))
+    compiled = torch.compile(sampled_logsumexp, fullgraph=True, dynamic=True, backend="aot_eager")
+    for ids, weight in ((negatives, log_weight), (negatives[0], log_weight[0])):
+        options = {"log_weight": weight, "temperature": temperature}
+        one = torch.autograd.grad(sampled_logsumexp(anchors, table, ids, **options).sum(), inputs[:2])
+        two = torch.autograd.grad(compiled(anchors, table, ids, **options).sum(), inputs[:2])
+        torch.testing.assert_close(one, two)
+
+    class Loss(torch.nn.Module):
+        def forward(self, anchors: Tensor, table: Tensor, negatives: Tensor) -> Tensor:
+            return sampled_logsumexp(anchors, table, negatives, temperature=0.1)
+
+    given = (anchors.detach(), table.detach(), negatives)
+    torch.testing.assert_close(torch.export.export(Loss(), given).module()(*given), Loss()(*given))
+
+
+def test_the_sampled_reference_has_the_right_gradient() -> None:
+    anchors, table, negatives, log_weight, temperature, positives = sampled(3, 5, 4, 2, torch.float64)
+    inputs = [t.double().requires_grad_() for t in (anchors, table, log_weight, temperature)]
+    assert torch.autograd.gradcheck(
+        lambda a, t, w, tau: sampled_logsumexp(
+            a, t, negatives, log_weight=w, temperature=tau, positives=positives
+        ),
+        inputs,
+    )
+
+
+# --- InfoNCE
+
+
+@needs_kernels
+@pytest.mark.parametrize("with_ids", [False, True])
+@pytest.mark.parametrize("rows", [1, 2, 30, 300])
+def test_info_nce_masks_duplicates(rows: int, with_ids: bool) -> None:
+    a, b, *_ = sampled(rows, rows, 1, 16, torch.float32)
+    ids = torch.randint(0, max(rows // 2, 1), (rows,), generator=torch.Generator().manual_seed(1))
+    results = []
+    for dtype in (torch.float32, torch.float64):
+        x, y = a.to(dtype).requires_grad_(), b.to(dtype).requires_grad_()
+        loss = info_nce(x, y, temperature=0.2, ids=ids if with_ids else None)
+        results.append((loss.detach(), *torch.autograd.grad(loss, (x, y))))
+    logits = a.double() @ b.double().t() / 0.2
+    if with_ids:
+        twin = (ids[:, None] == ids) & ~torch.eye(rows, dtype=torch.bool)
+        logits = logits.masked_fill(twin, -torch.inf)
+    plain = torch.nn.functional.cross_entropy(logits, torch.arange(rows))
+    torch.testing.assert_close(results[1][0], plain)
+    for one, two in zip(*results, strict=True):
+        assert float((one.double() - two).norm()) <= 3e-6 * float(two.norm()) + 1e-6
+
+
+def test_info_nce_of_nothing_is_zero() -> None:
+    empty = torch.zeros(0, 8, requires_grad=True)
+    loss = info_nce(empty, empty)
+    loss.backward()
+    assert loss.item() == 0
