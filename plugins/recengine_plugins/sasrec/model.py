@@ -11,6 +11,7 @@ from torch.nn import functional
 from recengine.contracts.batch import HistoryBatch, SequenceBatch, StepContext
 from recengine.contracts.loss import LossInput
 from recengine.contracts.model import DataFacts, Feed
+from recengine.nn.dropout import Dropout
 from recengine.nn.ragged import Layout, keep_recent, layout
 from recengine.nn.transformer import CausalBlock
 from recengine_plugins.sasrec.config import SASRecConfig
@@ -35,7 +36,7 @@ class SASRec(nn.Module):
             for _ in range(config.n_blocks)
         )
         self.norm = nn.LayerNorm(dim)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.loss: Any = None
         self.apply(self._initialise)
 

@@ -14,6 +14,8 @@ class Layout:
     """How the T rows of B packed sequences lie in a grid [B, length], each sequence at the left.
 
     cell: int64 [T], row t sits in cell b * length + i. position: int64 [T], i. lengths: int64 [B].
+    row: int64 [B * length], which row a cell shows; a free cell shows its sequence's last row (row 0 of all
+    where the sequence is empty). free: int64, the free cells.
     Under a causal mask the free cells at the right need no mask: no real position sees them.
     """
 
@@ -21,6 +23,8 @@ class Layout:
     position: Tensor
     lengths: Tensor
     length: int
+    row: Tensor
+    free: Tensor
 
     @property
     def sequences(self) -> int:
@@ -34,12 +38,15 @@ class Layout:
 
 def layout(offsets: Tensor) -> Layout:
     """The Layout of packed sequences; offsets int64 [B + 1]."""
+    device = offsets.device
     lengths = offsets[1:] - offsets[:-1]
-    total = int(offsets[-1])
-    row = torch.repeat_interleave(torch.arange(lengths.shape[0], device=offsets.device), lengths)
-    position = torch.arange(total, device=offsets.device) - offsets[row]
     longest = int(lengths.max()) if lengths.numel() else 0
-    return Layout(row * longest + position, position, lengths, longest)
+    sequence = torch.repeat_interleave(torch.arange(lengths.shape[0], device=device), lengths)
+    position = torch.arange(sequence.shape[0], device=device) - offsets[sequence]
+    steps = torch.arange(longest, device=device)
+    row = (offsets[:-1, None] + torch.minimum(steps, lengths[:, None] - 1)).clamp_(min=0)
+    free = torch.nonzero((steps >= lengths[:, None]).flatten()).flatten()
+    return Layout(sequence * longest + position, position, lengths, longest, row.flatten(), free)
 
 
 def keep_recent(items: Tensor, offsets: Tensor, limit: int) -> tuple[Tensor, Tensor]:
@@ -53,26 +60,26 @@ def keep_recent(items: Tensor, offsets: Tensor, limit: int) -> tuple[Tensor, Ten
 
 
 def spread(rows: Tensor, place: Layout) -> Tensor:
-    """Packed rows [T, ...] into the grid [B, length, ...]; free cells are zero."""
-    grid: Tensor = _Spread.apply(  # type: ignore[no-untyped-call]
-        rows, place.cell, place.sequences * place.length
-    )
+    """Packed rows [T, ...] into the grid [B, length, ...]; free cells repeat a row and take no gradient."""
+    grid: Tensor = _Spread.apply(rows, place.row, place.cell)  # type: ignore[no-untyped-call]
     return grid.view(place.sequences, place.length, *rows.shape[1:])
 
 
 def gather(grid: Tensor, place: Layout) -> Tensor:
-    """The inverse of ``spread``: the real cells of [B, length, ...] as rows [T, ...]."""
-    rows: Tensor = _Gather.apply(grid.flatten(0, 1), place.cell)  # type: ignore[no-untyped-call]
+    """The real cells of [B, length, ...] as rows [T, ...]; free cells get a gradient of zero."""
+    rows: Tensor = _Gather.apply(  # type: ignore[no-untyped-call]
+        grid.flatten(0, 1), place.cell, place.row, place.free
+    )
     return rows
 
 
 class _Spread(torch.autograd.Function):
-    """Cells are distinct, so each direction is a copy: no atomic or ordered additions in the backward."""
+    """Each row has one cell of its own, so the backward is a copy: nothing is added up, in any order."""
 
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, cell: Tensor, cells: int) -> Tensor:
+    def forward(ctx: Any, rows: Tensor, row: Tensor, cell: Tensor) -> Tensor:
         ctx.save_for_backward(cell)
-        return rows.new_zeros((cells, *rows.shape[1:])).index_copy_(0, cell, rows)
+        return rows.index_select(0, row)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
@@ -82,12 +89,11 @@ class _Spread(torch.autograd.Function):
 
 class _Gather(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, grid: Tensor, cell: Tensor) -> Tensor:
-        ctx.save_for_backward(cell)
-        ctx.cells = grid.shape[0]
+    def forward(ctx: Any, grid: Tensor, cell: Tensor, row: Tensor, free: Tensor) -> Tensor:
+        ctx.save_for_backward(row, free)
         return grid.index_select(0, cell)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        (cell,) = ctx.saved_tensors
-        return grad.new_zeros((ctx.cells, *grad.shape[1:])).index_copy_(0, cell, grad), None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+        row, free = ctx.saved_tensors
+        return grad.index_select(0, row).index_fill_(0, free, 0), None, None, None

@@ -7,6 +7,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from recengine.nn.attention import CausalSelfAttention
+from recengine.nn.dropout import Dropout
 from recengine.nn.ragged import Layout
 
 Activation = Literal["relu", "gelu", "silu"]
@@ -18,7 +19,7 @@ class FeedForward(nn.Sequential):
 
     def __init__(self, dim: int, inner: int, dropout: float, activation: Activation) -> None:
         super().__init__(
-            nn.Linear(dim, inner), ACTIVATIONS[activation](), nn.Dropout(dropout), nn.Linear(inner, dim)
+            nn.Linear(dim, inner), ACTIVATIONS[activation](), Dropout(dropout), nn.Linear(inner, dim)
         )
 
 
@@ -34,16 +35,14 @@ class CausalBlock(nn.Module):
         self.attention = CausalSelfAttention(dim, heads)
         self.feed_forward_norm = nn.LayerNorm(dim)
         self.feed_forward = FeedForward(dim, inner, dropout, activation)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, rows: Tensor, place: Layout) -> Tensor:
         """rows [T, d] -> [T, d]."""
-        rows = rows + self.dropout(self.attention(self.attention_norm(rows), place))
-        out: Tensor = rows + self.dropout(self.feed_forward(self.feed_forward_norm(rows)))
-        return out
+        rows = self.dropout.add(rows, self.attention(self.attention_norm(rows), place))
+        return self.dropout.add(rows, self.feed_forward(self.feed_forward_norm(rows)))
 
     def last(self, rows: Tensor, place: Layout, ends: Tensor) -> Tensor:
         """The output [B, d] at the last position of each sequence; no other position is computed."""
-        kept = rows[ends] + self.dropout(self.attention.last(self.attention_norm(rows), place, ends))
-        out: Tensor = kept + self.dropout(self.feed_forward(self.feed_forward_norm(kept)))
-        return out
+        kept = self.dropout.add(rows[ends], self.attention.last(self.attention_norm(rows), place, ends))
+        return self.dropout.add(kept, self.feed_forward(self.feed_forward_norm(kept)))

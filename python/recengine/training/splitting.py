@@ -31,7 +31,7 @@ def as_split(given: Interactions | Split, config: Config) -> Split:
 
 def audited(split: Split) -> list[Finding]:
     """What the leakage audit found; raises LeakageError when a finding has severity 'fail'."""
-    findings: list[Finding] = data.audit(split) if hasattr(data, "audit") else []
+    findings: list[Finding] = data.audit(split)
     failed = [finding for finding in findings if finding.severity == "fail"]
     if failed:
         raise LeakageError(
