@@ -18,8 +18,14 @@ class Observation:
 
 
 class Tuner(Protocol):
-    """``space`` is a recengine.tuning space; ``default`` a point of it."""
+    """Built as ``Tuner(config, space, seed)``; ``space`` is a recengine.tuning.Space."""
 
-    def propose(self, history: Sequence[Observation], n: int) -> list[dict[str, Any]]:
-        """n new points; deterministic given the seed it was built with and the history."""
+    def propose(
+        self, history: Sequence[Observation], n: int, pending: Sequence[Mapping[str, Any]] = ()
+    ) -> list[dict[str, Any]]:
+        """n new points, given what is known and what is being tried just now.
+
+        Deterministic given the seed it was built with and its arguments. A point may carry the key
+        ``__facts__``: what the policy wants kept with the trial.
+        """
         ...

@@ -1,0 +1,7 @@
+"""The tuning room: search spaces, studies that survive anything, ask and tell. No named tuner lives here."""
+
+from recengine.tuning.space import LinearLimit, Parameter, Space
+from recengine.tuning.store import StudyFile, Trial
+from recengine.tuning.study import Study
+
+__all__ = ["LinearLimit", "Parameter", "Space", "Study", "StudyFile", "Trial"]

@@ -1,0 +1,21 @@
+"""Tuners without a model of the objective: random search and Sobol sequences."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from recengine.hooks import hookimpl
+
+
+@hookimpl
+def recengine_register_tuners(registry: Any) -> None:
+    config = "recengine_plugins.tuners.config:SearchConfig"
+    registry.add(
+        "random", "recengine_plugins.tuners.search:RandomSearch", config=config, summary="uniform draws"
+    )
+    registry.add(
+        "sobol",
+        "recengine_plugins.tuners.search:SobolSearch",
+        config=config,
+        summary="scrambled Sobol sequence",
+    )

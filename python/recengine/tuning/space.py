@@ -1,0 +1,287 @@
+"""Search spaces: what a tuner may change, where it starts, and the unit cube that policies work in.
+
+A space is read off a model's config (``Space.of_config``) or written by hand; it knows the default point,
+which every default-aware policy prunes toward.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recengine.config import Config, did_you_mean
+from recengine.errors import ConfigError
+
+Kind = Literal["float", "int", "choice"]
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One knob. float and int have low <= high (log: searched on the logarithmic scale); choice has choices.
+
+    when: values of other parameters that make this one matter; otherwise it stays at its default.
+    cost: of changing it away from the default, for policies that weigh changes.
+    """
+
+    name: str
+    kind: Kind
+    default: Any
+    low: float = 0.0
+    high: float = 0.0
+    log: bool = False
+    choices: tuple[Any, ...] = ()
+    when: tuple[tuple[str, tuple[Any, ...]], ...] = ()
+    cost: float = 1.0
+
+    def __post_init__(self) -> None:
+        where = f"parameter '{self.name}'"
+        if self.kind == "choice":
+            if not self.choices:
+                raise ConfigError("a choice needs choices", where=where)
+            if len({_key(value) for value in self.choices}) != len(self.choices):
+                raise ConfigError("a choice is listed twice", where=where, found=list(self.choices))
+        elif not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
+            raise ConfigError(
+                "the range is empty or infinite", where=where, found=f"[{self.low}, {self.high}]"
+            )
+        elif self.log and self.low <= 0:
+            raise ConfigError(
+                "a logarithmic range must be positive", where=where, found=f"[{self.low}, {self.high}]"
+            )
+        if not self.contains(self.default):
+            raise ConfigError(
+                "the default lies outside the space",
+                where=where,
+                found=repr(self.default),
+                expected=f"one of {list(self.choices)}" if self.choices else f"{self.low} to {self.high}",
+                fix="widen the range, or set another default",
+            )
+
+    def contains(self, value: Any) -> bool:
+        if self.kind == "choice":
+            return _key(value) in {_key(choice) for choice in self.choices}
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+            return False
+        inside = self.low * (1 - 1e-12) - 1e-300 <= value <= self.high * (1 + 1e-12) + 1e-300
+        return inside and (self.kind == "float" or float(value).is_integer())
+
+    @property
+    def width(self) -> int:
+        """Columns in the unit cube: one, or one a choice when there are more than two."""
+        return len(self.choices) if self.kind == "choice" and len(self.choices) > 2 else 1
+
+    def encode(self, value: Any) -> NDArray[np.float64]:
+        """Unit-cube columns of a value."""
+        if self.kind == "choice":
+            at = [_key(choice) for choice in self.choices].index(_key(value))
+            if self.width == 1:
+                return np.array([float(at)])
+            return np.asarray(np.eye(self.width)[at])
+        low, high, x = (math.log(v) if self.log else float(v) for v in (self.low, self.high, value))
+        return np.array([min(1.0, max(0.0, (x - low) / (high - low)))])
+
+    def decode(self, columns: NDArray[np.float64]) -> Any:
+        """The nearest value; the default's own encoding gives back exactly the default."""
+        if self.kind == "choice":
+            at = int(np.argmax(columns)) if self.width > 1 else int(columns[0] >= 0.5)
+            return self.choices[min(at, len(self.choices) - 1)]
+        if abs(float(columns[0]) - float(self.encode(self.default)[0])) <= 1e-9:
+            return self.default
+        low, high = (math.log(v) if self.log else float(v) for v in (self.low, self.high))
+        x = low + float(np.clip(columns[0], 0, 1)) * (high - low)
+        x = math.exp(x) if self.log else x
+        return (
+            int(min(self.high, max(self.low, round(x))))
+            if self.kind == "int"
+            else min(self.high, max(self.low, x))
+        )
+
+
+@dataclass(frozen=True)
+class LinearLimit:
+    """sum_j coefficients[j] x_j <= at_most, on numeric parameters in their own units."""
+
+    coefficients: tuple[tuple[str, float], ...]
+    at_most: float
+
+
+@dataclass(frozen=True)
+class Space:
+    """Parameters in order, and linear limits among them."""
+
+    parameters: tuple[Parameter, ...]
+    limits: tuple[LinearLimit, ...] = ()
+
+    def __post_init__(self) -> None:
+        names = [parameter.name for parameter in self.parameters]
+        repeated = sorted({name for name in names if names.count(name) > 1})
+        if repeated:
+            raise ConfigError("parameters share a name", where="search space", found=", ".join(repeated))
+        if not names:
+            raise ConfigError("nothing is left to tune", where="search space", fix="free at least one knob")
+        numeric = {p.name for p in self.parameters if p.kind != "choice"}
+        for limit in self.limits:
+            for name, _ in limit.coefficients:
+                if name not in numeric:
+                    raise ConfigError(
+                        f"a linear limit names '{name}', which is no numeric parameter",
+                        where="limits",
+                        expected=", ".join(sorted(numeric)),
+                    )
+        if not self.allows(self.default):
+            raise ConfigError(
+                "the default violates a linear limit", where="limits", fix="change the limit or the default"
+            )
+
+    @classmethod
+    def of_config(
+        cls,
+        config: type[Config],
+        *,
+        default: Mapping[str, Any] | None = None,
+        only: Sequence[str] | None = None,
+        fixed: Sequence[str] = (),
+        ranges: Mapping[str, tuple[float, float]] | None = None,
+        costs: Mapping[str, float] | None = None,
+        prefix: str = "",
+        limits: Sequence[LinearLimit] = (),
+    ) -> Space:
+        """The space that a config declares: default ``config(**default)``, knobs with their ranges.
+
+        only / fixed: keep these knobs / leave those at their default. ranges: narrow or widen. costs: of
+        change. prefix is put before every name ('model.').
+        """
+        instance = config.parse(default or {}, where="default point")
+        declared = config.search_space()
+        for name in [*(only or ()), *fixed, *(ranges or {}), *(costs or {})]:
+            if name not in declared:
+                near = did_you_mean(name, list(declared))
+                raise ConfigError(
+                    f"there is no tunable setting '{name}'",
+                    where="search space",
+                    expected="one of " + ", ".join(declared),
+                    fix=f"did you mean '{near}'?" if near else None,
+                )
+        made = []
+        for name, search in declared.items():
+            if (only is not None and name not in only) or name in fixed:
+                continue
+            value = getattr(instance, name)
+            cost = (costs or {}).get(name, 1.0)
+            when = tuple((prefix + other, values) for other, values in search.when)
+            if search.choices is not None:
+                made.append(
+                    Parameter(prefix + name, "choice", value, choices=search.choices, when=when, cost=cost)
+                )
+                continue
+            low, high = (ranges or {}).get(name, (search.low, search.high))
+            if low is None or high is None:
+                raise ConfigError(
+                    "a range needs both ends", where=f"setting '{name}'", found=f"[{low}, {high}]"
+                )
+            kind: Kind = "int" if isinstance(value, int) and not isinstance(value, bool) else "float"
+            made.append(
+                Parameter(prefix + name, kind, value, float(low), float(high), search.log, (), when, cost)
+            )
+        return cls(tuple(made), tuple(limits))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(parameter.name for parameter in self.parameters)
+
+    @property
+    def default(self) -> dict[str, Any]:
+        return {parameter.name: parameter.default for parameter in self.parameters}
+
+    @property
+    def width(self) -> int:
+        return sum(parameter.width for parameter in self.parameters)
+
+    @property
+    def groups(self) -> tuple[tuple[int, ...], ...]:
+        """Columns of each parameter in the unit cube."""
+        ends = np.cumsum([0, *(parameter.width for parameter in self.parameters)])
+        return tuple(tuple(range(a, b)) for a, b in pairwise(ends))
+
+    def encode(self, point: Mapping[str, Any]) -> NDArray[np.float64]:
+        """Unit-cube row [width]."""
+        return np.concatenate([parameter.encode(point[parameter.name]) for parameter in self.parameters])
+
+    def decode(self, row: NDArray[np.float64]) -> dict[str, Any]:
+        """The nearest point; parameters that do not matter there are put back to their default."""
+        return self.settle(
+            {
+                p.name: p.decode(row[list(columns)])
+                for p, columns in zip(self.parameters, self.groups, strict=True)
+            }
+        )
+
+    def settle(self, point: Mapping[str, Any]) -> dict[str, Any]:
+        """``point`` with every inactive parameter at its default."""
+        settled = dict(point)
+        for parameter in self.parameters:
+            if not all(settled.get(other) in values for other, values in parameter.when):
+                settled[parameter.name] = parameter.default
+        return settled
+
+    def check(self, point: Mapping[str, Any], *, where: str = "point") -> None:
+        """Raises ConfigError for missing, unknown or out-of-range values."""
+        for name in point:
+            if name not in self.names:
+                near = did_you_mean(name, self.names)
+                raise ConfigError(
+                    f"unknown parameter '{name}'",
+                    where=where,
+                    fix=f"did you mean '{near}'?" if near else None,
+                )
+        for parameter in self.parameters:
+            if parameter.name not in point:
+                raise ConfigError(f"parameter '{parameter.name}' is missing", where=where)
+            if not parameter.contains(point[parameter.name]):
+                raise ConfigError(
+                    f"'{parameter.name}' lies outside the space",
+                    where=where,
+                    found=repr(point[parameter.name]),
+                )
+
+    def allows(self, point: Mapping[str, Any]) -> bool:
+        """Whether the linear limits hold."""
+        return all(
+            sum(factor * float(point[name]) for name, factor in limit.coefficients) <= limit.at_most + 1e-9
+            for limit in self.limits
+        )
+
+    def changed(self, point: Mapping[str, Any]) -> tuple[str, ...]:
+        """Names of the parameters that differ from the default (numbers: beyond 1e-9 of the range)."""
+        names = []
+        for parameter in self.parameters:
+            ours, theirs = parameter.encode(point[parameter.name]), parameter.encode(parameter.default)
+            if np.abs(ours - theirs).max() > 1e-9:
+                names.append(parameter.name)
+        return tuple(names)
+
+    def restarted(self, default: Mapping[str, Any]) -> Space:
+        """The same space around another default point."""
+        self.check(default, where="default point")
+        return Space(tuple(replace(p, default=default[p.name]) for p in self.parameters), self.limits)
+
+    def fingerprint(self) -> str:
+        """Hash of everything that decides whether two studies can share trials (costs are left out)."""
+        facts = [
+            [p.name, p.kind, p.low, p.high, p.log, list(map(_key, p.choices)), repr(p.when)]
+            for p in self.parameters
+        ] + [[list(limit.coefficients), limit.at_most] for limit in self.limits]
+        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
+
+
+def _key(value: Any) -> str:
+    """A choice by type and value: True and 1 are different choices."""
+    return f"{type(value).__name__}:{value!r}"

@@ -1,0 +1,227 @@
+"""Studies in one SQLite file: what was asked, what was told, whatever happens in between.
+
+Every change is one transaction, so a process killed at any moment leaves either all or nothing of it.
+Several workers may share a file on one machine: SQLite's own locking orders them. A trial that was asked and
+never told (its worker died) is found by the age of its last sign of life and given up.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sqlite3
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from recengine.errors import DataError, UsageError
+
+State = Literal["running", "done", "failed", "stopped"]
+_LAYOUT = 1
+_SCHEMA = """
+CREATE TABLE study (
+  name TEXT PRIMARY KEY, space TEXT NOT NULL, fingerprint TEXT NOT NULL, objectives TEXT NOT NULL,
+  seed INTEGER NOT NULL, created REAL NOT NULL);
+CREATE TABLE trial (
+  study TEXT NOT NULL REFERENCES study(name), number INTEGER NOT NULL, state TEXT NOT NULL,
+  parameters TEXT NOT NULL, trial_values TEXT, feasible INTEGER NOT NULL DEFAULT 1, seed INTEGER NOT NULL,
+  note TEXT NOT NULL DEFAULT '', facts TEXT NOT NULL DEFAULT '{}', asked REAL NOT NULL, seen REAL NOT NULL,
+  told REAL, PRIMARY KEY (study, number));
+CREATE TABLE report (
+  study TEXT NOT NULL, number INTEGER NOT NULL, step INTEGER NOT NULL, value REAL NOT NULL,
+  PRIMARY KEY (study, number, step));
+"""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One trial. values are None until it is done; facts is what the policy noted when it proposed it."""
+
+    number: int
+    state: State
+    parameters: dict[str, Any]
+    seed: int
+    values: tuple[float, ...] | None = None
+    feasible: bool = True
+    note: str = ""
+    facts: dict[str, Any] = field(default_factory=dict)
+    reports: tuple[tuple[int, float], ...] = ()
+
+
+class StudyFile:
+    """One file with one or more studies."""
+
+    def __init__(self, path: Path) -> None:
+        """Open or create. Raises DataError when the file is no study file, or cannot be written."""
+        self.path = path
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with self._transaction() as db:
+                tables = {row[0] for row in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+                if not tables:
+                    for statement in _SCHEMA.split(";\n"):
+                        if statement.strip():
+                            db.execute(statement)
+                    db.execute(f"PRAGMA user_version = {_LAYOUT}")
+                elif not {"study", "trial", "report"} <= tables:
+                    raise DataError(
+                        "this SQLite file holds no studies", where=str(path), found=sorted(tables)
+                    )
+                version = db.execute("PRAGMA user_version").fetchone()[0]
+                if version > _LAYOUT:
+                    raise DataError(
+                        "the study file was written by a newer recengine", where=str(path), found=version
+                    )
+        except (sqlite3.DatabaseError, OSError) as broken:
+            raise DataError("this is no usable study file", where=str(path), found=str(broken)) from broken
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        db = sqlite3.connect(self.path, timeout=60.0, isolation_level=None)
+        try:
+            db.execute("PRAGMA synchronous = FULL")
+            db.execute("BEGIN IMMEDIATE")
+            try:
+                yield db
+            except BaseException:
+                db.execute("ROLLBACK")
+                raise
+            try:
+                db.execute("COMMIT")
+            except sqlite3.OperationalError as full:
+                raise DataError(
+                    "the study file could not be written; nothing was lost but this change",
+                    where=str(self.path),
+                    found=str(full),
+                    fix="free some disk space and repeat",
+                ) from full
+        finally:
+            db.close()
+
+    def create(
+        self, name: str, space: Mapping[str, Any], fingerprint: str, objectives: Sequence[str], seed: int
+    ) -> None:
+        """Create the study, or check that the one in the file asks the same question."""
+        with self._transaction() as db:
+            row = db.execute("SELECT fingerprint, objectives FROM study WHERE name = ?", (name,)).fetchone()
+            if row is None:
+                db.execute(
+                    "INSERT INTO study VALUES (?, ?, ?, ?, ?, ?)",
+                    (name, json.dumps(space), fingerprint, json.dumps(list(objectives)), seed, time.time()),
+                )
+            elif row[0] != fingerprint or json.loads(row[1]) != list(objectives):
+                what = "search space" if row[0] != fingerprint else "objectives"
+                raise UsageError(
+                    f"the study '{name}' in this file has another {what}",
+                    where=str(self.path),
+                    fix="choose another name or file, or warm-start a new study from it",
+                )
+
+    def studies(self) -> list[str]:
+        with self._transaction() as db:
+            return [row[0] for row in db.execute("SELECT name FROM study ORDER BY created")]
+
+    def begin(self, study: str, parameters: Mapping[str, Any], seed: int, facts: Mapping[str, Any]) -> int:
+        """Record a trial as asked; returns its number."""
+        now = time.time()
+        with self._transaction() as db:
+            query = "SELECT COALESCE(MAX(number) + 1, 0) FROM trial WHERE study = ?"
+            number = int(db.execute(query, (study,)).fetchone()[0])
+            db.execute(
+                "INSERT INTO trial (study, number, state, parameters, seed, facts, asked, seen) "
+                "VALUES (?, ?, 'running', ?, ?, ?, ?, ?)",
+                (study, number, json.dumps(dict(parameters)), seed, json.dumps(dict(facts)), now, now),
+            )
+        return number
+
+    def finish(
+        self,
+        study: str,
+        number: int,
+        state: State,
+        values: Sequence[float] | None,
+        *,
+        feasible: bool = True,
+        note: str = "",
+    ) -> None:
+        """Record the outcome. Raises UsageError for a trial that was never asked or is finished already."""
+        if values is not None and not all(math.isfinite(value) for value in values):
+            state, note, values = "failed", note or f"objective is not finite: {list(values)}", None
+        with self._transaction() as db:
+            row = db.execute(
+                "SELECT state FROM trial WHERE study = ? AND number = ?", (study, number)
+            ).fetchone()
+            if row is None or row[0] != "running":
+                raise UsageError(
+                    f"trial {number} cannot be told",
+                    where=study,
+                    found="it was never asked" if row is None else f"it is {row[0]}",
+                )
+            db.execute(
+                "UPDATE trial SET state = ?, trial_values = ?, feasible = ?, note = ?, told = ? "
+                "WHERE study = ? AND number = ?",
+                (
+                    state,
+                    None if values is None else json.dumps(list(values)),
+                    int(feasible),
+                    note,
+                    time.time(),
+                    study,
+                    number,
+                ),
+            )
+
+    def report(self, study: str, number: int, step: int, value: float) -> None:
+        """Record an intermediate value (and a sign of life)."""
+        with self._transaction() as db:
+            db.execute("INSERT OR REPLACE INTO report VALUES (?, ?, ?, ?)", (study, number, step, value))
+            db.execute(
+                "UPDATE trial SET seen = ? WHERE study = ? AND number = ?", (time.time(), study, number)
+            )
+
+    def give_up(self, study: str, older_than_s: float) -> list[int]:
+        """Mark running trials without a sign of life for that long as failed; returns their numbers."""
+        with self._transaction() as db:
+            rows = db.execute(
+                "SELECT number FROM trial WHERE study = ? AND state = 'running' AND seen < ?",
+                (study, time.time() - older_than_s),
+            ).fetchall()
+            numbers = [int(row[0]) for row in rows]
+            for number in numbers:
+                db.execute(
+                    "UPDATE trial SET state = 'failed', note = 'its worker died', told = ? "
+                    "WHERE study = ? AND number = ?",
+                    (time.time(), study, number),
+                )
+        return numbers
+
+    def trials(self, study: str) -> list[Trial]:
+        """All trials by number."""
+        with self._transaction() as db:
+            reports: dict[int, list[tuple[int, float]]] = {}
+            for number, step, value in db.execute(
+                "SELECT number, step, value FROM report WHERE study = ? ORDER BY number, step", (study,)
+            ):
+                reports.setdefault(number, []).append((step, value))
+            rows = db.execute(
+                "SELECT number, state, parameters, seed, trial_values, feasible, note, facts FROM trial "
+                "WHERE study = ? ORDER BY number",
+                (study,),
+            ).fetchall()
+        return [
+            Trial(
+                number,
+                state,
+                json.loads(parameters),
+                seed,
+                None if values is None else tuple(json.loads(values)),
+                bool(feasible),
+                note,
+                json.loads(facts),
+                tuple(reports.get(number, ())),
+            )
+            for number, state, parameters, seed, values, feasible, note, facts in rows
+        ]

@@ -1,0 +1,227 @@
+"""A study: ask for a point, tell what it was worth. Tunes anything, a recommender or not.
+
+    study = Study.open(Path("study.db"), "mine", space, tuner)
+    while len(study.done()) < 50:
+        trial = study.ask()
+        study.tell(trial, measure(trial.parameters, trial.seed))
+
+Larger values are better. The default point is always the first trial.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recengine.contracts.tuner import Observation, Tuner
+from recengine.errors import UsageError
+from recengine.tuning.space import Space
+from recengine.tuning.store import StudyFile, Trial
+
+Objective = Callable[[dict[str, Any], int], float | Sequence[float]]
+
+
+@dataclass
+class Study:
+    """One study in one file, proposed for by one tuner."""
+
+    file: StudyFile
+    name: str
+    space: Space
+    tuner: Tuner
+    seed: int = 0
+    objectives: tuple[str, ...] = ("value",)
+
+    @classmethod
+    def open(
+        cls,
+        path: Path,
+        name: str,
+        space: Space,
+        tuner: Tuner,
+        *,
+        seed: int = 0,
+        objectives: Sequence[str] = ("value",),
+    ) -> Study:
+        """Create the study or go on with it. Raises UsageError when the file's study has another space."""
+        file = StudyFile(path)
+        described = {
+            p.name: {"kind": p.kind, "default": p.default, "low": p.low, "high": p.high}
+            for p in space.parameters
+        }
+        file.create(name, described, space.fingerprint(), objectives, seed)
+        return cls(file, name, space, tuner, seed, tuple(objectives))
+
+    # --- ask and tell ---------------------------------------------------------------------------
+
+    def ask(self) -> Trial:
+        """The next point: the default first, then what the tuner proposes given all that is known."""
+        return self.ask_many(1)[0]
+
+    def ask_many(self, n: int) -> list[Trial]:
+        """n points to be tried side by side."""
+        known = self.file.trials(self.name)
+        asked: list[Trial] = []
+        if not any(self._same(trial.parameters, self.space.default) for trial in known):
+            asked.append(self._begin(self.space.default, {"origin": "default"}))
+        missing = n - len(asked)
+        if missing > 0:
+            pending = [t.parameters for t in known if t.state == "running"] + [t.parameters for t in asked]
+            history = [observation(trial) for trial in known if trial.state != "running"]
+            for point in self._propose(history, pending, missing):
+                facts = point.pop("__facts__", {"origin": "tuner"})
+                self.space.check(point, where="proposal of the tuner")
+                asked.append(self._begin(self.space.settle(point), facts))
+        return asked
+
+    def _propose(
+        self, history: list[Observation], pending: list[dict[str, Any]], n: int
+    ) -> list[dict[str, Any]]:
+        proposals = self.tuner.propose(history, n, pending)
+        if len(proposals) != n:
+            raise UsageError(f"the tuner proposed {len(proposals)} points where {n} were asked for")
+        return [dict(point) for point in proposals]
+
+    def _begin(self, point: dict[str, Any], facts: dict[str, Any]) -> Trial:
+        known = sum(self._same(trial.parameters, point) for trial in self.file.trials(self.name))
+        # a repeat of the same point gets another seed, so that repeats measure the noise
+        seed = int(np.random.SeedSequence([self.seed, known]).generate_state(1)[0] % 2**31)
+        number = self.file.begin(self.name, point, seed, facts)
+        return Trial(number, "running", dict(point), seed, facts=facts)
+
+    def tell(self, trial: Trial, value: float | Sequence[float], *, feasible: bool = True) -> None:
+        """Record what a trial was worth. A value that is not finite counts as a failed trial."""
+        values = [float(value)] if isinstance(value, (int, float)) else [float(v) for v in value]
+        if len(values) != len(self.objectives):
+            raise UsageError(
+                f"the study has {len(self.objectives)} objectives",
+                where="tell",
+                found=f"{len(values)} values",
+            )
+        self.file.finish(self.name, trial.number, "done", values, feasible=feasible)
+
+    def fail(self, trial: Trial, reason: str) -> None:
+        """Record that a trial gave no value."""
+        self.file.finish(self.name, trial.number, "failed", None, note=reason)
+
+    def report(self, trial: Trial, step: int, value: float) -> bool:
+        """Record an intermediate value; True when the trial is hopeless and should stop.
+
+        Median rule: after a quarter of the steps others have reported, a trial whose best value so far lies
+        below the median of the others' running means at the same step is stopped (needs five others).
+        """
+        self.file.report(self.name, trial.number, step, value)
+        others = [
+            t.reports for t in self.file.trials(self.name) if t.number != trial.number and t.state == "done"
+        ]
+        means = [
+            float(np.mean([v for s, v in reports if s <= step]))
+            for reports in others
+            if reports and reports[-1][0] >= step and 4 * step >= reports[-1][0]
+        ]
+        if len(means) < 5:
+            return False
+        own = [v for t in self.file.trials(self.name) if t.number == trial.number for _, v in t.reports]
+        return max(own) < float(np.median(means))
+
+    def stop(self, trial: Trial, value: float) -> None:
+        """Record a trial that was stopped early, with the value it had reached."""
+        self.file.finish(self.name, trial.number, "stopped", [float(value)])
+
+    # --- reading --------------------------------------------------------------------------------
+
+    def trials(self) -> list[Trial]:
+        return self.file.trials(self.name)
+
+    def done(self) -> list[Trial]:
+        """Trials that gave values, feasible or not."""
+        return [trial for trial in self.trials() if trial.state == "done"]
+
+    def best(self) -> Trial:
+        """The feasible trial with the largest first value. Raises UsageError when there is none."""
+        candidates = [trial for trial in self.done() if trial.feasible and trial.values is not None]
+        if not candidates:
+            states = [trial.state for trial in self.trials()]
+            raise UsageError(
+                "no trial has succeeded yet",
+                where=f"study '{self.name}'",
+                found=f"{len(states)} trials, {states.count('failed')} failed",
+                fix="look at the notes of the failed trials" if states else "run some",
+            )
+        return max(candidates, key=lambda trial: (trial.values or (0.0,))[0])
+
+    def warm_start(self, other: Study) -> int:
+        """Copy the finished trials of another study that fit into this space; returns how many."""
+        copied = 0
+        for trial in other.done():
+            point = {name: trial.parameters.get(name, self.space.default[name]) for name in self.space.names}
+            if all(p.contains(point[p.name]) for p in self.space.parameters) and trial.values is not None:
+                begun = self._begin(point, {"origin": f"study '{other.name}'"})
+                self.file.finish(self.name, begun.number, "done", trial.values, feasible=trial.feasible)
+                copied += 1
+        return copied
+
+    def _same(self, first: dict[str, Any], second: dict[str, Any]) -> bool:
+        return all(first.get(name) == second.get(name) for name in self.space.names)
+
+    # --- running --------------------------------------------------------------------------------
+
+    def run(
+        self, objective: Objective, trials: int, *, executor: Executor | None = None, workers: int = 1
+    ) -> None:
+        """Ask, measure and tell until ``trials`` are done or failed; goes on where an earlier run stopped.
+
+        executor: any concurrent.futures executor; without one, trials run here, one after another. A trial
+        that raises is recorded as failed and the study goes on; when the first five all fail, it stops.
+        """
+        if executor is None:
+            while self._finished() < trials:
+                trial = self.ask()
+                try:
+                    self.tell(trial, objective(dict(trial.parameters), trial.seed))
+                except UsageError:
+                    raise
+                except Exception as error:  # a trial may fail in any way
+                    self.fail(trial, f"{type(error).__name__}: {error}")
+                self._check_hope()
+            return
+        running: dict[Future[Any], Trial] = {}
+        while self._finished() < trials or running:
+            room = min(workers - len(running), trials - self._finished() - len(running))
+            if room > 0:
+                for trial in self.ask_many(room):
+                    running[executor.submit(objective, dict(trial.parameters), trial.seed)] = trial
+            ready, _ = wait(running, return_when=FIRST_COMPLETED)
+            for future in ready:
+                trial = running.pop(future)
+                failure = future.exception()
+                if failure is None:
+                    self.tell(trial, future.result())
+                else:
+                    self.fail(trial, f"{type(failure).__name__}: {failure}")
+            self._check_hope()
+
+    def _finished(self) -> int:
+        return sum(trial.state != "running" for trial in self.trials())
+
+    def _check_hope(self) -> None:
+        known = [trial for trial in self.trials() if trial.state != "running"]
+        if len(known) >= 5 and all(trial.state == "failed" for trial in known):
+            raise UsageError(
+                "all trials failed",
+                where=f"study '{self.name}'",
+                found=known[-1].note,
+                fix="mend the objective first",
+            )
+
+
+def observation(trial: Trial) -> Observation:
+    """What a tuner is told of a finished trial: failed ones are infeasible and carry no value."""
+    if trial.values is None:
+        return Observation(trial.parameters, (), feasible=False, seed=trial.seed)
+    return Observation(trial.parameters, trial.values, trial.feasible, trial.seed)

@@ -1,0 +1,228 @@
+"""Spaces and studies: round trips, conditions, crashes, several workers, bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from recengine.config import Config, knob
+from recengine.errors import ConfigError, DataError, UsageError
+from recengine.tuning import LinearLimit, Parameter, Space, Study, StudyFile
+from recengine_plugins.tuners.config import SearchConfig
+from recengine_plugins.tuners.search import RandomSearch, SobolSearch
+
+
+class Knobs(Config):
+    rate: float = knob(1e-3, "learning rate", low=1e-5, high=1e-1, log=True)
+    layers: int = knob(2, "blocks", low=1, high=6)
+    loss: str = knob("softmax", "loss", choices=("softmax", "bce", "gbce"))
+    temperature: float = knob(1.0, "of the softmax", low=0.1, high=2.0, when={"loss": ("softmax",)})
+    tied: bool = knob(True, "tied table", choices=(False, True))
+    seed: int = knob(0, "not tuned")
+
+
+SPACE = Space.of_config(Knobs)
+
+
+def study(path: Path, space: Space = SPACE, seed: int = 0) -> Study:
+    return Study.open(path, "s", space, RandomSearch(SearchConfig(), space, seed), seed=seed)
+
+
+def worth(point: dict[str, Any], seed: int) -> float:
+    return -abs(np.log10(point["rate"]) + 2) - abs(point["layers"] - 4)
+
+
+def test_space_is_read_off_the_config() -> None:
+    assert SPACE.names == ("rate", "layers", "loss", "temperature", "tied")
+    assert SPACE.default == {"rate": 1e-3, "layers": 2, "loss": "softmax", "temperature": 1.0, "tied": True}
+    assert SPACE.width == 1 + 1 + 3 + 1 + 1
+    assert SPACE.encode(SPACE.default)[0] == pytest.approx(0.5)
+    assert SPACE.decode(SPACE.encode(SPACE.default)) == SPACE.default
+    assert SPACE.changed(SPACE.default) == ()
+
+
+@settings(max_examples=100)
+@given(st.lists(st.floats(0, 1), min_size=7, max_size=7))
+def test_decoded_points_lie_inside_and_round_trip(row: list[float]) -> None:
+    point = SPACE.decode(np.array(row))
+    SPACE.check(point)
+    again = SPACE.decode(SPACE.encode(point))
+    assert again["rate"] == pytest.approx(point["rate"])
+    assert {k: v for k, v in again.items() if k not in ("rate", "temperature")} == {
+        k: v for k, v in point.items() if k not in ("rate", "temperature")
+    }
+    if point["loss"] != "softmax":
+        assert point["temperature"] == 1.0
+
+
+def test_narrowing_fixing_and_costs() -> None:
+    space = Space.of_config(
+        Knobs, fixed=["tied"], ranges={"rate": (1e-4, 1e-2)}, costs={"layers": 5.0}, default={"layers": 3}
+    )
+    assert "tied" not in space.names
+    by_name = {p.name: p for p in space.parameters}
+    assert by_name["rate"].low == 1e-4
+    assert by_name["layers"].cost == 5.0
+    assert space.default["layers"] == 3
+    with pytest.raises(ConfigError, match=r"did you mean 'layers'"):
+        Space.of_config(Knobs, fixed=["layer"])
+
+
+@pytest.mark.parametrize(
+    ("parameter", "message"),
+    [
+        (lambda: Parameter("x", "float", 5.0, 0.0, 1.0), "outside the space"),
+        (lambda: Parameter("x", "float", 0.5, 1.0, 0.0), "empty"),
+        (lambda: Parameter("x", "float", 0.5, 0.0, 1.0, log=True), "positive"),
+        (lambda: Parameter("x", "choice", "a"), "needs choices"),
+        (lambda: Parameter("x", "choice", "a", choices=("a", "a")), "twice"),
+    ],
+)
+def test_impossible_parameters_are_refused(parameter: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        parameter()
+
+
+def test_impossible_spaces_are_refused() -> None:
+    x = Parameter("x", "float", 0.5, 0.0, 1.0)
+    with pytest.raises(ConfigError, match="share a name"):
+        Space((x, x))
+    with pytest.raises(ConfigError, match="default violates"):
+        Space((x,), (LinearLimit((("x", 1.0),), 0.2),))
+    with pytest.raises(ConfigError, match="no numeric parameter"):
+        Space((x,), (LinearLimit((("y", 1.0),), 0.2),))
+
+
+@pytest.mark.parametrize("tuner", [RandomSearch, SobolSearch])
+def test_limits_are_met_and_proposals_repeat(tuner: type, tmp_path: Path) -> None:
+    x, y = (Parameter(name, "float", 0.1, 0.0, 1.0) for name in "xy")
+    space = Space((x, y), (LinearLimit((("x", 1.0), ("y", 1.0)), 0.6),))
+    first = tuner(SearchConfig(), space, 3).propose([], 20)
+    assert all(point["x"] + point["y"] <= 0.6 + 1e-9 for point in first)
+    assert first == tuner(SearchConfig(), space, 3).propose([], 20)
+    assert first != tuner(SearchConfig(), space, 4).propose([], 20)
+
+
+def test_default_comes_first_and_the_study_goes_on(tmp_path: Path) -> None:
+    path = tmp_path / "study.db"
+    study(path).run(worth, 5)
+    again = study(path)
+    assert again.trials()[0].parameters == SPACE.default
+    again.run(worth, 12)
+    assert len(again.done()) == 12
+    assert len({json.dumps(t.parameters, sort_keys=True) for t in again.trials()}) == 12
+    assert again.best().values == max(t.values for t in again.done() if t.values)
+
+
+def test_repeats_get_other_seeds(tmp_path: Path) -> None:
+    made = study(tmp_path / "s.db")
+    first = made.ask()
+    made.tell(first, 1.0)
+    again = made._begin(first.parameters, {})
+    assert again.seed != first.seed
+
+
+def test_bad_outcomes_are_kept_as_failed(tmp_path: Path) -> None:
+    made = study(tmp_path / "s.db")
+    trial = made.ask()
+    made.tell(trial, float("nan"))
+    assert made.trials()[0].state == "failed"
+    assert "not finite" in made.trials()[0].note
+    with pytest.raises(UsageError, match="cannot be told"):
+        made.tell(trial, 1.0)
+    with pytest.raises(UsageError, match="no trial has succeeded"):
+        made.best()
+
+    def broken(point: dict[str, Any], seed: int) -> float:
+        raise RuntimeError("no memory")
+
+    with pytest.raises(UsageError, match="all trials failed"):
+        made.run(broken, 20)
+    assert "no memory" in made.trials()[-1].note
+
+
+def test_another_space_is_refused_and_can_warm_start(tmp_path: Path) -> None:
+    path = tmp_path / "s.db"
+    old = study(path)
+    old.run(worth, 6)
+    narrow = Space.of_config(Knobs, ranges={"rate": (1e-4, 1e-2)})
+    with pytest.raises(UsageError, match="another search space"):
+        study(path, narrow)
+    new = Study.open(path, "narrow", narrow, RandomSearch(SearchConfig(), narrow, 0))
+    copied = new.warm_start(old)
+    assert 1 <= copied <= 6
+    assert all(1e-4 <= t.parameters["rate"] <= 1e-2 for t in new.done())
+
+
+def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
+    wrong = tmp_path / "notes.db"
+    wrong.write_text("not a database, but long enough to look like one " * 30)
+    with pytest.raises(DataError, match="no usable study file"):
+        StudyFile(wrong)
+
+
+def test_several_workers_share_a_study(tmp_path: Path) -> None:
+    made = study(tmp_path / "s.db")
+    with ThreadPoolExecutor(3) as pool:
+        made.run(worth, 15, executor=pool, workers=3)
+    numbers = [trial.number for trial in made.trials()]
+    assert numbers == list(range(15))
+
+
+def test_hopeless_trials_are_stopped(tmp_path: Path) -> None:
+    made = study(tmp_path / "s.db")
+    for _ in range(6):
+        trial = made.ask()
+        for step in range(4):
+            assert not made.report(trial, step, 1.0) or step > 0
+        made.tell(trial, 1.0)
+    poor = made.ask()
+    assert made.report(poor, 3, 0.0)
+    made.stop(poor, 0.0)
+    assert made.trials()[-1].state == "stopped"
+
+
+def test_a_killed_worker_loses_no_told_trial(tmp_path: Path) -> None:
+    """SIGKILL at random moments: every trial that was told is still there, and the study goes on."""
+    path = tmp_path / "s.db"
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[2])\n"
+        "from pathlib import Path\n"
+        "from test_study import study, worth\n"
+        "made = study(Path(sys.argv[1]))\n"
+        "while True:\n"
+        "    trial = made.ask(); made.tell(trial, worth(trial.parameters, 0))\n"
+        "    print(trial.number, flush=True)\n"
+    )
+    told = -1
+    for wait in (0.05, 0.11, 0.2):
+        worker = subprocess.Popen(
+            [sys.executable, "-c", code, str(path), str(Path(__file__).parent)],
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+        assert worker.stdout is not None
+        told = int(worker.stdout.readline())  # it is up and has told one
+        time.sleep(wait)
+        worker.send_signal(signal.SIGKILL)
+        lines = worker.stdout.read().split()
+        worker.wait()
+        told = max([told, *(int(line) for line in lines)])
+        made = study(path)
+        assert told in {trial.number for trial in made.done()}
+        assert [trial.number for trial in made.trials()][: told + 1] == list(range(told + 1))
+        made.file.give_up("s", 0.0)
+    made.run(worth, made._finished() + 2)
