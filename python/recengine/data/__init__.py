@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     )
     from recengine.data.filtering import at_least, first_meetings, k_core
     from recengine.data.findings import Finding
+    from recengine.data.generator import GeneratorConfig, Truth, generate
     from recengine.data.groups import Groups, cold_items, cold_targets, cold_users, history_buckets
     from recengine.data.leakage import FeatureFit, View, audit
     from recengine.data.reshuffling import reshuffle_ties
@@ -35,6 +36,7 @@ _HOME = {
     "AliasTable": "sampling",
     "FeatureFit": "leakage",
     "Finding": "findings",
+    "GeneratorConfig": "generator",
     "Groups": "groups",
     "Negatives": "batching",
     "PairArrays": "batching",
@@ -43,6 +45,7 @@ _HOME = {
     "SeenPairs": "sampling",
     "SequenceArrays": "batching",
     "SplitConfig": "splitting",
+    "Truth": "generator",
     "UniformSampler": "sampling",
     "View": "leakage",
     "at_least": "filtering",
@@ -51,6 +54,7 @@ _HOME = {
     "cold_targets": "groups",
     "cold_users": "groups",
     "first_meetings": "filtering",
+    "generate": "generator",
     "history_buckets": "groups",
     "k_core": "filtering",
     "n_pair_batches": "batching",
@@ -66,6 +70,7 @@ __all__ = [
     "EvalTask",
     "FeatureFit",
     "Finding",
+    "GeneratorConfig",
     "Groups",
     "Histories",
     "Interactions",
@@ -78,6 +83,7 @@ __all__ = [
     "Split",
     "SplitConfig",
     "TieOrder",
+    "Truth",
     "UniformSampler",
     "View",
     "Vocabulary",
@@ -87,6 +93,7 @@ __all__ = [
     "cold_targets",
     "cold_users",
     "first_meetings",
+    "generate",
     "history_buckets",
     "k_core",
     "n_pair_batches",
