@@ -68,7 +68,7 @@ def wheel_folder() -> Path:
 
 
 def _titles(folder: Path, interactions: Interactions) -> pl.Series:
-    """Category, type and package size of each product, in vocabulary order; the number where nothing is known."""
+    """Category, type and package size of each product, in vocabulary order; else its number."""
     import polars as pl
 
     products = pl.read_parquet(

@@ -54,7 +54,7 @@ def test_groceries_four_week_split_is_clean_and_the_trap_is_named(groceries):
     assert [(finding.check, finding.severity) for finding in found if finding.severity != "info"] == [
         ("tie order", "warn")
     ]
-    assert found[0].evidence["share"] == 1.0
+    assert found[0].evidence["share"] > 0.999  # a household may have two baskets in a second
 
 
 def test_a_missing_wheel_says_how_to_get_it(monkeypatch, tmp_path):
