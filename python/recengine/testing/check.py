@@ -1,0 +1,69 @@
+"""Running conformance checks without pytest: ``recengine plugins check NAME``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+from unittest import SkipTest
+
+from recengine.hooks import Entry, Host
+from recengine.testing.base import Conformance
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """One check of one registered thing ('model sasrec'), and why it failed or was skipped."""
+
+    subject: str
+    check: str
+    outcome: Literal["passed", "failed", "skipped"]
+    reason: str = ""
+
+
+def conformance_of(kind: str) -> type[Conformance] | None:
+    """The conformance class of a kind; None for kinds without one."""
+    from recengine import testing
+
+    return {
+        "model": testing.ModelConformance,
+        "loss": testing.LossConformance,
+        "metric": testing.MetricConformance,
+        "dataset": testing.DatasetConformance,
+        "tuner": testing.TunerConformance,
+        "recourse": testing.RecourseConformance,
+        "command": testing.CommandConformance,
+    }.get(kind)
+
+
+def checks_for(entry: Entry) -> type[Conformance]:
+    """The conformance class of what is registered, bound to its name."""
+    base = conformance_of(entry.kind) or Conformance
+    return type(f"{base.__name__}_{entry.name}", (base,), {"kind": entry.kind, "name": entry.name})
+
+
+def run_checks(checks: type[Conformance]) -> list[CheckResult]:
+    """Run every ``test_`` method on a fresh instance; nothing that a check raises gets out."""
+    names = [name for name in dir(checks) if name.startswith("test_")]
+    return [_run(checks, name) for name in names]
+
+
+def _run(checks: type[Conformance], name: str) -> CheckResult:
+    subject, check = f"{checks.kind} {checks.name}", name.removeprefix("test_").replace("_", " ")
+    try:
+        getattr(checks(), name)()
+    except SkipTest as skipped:
+        return CheckResult(subject, check, "skipped", str(skipped))
+    except AssertionError as failed:
+        return CheckResult(subject, check, "failed", str(failed) or "the check does not hold")
+    except Exception as error:  # what is checked may fail in any way
+        return CheckResult(subject, check, "failed", f"{type(error).__name__}: {error}")
+    return CheckResult(subject, check, "passed")
+
+
+def check_plugin(host: Host, name: str) -> list[CheckResult]:
+    """Run the conformance checks on everything that the plugin registered.
+
+    ``host`` is the host of this process (``recengine.hooks.host()``), which the checks use.
+    """
+    entries = [entry for registry in host.registries.values() for entry in registry if entry.plugin == name]
+    return [result for entry in entries for result in run_checks(checks_for(entry))]
