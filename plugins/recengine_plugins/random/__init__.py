@@ -14,4 +14,5 @@ def recengine_register_models(registry: Any) -> None:
         "recengine_plugins.random.model:RandomOrder",
         config="recengine_plugins.random.config:RandomConfig",
         summary="random order, fixed by seed and user",
+        learns=False,
     )

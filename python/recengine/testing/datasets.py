@@ -14,7 +14,7 @@ from recengine.testing.base import Conformance, made, skip
 
 
 class DatasetConformance(Conformance):
-    """Checks of a data set: licence, a well-formed store, the same again. Data that is not here is skipped."""
+    """Checks of a data set: licence, a well-formed store, the same again. What is not here is skipped."""
 
     kind = "dataset"
     cache: ClassVar[Path | None] = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -25,7 +26,7 @@ from recengine.testing.base import Conformance, skip
 from recengine.testing.worlds import World, planted
 from recengine.training import Run, fit, load
 from recengine.training.build import build_model
-from recengine.training.feeding import feeder, histories_of
+from recengine.training.feeding import make_feeder
 from recengine.training.recommending import best
 
 
@@ -116,11 +117,11 @@ class ModelConformance(Conformance):
             skip("it has no parameters")
         reached: set[str] = set()
         optimizer = torch.optim.Adam(named.values(), lr=1e-2)
-        source = feeder(self.world().split.train, model.feed(), 16, 0)
+        source = make_feeder(self.world().split.train, model.feed(), 16, 0, self.host())
         torch.manual_seed(0)
-        for step in range(min(6, source.steps_per_epoch)):
+        for step, batch in enumerate(islice(source.epoch(0), 6)):
             optimizer.zero_grad()
-            loss = model.training_loss(source.batch(0, step), _context(self.world(), step))
+            loss = model.training_loss(batch, _context(self.world(), step))
             assert loss.shape == (), f"the loss is no scalar: {tuple(loss.shape)}"
             assert torch.isfinite(loss), f"the loss is {loss.item()}"
             loss.backward()
@@ -217,7 +218,7 @@ class ModelConformance(Conformance):
 
     def histories(self, users: Any) -> HistoryBatch:
         """What users of the world had done before the test."""
-        return histories_of(self.world().split.test.history, users)
+        return HistoryBatch(**self.world().split.test.history.history(users).tensors())
 
     def scores(self, model: Any, histories: HistoryBatch) -> Tensor:
         """float [B, n_items] whatever the model offers; ranks stand for scores where it writes ids."""
@@ -241,8 +242,8 @@ class ModelConformance(Conformance):
             skip("it is not trained by gradient steps")
         if model.feed().kind == "features":
             skip("it learns from features, not from interactions")
-        model.train()
-        return model
+        assert isinstance(model, torch.nn.Module)
+        return model.train()
 
     def _ranks_items(self, model: Any = None) -> None:
         model = self.fitted().model if model is None else model

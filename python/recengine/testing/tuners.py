@@ -20,7 +20,7 @@ DEFAULT = {"rate": 1e-3, "width": 0.2, "kind": "a"}
 def worth(point: dict[str, Any]) -> float:
     """A smooth hill: best (0) at rate 0.03, width 0.7, kind 'b'."""
     miss = math.log10(point["rate"] / 0.03) ** 2 + (point["width"] - 0.7) ** 2
-    return -miss - (0.5 if point["kind"] == "a" else 0.0)
+    return float(-miss - (0.5 if point["kind"] == "a" else 0.0))
 
 
 class TunerConformance(Conformance):

@@ -7,6 +7,7 @@ validated by its own config and ``recengine config schema MODEL`` can print all 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import NoneType
 from typing import Any, Literal, cast
 
 from pydantic import create_model
@@ -109,7 +110,7 @@ def resolve(model: str, settings: Mapping[str, Any] | None, host: Host) -> RunCo
 def _known_sections(entry: Entry, settings: Mapping[str, Any]) -> None:
     for key in settings:
         if key in SECTIONS:
-            if not isinstance(settings[key], (Mapping, Config)):
+            if not isinstance(settings[key], (Mapping, Config, NoneType)):
                 raise ConfigError(f"'{key}' is a section", where="settings", found=repr(settings[key]))
             continue
         model_class = entry.load_config()
