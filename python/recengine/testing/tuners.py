@@ -3,42 +3,50 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Literal
 
-from recengine.config import SearchRange
+from recengine.config import Config, knob
 from recengine.contracts.tuner import Observation
 from recengine.testing.base import Conformance
-
-SPACE = {
-    "rate": SearchRange(1e-4, 1e-1, log=True),
-    "width": SearchRange(0.0, 1.0),
-    "kind": SearchRange(choices=("a", "b")),
-}
-DEFAULT = {"rate": 1e-3, "width": 0.2, "kind": "a"}
+from recengine.tuning import Space
 
 
-def worth(point: dict[str, Any]) -> float:
+class Hill(Config):
+    """Three kinds of knob: logarithmic, linear, a choice."""
+
+    rate: float = knob(1e-3, "a rate", gt=0, low=1e-4, high=1e-1, log=True)
+    width: float = knob(0.2, "a width", low=0.0, high=1.0)
+    kind: Literal["a", "b"] = knob("a", "a kind", choices=("a", "b"))
+
+
+def worth(point: Mapping[str, Any]) -> float:
     """A smooth hill: best (0) at rate 0.03, width 0.7, kind 'b'."""
     miss = math.log10(point["rate"] / 0.03) ** 2 + (point["width"] - 0.7) ** 2
     return float(-miss - (0.5 if point["kind"] == "a" else 0.0))
 
 
+def bare(point: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters without the notes that a policy may add (``__facts__``)."""
+    return {name: value for name, value in point.items() if name != "__facts__"}
+
+
 class TunerConformance(Conformance):
-    """Checks of a tuner, built as ``Tuner(config, space, default, seed)`` with ``space`` by name:
+    """Checks of a tuner, built as ``Tuner(config, space, seed)``:
     points of the space, the same again under one seed, an answer that is no worse than the default."""
 
     kind = "tuner"
 
     def built(self, seed: int = 0) -> Any:
         """A fresh tuner of the test space."""
-        return self.entry().load()(self.config(), SPACE, DEFAULT, seed)
+        return self.entry().load()(self.config(), Space.of_config(Hill), seed)
 
     def play(self, seed: int, rounds: int = 12) -> list[Observation]:
         """Let it propose two points a round and tell it what they were worth."""
         tuner = self.built(seed)
         history: list[Observation] = []
         for _ in range(rounds):
-            points = tuner.propose(list(history), 2)
+            points = [bare(point) for point in tuner.propose(list(history), 2)]
             history += [Observation(point, (worth(point),), seed=seed) for point in points]
         return history
 
@@ -49,7 +57,7 @@ class TunerConformance(Conformance):
     def test_proposes_points_of_the_space(self) -> None:
         for seen in self.play(0):
             point = seen.parameters
-            assert set(point) == set(SPACE), f"keys {sorted(point)}, expected {sorted(SPACE)}"
+            assert set(point) == set(Hill.model_fields), f"keys {sorted(point)}"
             assert 1e-4 <= point["rate"] <= 1e-1, f"rate {point['rate']} is out of range"
             assert 0 <= point["width"] <= 1, f"width {point['width']} is out of range"
             assert point["kind"] in ("a", "b"), f"kind {point['kind']!r} is no choice"
@@ -59,8 +67,10 @@ class TunerConformance(Conformance):
 
     def test_ends_no_worse_than_the_default(self) -> None:
         reached = max(seen.values[0] for seen in self.play(0, rounds=20))
-        assert reached >= worth(DEFAULT), f"best {reached:.3f}, the default has {worth(DEFAULT):.3f}"
+        assert reached >= worth(Hill().model_dump()), (
+            f"best {reached:.3f}, the default has {worth(Hill().model_dump()):.3f}"
+        )
 
     def test_infeasible_trials_do_not_stop_it(self) -> None:
-        failed = [Observation(dict(DEFAULT), (float("nan"),), feasible=False)]
+        failed = [Observation(Hill().model_dump(), (float("nan"),), feasible=False)]
         assert len(self.built().propose(failed, 1)) == 1
