@@ -32,7 +32,8 @@ class SampledSoftmaxConfig(_Sampled):
 class GBCEConfig(_Sampled):
     """gSASRec's loss."""
 
-    negatives: int = knob(128, "sampled items a row", ge=1, low=16, high=512, log=True)
+    negatives: int = knob(256, "sampled items a row", ge=1, low=16, high=512, log=True)
+    shared: bool = knob(True, "one set of sampled items for the whole batch")
     calibration: float = knob(
         0.75, "0: plain binary cross-entropy, 1: fully calibrated", ge=0, le=1, low=0, high=1
     )

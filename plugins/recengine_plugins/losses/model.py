@@ -11,7 +11,7 @@ from torch.nn import functional
 from recengine.contracts.batch import StepContext
 from recengine.contracts.loss import LossInput, Need
 from recengine.errors import UsageError
-from recengine.ops import linear_cross_entropy
+from recengine.ops import linear_cross_entropy, sampled_logsumexp
 from recengine_plugins.losses.config import (
     BCEConfig,
     BPRConfig,
@@ -57,14 +57,36 @@ class SampledSoftmax(_Sampled):
         self.correct, self.scale = config.log_q, 1.0 / config.temperature
 
     def __call__(self, given: LossInput, context: StepContext) -> Tensor:
+        if given.negatives is not None and given.negatives.ndim == 2 and given.bias is None:
+            return self._of_rows(given)
         positive, negative = scores(given)
-        negative = negative * self.scale
-        if self.correct:
-            log_q: Tensor | float = -math.log(given.items.shape[0]) if given.log_q is None else given.log_q
-            negative = negative - (math.log(self.negatives) + log_q)
+        negative = negative * self.scale + self._weights(given)
         positive = positive * self.scale
         every = torch.cat([positive[:, None], _without_targets(negative, given, -torch.inf)], dim=1)
         return (torch.logsumexp(every, dim=1) - positive).mean()
+
+    def _of_rows(self, given: LossInput) -> Tensor:
+        """Items sampled for each row: the R x N x d tensor of their vectors is never made."""
+        assert given.negatives is not None
+        positive = (given.anchors * functional.embedding(given.positives, given.items)).sum(1)
+        normaliser = sampled_logsumexp(
+            given.anchors,
+            given.items,
+            given.negatives,
+            log_weight=self._weights(given).expand(given.negatives.shape),
+            temperature=1.0 / self.scale,
+            positives=given.positives,
+            exclude=given.positives,
+        )
+        return (normaliser - positive * self.scale).mean()
+
+    def _weights(self, given: LossInput) -> Tensor:
+        """-log(N q_n), or zero without the correction."""
+        if not self.correct:
+            return given.anchors.new_zeros(())
+        if given.log_q is None:
+            return given.anchors.new_tensor(math.log(given.items.shape[0]) - math.log(self.negatives))
+        return -(math.log(self.negatives) + given.log_q)
 
 
 class GBCE(_Sampled):

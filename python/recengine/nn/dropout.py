@@ -30,12 +30,13 @@ class Dropout(nn.Module):
             return values
         if values.device.type != "cpu":
             return functional.dropout(values, self.p)
-        return values * keep_mask(values, self.p)
+        dropped: Tensor = values * keep_mask(values, self.p)
+        return dropped
 
     def add(self, base: Tensor, values: Tensor) -> Tensor:
         """base + dropout(values), in one pass over memory on a CPU."""
         if not self.training or self.p == 0 or values.device.type != "cpu":
-            return base + self(values)
+            return base + self.forward(values)
         return torch.addcmul(base, values, keep_mask(values, self.p))
 
     def extra_repr(self) -> str:

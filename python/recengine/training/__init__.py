@@ -4,17 +4,20 @@ from recengine.training.config import EvaluationConfig, RunConfig, TrainerConfig
 from recengine.training.fitting import fit
 from recengine.training.progress import Progress
 from recengine.training.recommending import recommend
+from recengine.training.reproducing import Reproduction, reproduce
 from recengine.training.run import Run, load
 
 __all__ = [
     "EvaluationConfig",
     "Progress",
+    "Reproduction",
     "Run",
     "RunConfig",
     "TrainerConfig",
     "fit",
     "load",
     "recommend",
+    "reproduce",
     "resolve",
     "run_config_class",
 ]

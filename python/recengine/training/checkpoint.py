@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save, save_file
 from torch import Tensor
 
 from recengine.errors import CheckpointError
@@ -38,6 +38,11 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
 
     write_with(path, write)
     return digest
+
+
+def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of the file that ``save_tensors`` would write."""
+    return hashlib.sha256(save(_separate(tensors))).hexdigest()
 
 
 def load_tensors(path: Path, digest: str | None = None) -> dict[str, Tensor]:
@@ -63,7 +68,7 @@ def load_tensors(path: Path, digest: str | None = None) -> dict[str, Tensor]:
         ) from broken
 
 
-def save(folder: Path, name: str, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> Path:
+def save_checkpoint(folder: Path, name: str, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> Path:
     """Save the checkpoint ``name`` and make it the latest; older ones go afterwards.
 
     Raises OSError (disk full, no permission) with the older checkpoint still in place and still latest.

@@ -38,7 +38,7 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 def write_json(path: Path, content: Any) -> None:
     """Put ``content`` at ``path`` as JSON (NaN and infinity are refused: no parser agrees on them)."""
-    write_bytes(path, (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
+    write_bytes(path, (json.dumps(content, indent=1, allow_nan=False, default=_plain) + "\n").encode())
 
 
 def write_toml(path: Path, content: dict[str, Any]) -> None:
@@ -50,6 +50,15 @@ def write_with(path: Path, writer: Callable[[Path], object]) -> None:
     """Let ``writer`` write to a temporary path, then rename it to ``path``."""
     with replacing(path) as temporary:
         writer(temporary)
+
+
+def _plain(value: Any) -> Any:
+    """numpy scalars and arrays, sets and paths as JSON knows them."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    if isinstance(value, (set, frozenset)):
+        return sorted(value)
+    return str(value)
 
 
 def _without_none(content: Any) -> Any:

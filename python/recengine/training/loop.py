@@ -16,7 +16,7 @@ from torch import Tensor
 
 from recengine.contracts.batch import StepContext
 from recengine.data import EvalTask
-from recengine.errors import ConfigError, RecengineError
+from recengine.errors import CheckpointError, ConfigError, RecengineError
 from recengine.training import checkpoint
 from recengine.training.config import RunConfig
 from recengine.training.determinism import fixed_threads, isolated_randomness, mix
@@ -245,7 +245,7 @@ class Loop:
             tensors = {f"model/{name}": value for name, value in self.network.state_dict().items()}
             tensors |= {f"optimizer/{name}": value for name, value in state.items()}
             facts = {"identity": self.identity, "position": asdict(self.position), "optimizer": plain}
-            path = checkpoint.save(self.folder, self._name(), tensors, facts)
+            path = checkpoint.save_checkpoint(self.folder, self._name(), tensors, facts)
             for old in self.folder.glob("best-*.safetensors"):
                 if self.position.best_epoch is None or old != self._best_path(self.position.best_epoch):
                     old.unlink()
@@ -268,8 +268,6 @@ def to_device(batch: Moved, device: torch.device) -> Moved:
 def _same_run(found: dict[str, Any], expected: dict[str, Any], where: str) -> None:
     for key in expected:
         if found.get(key) != expected[key]:
-            from recengine.errors import CheckpointError
-
             raise CheckpointError(
                 f"the checkpoint belongs to a run with another {key}",
                 where=where,

@@ -1,4 +1,4 @@
-"""Top-k of vectors or dense scores with what was seen left out."""
+"""Top-k of a batch of histories, by whatever the model can do, with what was seen left out."""
 
 from __future__ import annotations
 
@@ -6,23 +6,51 @@ import torch
 from torch import Tensor
 
 from recengine.contracts.batch import HistoryBatch
+from recengine.contracts.model import Generates, Represents, ScoresItems
+from recengine.errors import PluginError
+from recengine.ops import topk
 
 
-def top_of_vectors(
-    users: Tensor, items: Tensor, bias: Tensor | None, seen: HistoryBatch | None, k: int
+def best(
+    network: torch.nn.Module, histories: HistoryBatch, k: int, exclude_seen: bool
 ) -> tuple[Tensor, Tensor]:
-    """ids [B, k] and scores [B, k] of users [B, d] against items [n, d]; ids -1 where fewer are left."""
-    scores = users @ items.T
-    return top_of_scores(scores if bias is None else scores + bias, seen, k)
+    """ids int64 [B, k] (-1 where fewer are left) and scores [B, k] (-inf there), best first.
+
+    Takes the strongest that the model has: vectors, dense scores, generated ids. What a model generates is
+    taken as it is. Raises PluginError when it has none.
+    """
+    seen = histories if exclude_seen else None
+    if isinstance(network, Represents):
+        users, items, bias = network.user_vectors(histories), network.item_vectors(), network.item_bias()
+        indptr, ids = (None, None) if seen is None else (seen.offsets, seen.items)
+        scores, found = topk(
+            users,
+            items.to(users.dtype),
+            k,
+            bias=bias,
+            seen_indptr=None if indptr is None else indptr.to(users.device),
+            seen_items=None if ids is None else ids.to(users.device),
+        )
+        return found, scores
+    if isinstance(network, ScoresItems):
+        return top_of_scores(network.score_items(histories), seen, k)
+    if isinstance(network, Generates):
+        return network.generate(histories, k)
+    raise PluginError(
+        "the model answers in no known way",
+        found=type(network).__name__,
+        expected="user_vectors and item_vectors, score_items, or generate",
+    )
 
 
 def top_of_scores(scores: Tensor, seen: HistoryBatch | None, k: int) -> tuple[Tensor, Tensor]:
     """ids [B, k] and scores [B, k] of dense scores [B, n]; equal scores: smaller id first."""
     if seen is not None:
         lengths = seen.offsets[1:] - seen.offsets[:-1]
-        row = torch.repeat_interleave(torch.arange(lengths.shape[0]), lengths)
-        scores = scores.clone()
-        scores[row, seen.items] = -torch.inf
+        row = torch.repeat_interleave(torch.arange(lengths.shape[0], device=lengths.device), lengths)
+        scores = scores.index_put(
+            (row.to(scores.device), seen.items.to(scores.device)), scores.new_tensor(-torch.inf)
+        )
     k = min(k, scores.shape[1])
     values, ids = torch.sort(scores, dim=1, descending=True, stable=True)
     values, ids = values[:, :k], ids[:, :k]

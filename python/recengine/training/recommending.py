@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 
 from recengine.contracts.batch import HistoryBatch
-from recengine.contracts.model import Generates, Represents, ScoresItems
-from recengine.errors import DataError, PluginError, UsageError
+from recengine.errors import DataError, UsageError
+from recengine.training.ranking import best
 
 if TYPE_CHECKING:
     import polars as pl
@@ -44,8 +44,8 @@ def recommend(
     with torch.inference_mode():
         for low in range(0, len(labels), BLOCK):
             found = best(network, _slice(batch, low, min(low + BLOCK, len(labels))), k, exclude_seen)
-            ids.append(found[0].numpy())
-            scores.append(found[1].numpy())
+            ids.append(found[0].cpu().numpy())
+            scores.append(found[1].float().cpu().numpy())
     items = np.concatenate(ids) if ids else np.empty((0, k), np.int64)
     values = np.concatenate(scores) if scores else np.empty((0, k), np.float32)
     kept = items >= 0
@@ -58,31 +58,6 @@ def recommend(
             "item": names[items[kept]].tolist(),
             "score": values[kept].astype(np.float64),
         }
-    )
-
-
-def best(
-    network: torch.nn.Module, histories: HistoryBatch, k: int, exclude_seen: bool
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """ids int64 [B, k] (-1 where fewer are left) and scores [B, k], best first, of a batch of histories."""
-    from recengine.training.ranking import top_of_scores, top_of_vectors
-
-    if isinstance(network, Represents):
-        return top_of_vectors(
-            network.user_vectors(histories),
-            network.item_vectors(),
-            network.item_bias(),
-            histories if exclude_seen else None,
-            k,
-        )
-    if isinstance(network, ScoresItems):
-        return top_of_scores(network.score_items(histories), histories if exclude_seen else None, k)
-    if isinstance(network, Generates):
-        return network.generate(histories, k)
-    raise PluginError(
-        "the model answers in no known way",
-        found=type(network).__name__,
-        expected="user_vectors and item_vectors, score_items, or generate",
     )
 
 

@@ -1,0 +1,114 @@
+"""Packed layers against the padded computation."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional
+
+from recengine.nn.attention import CausalSelfAttention
+from recengine.nn.dropout import Dropout, keep_mask
+from recengine.nn.ragged import gather, keep_recent, layout, spread
+from recengine.nn.transformer import CausalBlock
+
+
+def offsets_of(lengths: list[int]) -> torch.Tensor:
+    return torch.tensor([0, *torch.tensor(lengths).cumsum(0).tolist()])
+
+
+@pytest.mark.parametrize("lengths", [[3, 1, 5], [1], [4, 4], [2, 0, 3], [0, 0, 1]])
+def test_spread_and_gather_are_inverse_with_gradients(lengths: list[int]) -> None:
+    place = layout(offsets_of(lengths))
+    rows = torch.randn(sum(lengths), 2, dtype=torch.float64, requires_grad=True)
+    grid = spread(rows, place)
+    assert grid.shape == (len(lengths), max(lengths), 2)
+    assert torch.equal(gather(grid, place), rows)
+    assert torch.autograd.gradcheck(lambda r: gather(spread(r, place) * 2, place), rows)
+    weights = torch.randn_like(gather(grid, place))
+    (gradient,) = torch.autograd.grad((gather(grid, place) * weights).sum(), rows)
+    torch.testing.assert_close(gradient, weights)
+
+
+def test_positions() -> None:
+    place = layout(offsets_of([3, 1, 2]))
+    assert place.position.tolist() == [0, 1, 2, 0, 0, 1]
+    assert place.from_end.tolist() == [2, 1, 0, 0, 1, 0]
+
+
+def test_keep_recent() -> None:
+    items, offsets = keep_recent(torch.arange(8), offsets_of([5, 0, 1, 2]), 2)
+    assert items.tolist() == [3, 4, 5, 6, 7]
+    assert offsets.tolist() == [0, 2, 2, 3, 5]
+
+
+def test_attention_is_torchs_on_each_sequence_alone() -> None:
+    torch.manual_seed(0)
+    lengths = [4, 1, 7]
+    layer = CausalSelfAttention(6, 2).double()
+    reference = torch.nn.MultiheadAttention(6, 2, batch_first=True, dtype=torch.float64)
+    reference.in_proj_weight.data.copy_(layer.project_in.weight)
+    reference.in_proj_bias.data.copy_(layer.project_in.bias)
+    reference.out_proj.load_state_dict(layer.project_out.state_dict())
+    rows = torch.randn(sum(lengths), 6, dtype=torch.float64, requires_grad=True)
+    place = layout(offsets_of(lengths))
+    found = layer(rows, place)
+    parts = []
+    for part in rows.split(lengths):
+        hidden = torch.ones(len(part), len(part), dtype=torch.bool).triu(1)
+        parts.append(reference(part[None], part[None], part[None], attn_mask=hidden)[0][0])
+    wanted = torch.cat(parts)
+    torch.testing.assert_close(found, wanted)
+    weights = torch.randn_like(wanted)
+    torch.testing.assert_close(
+        torch.autograd.grad((found * weights).sum(), rows)[0],
+        torch.autograd.grad((wanted * weights).sum(), rows)[0],
+    )
+
+
+def test_last_is_the_end_of_forward() -> None:
+    torch.manual_seed(0)
+    offsets = offsets_of([4, 1, 7])
+    block = CausalBlock(8, 2, 16, 0.3, "gelu").double().eval()
+    rows = torch.randn(12, 8, dtype=torch.float64)
+    place = layout(offsets)
+    torch.testing.assert_close(block.last(rows, place, offsets[1:] - 1), block(rows, place)[offsets[1:] - 1])
+
+
+def test_heads_must_divide() -> None:
+    with pytest.raises(ValueError, match="multiple of heads"):
+        CausalSelfAttention(6, 4)
+
+
+@pytest.mark.parametrize("p", [0.1, 0.2, 0.5, 0.9])
+def test_dropout_drops_the_share_and_keeps_the_mean(p: float) -> None:
+    torch.manual_seed(0)
+    mask = keep_mask(torch.empty(999, 1001), p)
+    n = mask.numel()
+    assert abs(float((mask == 0).float().mean()) - p) < 5 * (p * (1 - p) / n) ** 0.5 + 1 / 65536
+    assert abs(float(mask.double().mean()) - 1) < 0.01
+    assert len(mask.unique()) == 2
+
+
+def test_dropout_is_one_mask_forward_and_backward() -> None:
+    torch.manual_seed(0)
+    layer = Dropout(0.3)
+    base = torch.randn(50, 4, requires_grad=True)
+    values = torch.randn(50, 4, requires_grad=True)
+    out = layer.add(base, values)
+    to_base, to_values = torch.autograd.grad(out.sum(), [base, values])
+    assert torch.equal(to_base, torch.ones_like(base))
+    torch.testing.assert_close(out - base, values * to_values)
+    assert torch.equal(layer.eval()(values), values)
+    torch.manual_seed(5)
+    first = layer.train()(values)
+    torch.manual_seed(5)
+    assert torch.equal(first, layer(values))
+    with pytest.raises(ValueError, match="share"):
+        Dropout(1.0)
+
+
+def test_dropout_neighbours_are_independent() -> None:
+    torch.manual_seed(1)
+    kept = (keep_mask(torch.empty(1_000_000), 0.5) > 0).double()
+    for lag in (1, 2, 4, 64):
+        assert abs(float(functional.cosine_similarity(kept[lag:] - 0.5, kept[:-lag] - 0.5, 0))) < 0.005

@@ -1,0 +1,122 @@
+"""Each loss against its formula, in float64, with every gradient."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from recengine.contracts.batch import StepContext
+from recengine.contracts.loss import LossInput
+from recengine.errors import UsageError
+from recengine.hooks import host
+
+ROWS, ITEMS, DIM, COUNT = 7, 11, 5, 4
+
+
+def loss(name: str, **settings: Any) -> Any:
+    entry = host().registries["loss"].get(name)
+    return entry.load()(entry.load_config()(**settings))
+
+
+def given(shared: bool = False, bias: bool = True, log_q: bool = False) -> LossInput:
+    torch.manual_seed(3)
+    shape = (COUNT,) if shared else (ROWS, COUNT)
+    return LossInput(
+        torch.randn(ROWS, DIM, dtype=torch.float64, requires_grad=True),
+        torch.randn(ITEMS, DIM, dtype=torch.float64, requires_grad=True),
+        torch.randint(0, ITEMS, (ROWS,)),
+        torch.randint(0, ITEMS, shape),
+        torch.randn(shape, dtype=torch.float64) - 3 if log_q else None,
+        torch.randn(ITEMS, dtype=torch.float64, requires_grad=True) if bias else None,
+    )
+
+
+def by_rows(case: LossInput, formula: Any) -> Tensor:
+    """Mean over rows of formula(score of the target, of sampled items that are not it, their log q)."""
+    logits = case.anchors @ case.items.T + (0 if case.bias is None else case.bias)
+    total = torch.zeros((), dtype=torch.float64)
+    assert case.negatives is not None
+    for row in range(ROWS):
+        sampled = case.negatives if case.negatives.ndim == 1 else case.negatives[row]
+        kept = sampled != case.positives[row]
+        log_q = None
+        if case.log_q is not None:
+            log_q = (case.log_q if case.log_q.ndim == 1 else case.log_q[row])[kept]
+        total = total + formula(logits[row, case.positives[row]], logits[row, sampled[kept]], log_q)
+    return total / ROWS
+
+
+def gbce(positive: Tensor, negative: Tensor, log_q: Tensor | None) -> Tensor:
+    alpha = COUNT / (ITEMS - 1)
+    beta = alpha * (0.75 * (1 - 1 / alpha) + 1 / alpha)
+    return -(beta * torch.sigmoid(positive).log() + torch.sigmoid(-negative).log().sum()) / (COUNT + 1)
+
+
+def sampled_softmax(positive: Tensor, negative: Tensor, log_q: Tensor | None) -> Tensor:
+    log_q = torch.tensor(-math.log(ITEMS), dtype=torch.float64) if log_q is None else log_q
+    corrected = negative / 0.5 - math.log(COUNT) - log_q
+    return torch.logsumexp(torch.cat([positive[None] / 0.5, corrected]), 0) - positive / 0.5
+
+
+def bpr(positive: Tensor, negative: Tensor, log_q: Tensor | None) -> Tensor:
+    return -torch.sigmoid(positive - negative).log().sum() / COUNT
+
+
+def bce(positive: Tensor, negative: Tensor, log_q: Tensor | None) -> Tensor:
+    return -torch.sigmoid(positive).log() - torch.sigmoid(-negative).log().sum() / COUNT
+
+
+FORMULAS = {
+    "gbce": (gbce, {"calibration": 0.75}),
+    "sampled_softmax": (sampled_softmax, {"temperature": 0.5}),
+    "bpr": (bpr, {}),
+    "bce": (bce, {}),
+}
+
+
+@pytest.mark.parametrize("log_q", [False, True])
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("name", FORMULAS)
+def test_value_and_gradients(name: str, shared: bool, bias: bool, log_q: bool) -> None:
+    formula, settings = FORMULAS[name]
+    case = given(shared, bias, log_q)
+    inputs = [case.anchors, case.items, *([case.bias] if case.bias is not None else [])]
+    found = loss(name, negatives=COUNT, shared=shared, **settings)(case, StepContext())
+    wanted = by_rows(case, formula)
+    torch.testing.assert_close(found, wanted)
+    for ours, theirs in zip(
+        torch.autograd.grad(found, inputs), torch.autograd.grad(wanted, inputs), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_softmax_is_cross_entropy_over_the_catalogue() -> None:
+    case = given()
+    found = loss("softmax", temperature=0.7)(case, StepContext())
+    assert case.bias is not None
+    logits = case.anchors @ case.items.T / 0.7 + case.bias
+    torch.testing.assert_close(found, torch.nn.functional.cross_entropy(logits, case.positives))
+
+
+def test_the_correction_makes_the_sampled_normaliser_unbiased() -> None:
+    generator = torch.Generator().manual_seed(0)
+    anchors, items = torch.randn(1, DIM, generator=generator), torch.randn(50, DIM, generator=generator)
+    q = torch.softmax(torch.randn(50, generator=generator), 0)
+    drawn = torch.multinomial(q, 20_000, replacement=True, generator=generator)
+    case = LossInput(anchors, items, torch.tensor([0]), drawn, q[drawn].log())
+    found = loss("sampled_softmax", negatives=20_000)(case, StepContext())
+    wanted = torch.nn.functional.cross_entropy(anchors @ items.T, case.positives)
+    assert abs(float(found - wanted)) < 0.05
+
+
+@pytest.mark.parametrize("name", FORMULAS)
+def test_a_missing_sample_is_named(name: str) -> None:
+    case = given()
+    without = LossInput(case.anchors, case.items, case.positives)
+    with pytest.raises(UsageError, match="sampled items"):
+        loss(name)(without, StepContext())
