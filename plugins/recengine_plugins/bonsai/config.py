@@ -1,0 +1,39 @@
+"""Settings of BONSAI."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from recengine.config import Config, knob
+
+
+class BonsaiConfig(Config):
+    """Surrogate, acquisition, and how eagerly changes are put back to the default."""
+
+    surrogate: Literal["auto", "gp", "map_saas"] = knob(
+        "auto",
+        "Gaussian process: one, or an ensemble under a sparsity prior; auto: the latter from 10 columns on",
+    )
+    acquisition: Literal["log_ei", "qlognei", "ucb", "qlognehvi"] = knob(
+        "qlognei", "log expected improvement (noise-free or noisy), upper confidence bound, or hypervolume"
+    )
+    prune: bool = knob(True, "put coordinates back to their default where little is lost")
+    rho: float = knob(0.2, "share of the acquisition gain that pruning may cost", ge=0.0, le=1.0)
+    schedule: Literal["constant", "no_regret"] = knob(
+        "constant",
+        "no_regret: rho_t = min(rho, rho / sqrt(t)), whose pruning loss adds up to less than linear",
+    )
+    delta: float = knob(
+        0.0, "loss in acquisition units that is always accepted (of use with ucb, in objective units)", ge=0.0
+    )
+    baseline: Literal["observed_max", "default", "none"] = knob(
+        "observed_max", "what the gain is measured against: best observed point, default point, or nothing"
+    )
+    dense_every: int = knob(
+        4, "every k-th proposal stays unpruned, so that no relevant coordinate is locked out; 0: never", ge=0
+    )
+    initial: int = knob(10, "points before the first model: the default, then a Sobol sequence", ge=1)
+    beta: float = knob(4.0, "of the confidence bound: mean + sqrt(beta) sd", gt=0.0)
+    restarts: int = knob(8, "starts of the acquisition's optimiser", ge=1)
+    raw_samples: int = knob(256, "points from which the starts are drawn", ge=1)
+    mc_samples: int = knob(128, "draws of a Monte Carlo acquisition", ge=1)
