@@ -14,8 +14,8 @@ def fit_surrogate(X: Tensor, Y: Tensor, kind: Kind) -> Any:
     """A fitted botorch model of Y [n, m] on X [n, d] in [0, 1].
 
     gp: SingleTaskGP, dimension-scaled log-normal lengthscale prior (botorch's default). map_saas: ensemble
-    of maximum-a-posteriori fits under the sparse axis-aligned subspace prior (Eriksson and Jankowiak, 2021); auto
-    takes it from 10 columns on.
+    of maximum-a-posteriori fits under the sparse axis-aligned subspace prior (Eriksson and Jankowiak, 2021);
+    auto takes it from 10 columns on.
     """
     from botorch.models import ModelListGP
 
