@@ -55,6 +55,14 @@ STABLE_TORCH_LIBRARY(recengine, m) {
       "sampled_logsumexp_backward(Tensor grad, Tensor anchors, Tensor table, Tensor negatives, Tensor? log_weight, "
       "Tensor? temperature, Tensor? positives, Tensor? exclude, Tensor lse, float scale) "
       "-> (Tensor anchors, Tensor table, Tensor share, Tensor temperature)");
+  // token_mixing
+  m.def(
+      "token_mixing(Tensor x, Tensor? residual, Tensor? weight, int heads, float eps, bool keep_mixed, "
+      "bool own_residual) -> (Tensor normed, Tensor mixed, Tensor rstd)");
+  m.def(
+      "token_mixing_backward(Tensor? grad_normed, Tensor? grad_mixed, Tensor source, Tensor? residual, "
+      "Tensor? weight, Tensor rstd, int tokens, int heads, bool source_is_mixed, bool own_residual, "
+      "bool residual_grad) -> (Tensor dx, Tensor dresidual, Tensor dweight)");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(recengine, CompositeExplicitAutograd, m) { m.impl("isa", TORCH_BOX(&isa)); }

@@ -89,10 +89,10 @@ def cosine_attention(
         )
     trained = torch.is_grad_enabled() and (qkv.requires_grad or (m is not None and m.requires_grad))
     exponent = None if m is None else m.float()
-    out, _ = torch.ops.recengine.cosine_attention(
+    out: Tensor = torch.ops.recengine.cosine_attention(
         qkv, mask, lengths, cu_seqlens, exponent, causal, activation, scale, trained
-    )
-    return out  # type: ignore[no-any-return]
+    )[0]
+    return out
 
 
 def cosine_attention_reference(
