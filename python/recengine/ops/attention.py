@@ -130,7 +130,8 @@ def cosine_attention_reference(
     if causal:
         similarity = similarity.tril()
     similarity = similarity * _scales(mask, m, q.shape[1], q.shape[-1], causal, scale).to(work)
-    return (similarity @ v).transpose(1, 2).to(qkv.dtype)
+    out: Tensor = (similarity @ v).transpose(1, 2).to(qkv.dtype)
+    return out
 
 
 def _scales(mask: Tensor, m: Tensor | None, heads: int, d: int, causal: bool, scale: Scale) -> Tensor:
