@@ -1,13 +1,16 @@
-"""What a metric is: a formula over the ranked lists of one user at a time, kept per user."""
+"""What a metric is: a formula over the ranked list of each user, kept per user; or over what all lists
+together show of the catalogue."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+    from recengine.data.interactions import Interactions
 
 
 @dataclass(frozen=True)
@@ -17,8 +20,11 @@ class RankedLists:
     items: int64 [U, K], the recommended items, best first, -1 where a list is shorter.
     hits: bool [U, K], whether each is a target.
     n_targets: int64 [U].
-    popularity: float64 [n_items], training counts.
+    popularity: float64 [n_items], how often each item occurs in what may be seen.
     n_items: size of the catalogue.
+    targets: int64 [T], distinct target items by user, and indptr: int64 [U + 1], whose they are; None where
+        the caller does not say.
+    history: everything that may be seen; None where the caller does not say.
     """
 
     items: NDArray[np.int64]
@@ -26,8 +32,12 @@ class RankedLists:
     n_targets: NDArray[np.int64]
     popularity: NDArray[np.float64]
     n_items: int
+    targets: NDArray[np.int64] | None = None
+    indptr: NDArray[np.int64] | None = None
+    history: Interactions | None = None
 
 
+@runtime_checkable
 class Metric(Protocol):
     """A ranking metric at a cut-off. ``definition`` is the one-line formula printed with the protocol."""
 
@@ -37,4 +47,17 @@ class Metric(Protocol):
 
     def per_user(self, lists: RankedLists, k: int) -> NDArray[np.float64]:
         """float64 [U]; NaN where the metric is not defined for a user."""
+        ...
+
+
+@runtime_checkable
+class CatalogueMetric(Protocol):
+    """A metric of all lists together. It sees counts, which add up over shards of the users."""
+
+    name: str
+    definition: str
+    higher_is_better: bool
+
+    def over_catalogue(self, exposure: NDArray[np.int64]) -> float:
+        """exposure: int64 [n_items], how many users have the item among their first k."""
         ...

@@ -89,7 +89,7 @@ def topk_reference(
 ) -> tuple[Tensor, Tensor]:
     """:func:`topk` in plain torch, a few hundred rows of scores at a time."""
     _check("topk", queries, items, bias, seen_indptr, seen_items)
-    torch._check(1 <= k <= MAX_K, lambda: f"topk: k is {k}, expected 1 to {MAX_K}")
+    _need(1 <= k <= MAX_K, f"topk: k is {k}, expected 1 to {MAX_K}")
     wide = torch.promote_types(queries.dtype, torch.float32)
     scores = queries.new_full((queries.shape[0], k), -torch.inf, dtype=wide)
     ids = queries.new_full((queries.shape[0], k), -1, dtype=torch.int64)
@@ -149,13 +149,13 @@ def rank_of_reference(
 ) -> Tensor:
     """:func:`rank_of` in plain torch, a few hundred rows of scores at a time."""
     _check("rank_of", queries, items, bias, seen_indptr, seen_items)
-    torch._check(
+    _need(
         targets.shape == queries.shape[:1] and targets.dtype == torch.int64,
-        lambda: f"rank_of: targets must be int64 [{queries.shape[0]}]",
+        f"rank_of: targets must be int64 [{queries.shape[0]}]",
     )
-    torch._check(
+    _need(
         not targets.numel() or (int(targets.min()) >= 0 and int(targets.max()) < items.shape[0]),
-        lambda: f"rank_of: targets must be ids of 0 to {items.shape[0] - 1}",
+        f"rank_of: targets must be ids of 0 to {items.shape[0] - 1}",
     )
     ranks = torch.empty_like(targets)
     column = torch.arange(items.shape[0], device=items.device)
@@ -191,6 +191,11 @@ def _scores(
     return scores
 
 
+def _need(held: bool, message: str) -> None:
+    if not held:
+        raise RuntimeError(message)
+
+
 def _check(
     op: str,
     queries: Tensor,
@@ -200,7 +205,7 @@ def _check(
     seen_items: Tensor | None,
 ) -> None:
     def need(held: bool, message: str) -> None:
-        torch._check(held, lambda: f"{op}: {message}")
+        _need(held, f"{op}: {message}")
 
     need(queries.dim() == 2, f"queries has {queries.dim()} dimensions, expected 2")
     need(items.dim() == 2, f"items has {items.dim()} dimensions, expected 2")
@@ -236,29 +241,29 @@ def _check(
     )
 
 
+def _fake_topk(
+    queries: Tensor,
+    items: Tensor,
+    bias: Tensor | None,
+    seen_indptr: Tensor | None,
+    seen_items: Tensor | None,
+    k: int,
+) -> tuple[Tensor, Tensor]:
+    shape = (queries.shape[0], k)
+    return queries.new_empty(shape, dtype=torch.float32), queries.new_empty(shape, dtype=torch.int64)
+
+
+def _fake_rank_of(
+    queries: Tensor,
+    items: Tensor,
+    targets: Tensor,
+    bias: Tensor | None,
+    seen_indptr: Tensor | None,
+    seen_items: Tensor | None,
+) -> Tensor:
+    return torch.empty_like(targets)
+
+
 if native().cpu:
-
-    @torch.library.register_fake("recengine::topk")
-    def _(
-        queries: Tensor,
-        items: Tensor,
-        bias: Tensor | None,
-        seen_indptr: Tensor | None,
-        seen_items: Tensor | None,
-        k: int,
-    ) -> tuple[Tensor, Tensor]:
-        rows = queries.shape[0]
-        return queries.new_empty((rows, k), dtype=torch.float32), queries.new_empty(
-            (rows, k), dtype=torch.int64
-        )
-
-    @torch.library.register_fake("recengine::rank_of")
-    def _(
-        queries: Tensor,
-        items: Tensor,
-        targets: Tensor,
-        bias: Tensor | None,
-        seen_indptr: Tensor | None,
-        seen_items: Tensor | None,
-    ) -> Tensor:
-        return torch.empty_like(targets)
+    torch.library.register_fake("recengine::topk", _fake_topk)
+    torch.library.register_fake("recengine::rank_of", _fake_rank_of)

@@ -1,0 +1,284 @@
+"""From a model to ranked lists: vectors through the fused top-k, else dense scores, else generated ids."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from recengine.contracts.batch import HistoryBatch
+from recengine.contracts.model import Generates, Represents, ScoresItems, Trainable
+from recengine.data import EvalTask
+from recengine.data.interactions import Histories, ragged_positions
+from recengine.errors import ConfigError, UsageError
+from recengine.evaluation.candidates import sampled_candidates
+from recengine.evaluation.protocol import Protocol
+from recengine.ops import topk
+
+_UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+_MOST_USERS = 8192  # of a block, so that progress can be told
+_ACTIVATIONS = 48  # floats a dimension that a model may hold for an event of a history
+
+Ids = NDArray[np.int64]
+
+
+def parse_memory(memory: str | int) -> int:
+    """Bytes of '256MiB', '1.5 GB' or a number. Raises ConfigError."""
+    found = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([a-zA-Z]*)\s*", str(memory))
+    if not found or found[2].lower() not in _UNITS or float(found[1]) <= 0:
+        raise ConfigError(
+            "not an amount of memory", where="memory", found=repr(memory), expected="like '256MiB' or '2GB'"
+        )
+    return int(float(found[1]) * _UNITS[found[2].lower()])
+
+
+@dataclass(frozen=True)
+class Block:
+    """Users begin .. end of the task, and their lists: int64 [end - begin, k], -1 where shorter."""
+
+    begin: int
+    end: int
+    items: Ids
+
+
+def ranked_lists(
+    model: Any,
+    task: EvalTask,
+    protocol: Protocol,
+    k: int,
+    memory: int,
+    device: torch.device | None = None,
+) -> Iterator[Block]:
+    """The first k items of every user of the task, block by block within about ``memory`` bytes.
+
+    Raises UsageError when the model can neither represent, score nor generate, or cannot rank sampled
+    candidates.
+    """
+    device = device or device_of(model)
+    if protocol.sampled is not None:
+        rank: _Ranker = _Sampled(model, task, protocol, device)
+    elif isinstance(model, Represents):
+        rank = _ByVectors(model, memory, device)
+    elif isinstance(model, ScoresItems):
+        rank = _ByScores(model, task)
+    elif isinstance(model, Generates):
+        rank = _ByGeneration(model, task)
+    else:
+        raise UsageError(
+            "this model cannot recommend",
+            where=type(model).__name__,
+            expected="user_vectors and item_vectors, or score_items, or generate (recengine.contracts.model)",
+        )
+    budget = Budget(memory, rank.bytes_per_user, rank.bytes_per_event)
+    for begin, end in budget.runs(task.history.lengths()[task.users]):
+        histories = task.history.history(task.users[begin:end])
+        items = rank(to_device(histories, device), k, begin, protocol.mask_history)
+        yield Block(begin, end, items)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Bytes that may be held, and what a user and an event of the history (``longest`` at most) cost."""
+
+    memory: int
+    per_user: int
+    per_event: int
+    longest: int | None = None
+
+    def runs(self, lengths: Ids) -> Iterator[tuple[int, int]]:
+        """begin and end of runs of users that keep to the budget (one user at least)."""
+        counted = lengths if self.longest is None else np.minimum(lengths, self.longest)
+        cost = np.concatenate([np.zeros(1), np.cumsum(self.per_user + counted * float(self.per_event))])
+        begin = 0
+        while begin < lengths.shape[0]:
+            end = int(np.searchsorted(cost, cost[begin] + self.memory, side="right")) - 1
+            end = min(max(end, begin + 1), begin + _MOST_USERS, lengths.shape[0])
+            yield begin, end
+            begin = end
+
+
+def part_of(batch: HistoryBatch, begin: int, end: int) -> HistoryBatch:
+    """Users begin .. end of a batch."""
+    if begin == 0 and end == len(batch):
+        return batch
+    first, last = int(batch.offsets[begin]), int(batch.offsets[end])
+    times = None if batch.times is None else batch.times[first:last]
+    offsets = batch.offsets[begin : end + 1] - first
+    return HistoryBatch(batch.users[begin:end], batch.items[first:last], offsets, times)
+
+
+def device_of(model: Any) -> torch.device:
+    """Where the model's first parameter or buffer is; the processor for a model without any."""
+    if isinstance(model, torch.nn.Module):
+        for tensor in (*model.parameters(), *model.buffers()):
+            return tensor.device
+    return torch.device("cpu")
+
+
+def to_device(histories: Histories, device: torch.device) -> HistoryBatch:
+    given: dict[str, Any] = {
+        name: None if value is None else value.to(device) for name, value in histories.tensors().items()
+    }
+    return HistoryBatch(**given)
+
+
+def sorted_topk(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k largest of each row, equal ones by smaller column, NaN and -inf as id -1: (scores, ids).
+
+    torch.topk leaves the order of equal values open, so rows whose k-th value occurs again outside the
+    chosen ones are chosen again by column.
+    """
+    scores = torch.where(scores.isnan(), -torch.inf, scores)
+    kept = min(k, scores.shape[1])
+    values, ids = scores.topk(kept, dim=1) if kept else (scores[:, :0], scores[:, :0].long())
+    if kept and kept < scores.shape[1]:
+        last = values[:, -1:]
+        tied = ((scores >= last).sum(dim=1) > kept).nonzero().squeeze(1)
+        if tied.numel():
+            ids[tied] = _first_of_ties(scores[tied], last[tied], kept)
+    ids = ids.sort(dim=1).values
+    values, order = scores.gather(1, ids).sort(dim=1, descending=True, stable=True)
+    ids = torch.where(values > -torch.inf, ids.gather(1, order), -1)
+    short = k - kept
+    if short:
+        values = torch.nn.functional.pad(values, (0, short), value=-torch.inf)
+        ids = torch.nn.functional.pad(ids, (0, short), value=-1)
+    return values, ids
+
+
+def _first_of_ties(scores: Tensor, last: Tensor, k: int) -> Tensor:
+    """Columns of everything above ``last``, then of the first equal to it: k a row, in no order."""
+    column = torch.arange(scores.shape[1], device=scores.device)
+    place = torch.where(scores > last, column - scores.shape[1], torch.where(scores == last, column, 2**62))
+    chosen = place.topk(k, dim=1, largest=False).values
+    return torch.where(chosen < 0, chosen + scores.shape[1], chosen)
+
+
+class _Ranker:
+    """Lists of a block of users. bytes_per_user and bytes_per_event say what a block costs."""
+
+    bytes_per_user: int
+    bytes_per_event: int
+
+    def __call__(self, batch: HistoryBatch, k: int, begin: int, mask: bool) -> Ids:
+        raise NotImplementedError
+
+
+class _ByVectors(_Ranker):
+    """Vectors are made for few users at a time (a sequence model holds activations for every event), the
+    top-k for many (each call reads all items once)."""
+
+    def __init__(self, model: Represents, memory: int, device: torch.device) -> None:
+        self.model = model
+        self.items, self.bias = model.item_vectors(), model.item_bias()
+        if self.items.dtype == torch.float16 and device.type == "cpu":
+            self.items = self.items.float()
+        width = int(self.items.shape[1])
+        self.bytes_per_user, self.bytes_per_event = 4096 + 16 * width, 32
+        longest = model.feed().max_length if isinstance(model, Trainable) else None
+        self.vectors = Budget(memory, 1024, 4 * _ACTIVATIONS * min(width, 512), longest)
+
+    def __call__(self, batch: HistoryBatch, k: int, begin: int, mask: bool) -> Ids:
+        parts = [
+            self.model.user_vectors(part_of(batch, a, b)).to(self.items.dtype)
+            for a, b in self.vectors.runs(batch.offsets.diff().cpu().numpy())
+        ]
+        queries = parts[0] if len(parts) == 1 else torch.cat(parts)
+        seen: dict[str, Tensor] = {}
+        if mask:
+            seen = {"seen_indptr": batch.offsets, "seen_items": batch.items}
+        return _ids(topk(queries, self.items, k, bias=self.bias, **seen)[1])
+
+
+class _ByScores(_Ranker):
+    def __init__(self, model: ScoresItems, task: EvalTask) -> None:
+        self.model = model
+        self.bytes_per_user = 24 * task.history.n_items + 4096
+        self.bytes_per_event = 64
+
+    def __call__(self, batch: HistoryBatch, k: int, begin: int, mask: bool) -> Ids:
+        scores = self.model.score_items(batch)
+        if mask:
+            rows = torch.repeat_interleave(batch.offsets.diff())
+            scores = scores.index_put((rows, batch.items), scores.new_tensor(-torch.inf))
+        return _ids(sorted_topk(scores, k)[1])
+
+
+class _ByGeneration(_Ranker):
+    """Asks for more than k and drops what was seen, repeats, and places without an item."""
+
+    def __init__(self, model: Generates, task: EvalTask) -> None:
+        self.model, self.n_items = model, task.history.n_items
+        self.bytes_per_user, self.bytes_per_event = 1 << 20, 1 << 12
+
+    def __call__(self, batch: HistoryBatch, k: int, begin: int, mask: bool) -> Ids:
+        ids = _ids(self.model.generate(batch, min(2 * k + 10, max(self.n_items, 1)))[0])
+        offsets, items = _ids(batch.offsets), _ids(batch.items)
+        found = np.full((ids.shape[0], k), -1, np.int64)
+        for row, listed in enumerate(ids):
+            left_out = set(items[offsets[row] : offsets[row + 1]].tolist()) if mask else set()
+            kept = [item for item in dict.fromkeys(listed.tolist()) if item >= 0 and item not in left_out][:k]
+            found[row, : len(kept)] = kept
+        return found
+
+
+class _Sampled(_Ranker):
+    """The targets of each user among sampled items."""
+
+    def __init__(self, model: Any, task: EvalTask, protocol: Protocol, device: torch.device) -> None:
+        assert protocol.sampled is not None
+        self.model, self.task, self.protocol = model, task, protocol
+        n = protocol.sampled[1]
+        if isinstance(model, Represents):
+            self.items, self.bias = model.item_vectors(), model.item_bias()
+            self.bytes_per_user = 8 * (n + 16) * int(self.items.shape[1])
+        elif isinstance(model, ScoresItems):
+            self.bytes_per_user = 16 * task.history.n_items
+        else:
+            raise UsageError(
+                "a model that only generates cannot rank sampled candidates",
+                where="protocol.candidates",
+                fix="evaluate it with candidates='full'",
+            )
+        self.bytes_per_user += 4096
+        self.bytes_per_event = 32 + 4 * _ACTIVATIONS * 64
+
+    def __call__(self, batch: HistoryBatch, k: int, begin: int, mask: bool) -> Ids:
+        rows = slice(begin, begin + len(batch))
+        drawn = sampled_candidates(self.task, rows, self.protocol)
+        candidates = torch.from_numpy(drawn).to(batch.items.device)
+        known = candidates.clamp(min=0)
+        if isinstance(self.model, Represents):
+            queries = self.model.user_vectors(batch).to(self.items.dtype)
+            scores = torch.einsum("bd,bcd->bc", queries, self.items[known]).float()
+            if self.bias is not None:
+                scores = scores + self.bias[known]
+        else:
+            scores = self.model.score_items(batch).gather(1, known)
+        scores = torch.where(candidates < 0, -torch.inf, scores)  # columns ascend in the item, so ties do
+        places = sorted_topk(scores, k)[1]
+        return _ids(torch.where(places < 0, -1, candidates.gather(1, places.clamp(min=0))))
+
+
+def _ids(tensor: Tensor) -> Ids:
+    return np.asarray(tensor.cpu().numpy(), np.int64)
+
+
+def positions_of(task: EvalTask, begin: int, end: int) -> tuple[Ids, Ids]:
+    """Distinct targets of users begin .. end, ascending a user, and their offsets [end - begin + 1]."""
+    counts = np.diff(task.indptr)[begin:end]
+    at, _ = ragged_positions(task.indptr[begin:end], counts)
+    owner = np.repeat(np.arange(end - begin), counts)
+    keys = np.unique(owner * max(task.history.n_items, 1) + task.targets[at])
+    owner, items = np.divmod(keys, max(task.history.n_items, 1))
+    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(np.bincount(owner, minlength=end - begin))])
+    return items.astype(np.int64), offsets.astype(np.int64)
+
+
+Progress = Callable[[int, int], None]
