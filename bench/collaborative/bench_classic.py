@@ -80,14 +80,16 @@ class Row:
     fits: int
 
 
-def fit(side: str, model: str, case: Case, settings: dict[str, Any], seeds: list[int], threads: int) -> dict:
-    """Seconds of each fit, peak memory of the process, quality of each seed."""
+def fit(
+    side: str, model: str, case: Case, points: list[dict[str, Any]], seeds: list[int], threads: int
+) -> tuple[list[dict[str, float]], float, list[list[dict[str, float]]]]:
+    """Seconds of each fit, peak memory of the process, quality of each seed at each point of settings."""
     with tempfile.TemporaryDirectory() as folder:
         np.save(f"{folder}/u.npy", case.users)
         np.save(f"{folder}/i.npy", case.items)
         given = {
             "model": model,
-            "settings": settings,
+            "points": points,
             "users": f"{folder}/u.npy",
             "items": f"{folder}/i.npy",
             "n_users": case.n_users,
@@ -97,23 +99,26 @@ def fit(side: str, model: str, case: Case, settings: dict[str, Any], seeds: list
         }
         script = HERE / ("fit_ours.py" if side == "recengine" else f"fit_{side}.py")
         outcome = run(None if side == "recengine" else side, script, given, threads=threads)
-        found = {seed: quality(case, Path(folder, str(seed))) for seed in dict.fromkeys(seeds)}
-    return {"times": outcome.answer["times"], "peak_mb": outcome.peak_mb, "quality": found}
+        found = [
+            [quality(case, Path(folder, f"{point}-{seed}")) for seed in dict.fromkeys(seeds)]
+            for point in range(len(points))
+        ]
+    return outcome.answer["times"], outcome.peak_mb, found
 
 
 def compare(model: str, data: str, threads: int, rounds: int, seeds: int) -> list[Row]:
     """Both sides, taking turns; the first fit of a process warms up."""
     case = DATA[data]()
     sides = SETTINGS[model, data]
-    gathered: dict[str, list[dict]] = {side: [] for side in sides}
+    gathered: dict[str, list[Any]] = {side: [] for side in sides}
     for turn in range(rounds):
         chosen = [turn * seeds + s for s in range(seeds)]
         for side, settings in sides.items():
-            gathered[side].append(fit(side, model, case, settings, [chosen[0], *chosen], threads))
+            gathered[side].append(fit(side, model, case, [settings], [chosen[0], *chosen], threads))
     rows = []
     for side, fits in gathered.items():
-        times = [time for each in fits for time in each["times"][1:]]
-        found = [value for each in fits for value in each["quality"].values()]
+        times = [time for told, _, _ in fits for time in told[1:]]
+        found = [value for _, _, points in fits for value in points[0]]
         rows.append(
             Row(
                 model,
@@ -122,7 +127,7 @@ def compare(model: str, data: str, threads: int, rounds: int, seeds: int) -> lis
                 side,
                 statistics.median(time["wall_s"] for time in times),
                 statistics.median(time["cpu_s"] for time in times),
-                statistics.median(each["peak_mb"] for each in fits),
+                statistics.median(peak for _, peak, _ in fits),
                 statistics.mean(value["hr"] for value in found),
                 statistics.mean(value["ndcg"] for value in found),
                 len(times),
@@ -155,14 +160,14 @@ def tune(only: str | None) -> None:
     for model, data in (key for key in SETTINGS if key[0] != "ease" and only in (None, key[0])):
         case = DATA[data](validation=True)
         for side, fixed in SETTINGS[model, data].items():
-            best: tuple[float, dict[str, Any]] = (-1.0, {})
-            for point in _grid(model, side):
-                found = fit(side, model, case, fixed | point, [0, 1], 1)["quality"].values()
-                best = max(best, (statistics.mean(v["ndcg"] for v in found), point), key=lambda x: x[0])
-            print(
-                json.dumps({"model": model, "data": data, "side": side, "ndcg": best[0], **best[1]}),
-                flush=True,
-            )
+            grid = [fixed | point for point in _grid(model, side)]
+            _, _, found = fit(side, model, case, grid, [0, 1], 2)
+            means = [statistics.mean(value["ndcg"] for value in values) for values in found]
+            for mean, point in zip(means, _grid(model, side), strict=True):
+                print(f"{side:10} {mean:.4f} {point}", file=sys.stderr, flush=True)
+            best = int(np.argmax(means))
+            record = {"model": model, "data": data, "side": side, "ndcg": means[best], **grid[best]}
+            print(json.dumps(record), flush=True)
 
 
 def _grid(model: str, side: str) -> list[dict[str, Any]]:

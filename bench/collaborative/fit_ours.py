@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import harness
 import numpy as np
 import torch
@@ -13,21 +15,21 @@ from recengine.hooks import host
 
 
 def main(given: dict) -> dict:
-    """given: model, settings, users, items (.npy), n_users, n_items, seeds, out (folder)."""
+    """given: model, points (settings), users, items (.npy), n_users, n_items, seeds, out (folder)."""
     users, items = np.load(given["users"]), np.load(given["items"])
     vocabularies = [Vocabulary(np.arange(given[side])) for side in ("n_users", "n_items")]
     train = Interactions.from_arrays(
         users, items, user_vocabulary=vocabularies[0], item_vocabulary=vocabularies[1], ties="rows"
     )
     entry = host().registries["model"].get(given["model"])
-    config = entry.load_config().parse(given["settings"])
     times = []
-    for seed in given["seeds"]:
+    for point, seed in product(range(len(given["points"])), given["seeds"]):
+        config = entry.load_config().parse(given["points"][point])
         with harness.stopwatch() as watch:
             model = entry.load()(config, DataFacts(train.n_users, train.n_items))
             model.fit_directly(train, seed, lambda *_: None)
         times.append(watch.as_dict())
-        write(model, train, f"{given['out']}/{seed}")
+        write(model, train, f"{given['out']}/{point}-{seed}")
     return {"times": times}
 
 

@@ -43,10 +43,10 @@ PEERS = {
     ),
     "lenskit": Peer(("lenskit==2025.8.1",), "from lenskit.als import ImplicitMFScorer", torch=True),
     "recbole": Peer(
-        ("recbole==1.2.1", "ray==2.48.0", "kmeans-pytorch==0.3"),
+        ("recbole==1.2.1", "numpy==1.26.4", "setuptools<81"),
         "from recbole.quick_start import run_recbole",
         torch=True,
-        note="1.2.1 uses names that numpy 2 and torch 2.6 removed: scripts restore them before the import",
+        note="uses what numpy 2 and torch 2.6 removed: numpy is held back, torch.load must be told",
     ),
 }
 

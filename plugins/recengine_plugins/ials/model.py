@@ -12,7 +12,7 @@ from recengine.contracts.batch import HistoryBatch
 from recengine.contracts.model import DataFacts
 from recengine.data import Interactions
 from recengine.data.matrix import PairMatrix, pair_matrix
-from recengine.ops.factorization import ials_solve
+from recengine.ops.factorization import gram, ials_solve
 from recengine.ops.histories import distinct_rows
 from recengine_plugins.ials.config import ImplicitALSConfig
 
@@ -24,16 +24,18 @@ class ImplicitALS(nn.Module):
         p_ui = 1 where u took i, else 0;  c_ui = 1 + alpha r_ui, r from ``counts``
         lambda_row = regularization * max(1, entries of the row)^frequency_power
 
-    Only item vectors are kept. A user, known or new, is solved exactly from the history asked about
-    (one normal equation of size d), which is what a further half-sweep would do.
+    Only item vectors and their Gram matrix are kept. A user, known or new, is solved exactly from the
+    history asked about (one normal equation of size d), which is what a further half-sweep would do.
     """
 
     items: Tensor
+    square: Tensor
 
     def __init__(self, config: ImplicitALSConfig, facts: DataFacts) -> None:
         super().__init__()
         self.config = config
         self.register_buffer("items", torch.zeros(facts.n_items, config.factors))
+        self.register_buffer("square", torch.zeros(config.factors, config.factors))
 
     def fit_directly(self, train: Interactions, seed: int, progress: Any) -> None:
         """Alternate; users first, from small random item vectors."""
@@ -49,6 +51,7 @@ class ImplicitALS(nn.Module):
             items = ials_solve(users, *sides[1], start=items, steps=config.steps)
             progress(sweep + 1, config.iterations, "sweeps")
         self.items.copy_(items)
+        self.square.copy_(gram(items))
 
     def _side(self, matrix: PairMatrix) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         indptr = torch.from_numpy(matrix.indptr)
@@ -66,15 +69,17 @@ class ImplicitALS(nn.Module):
 
     def user_vectors(self, histories: HistoryBatch) -> Tensor:
         """float32 [B, d]."""
-        columns, indptr, counts = distinct_rows(histories.items, histories.offsets)
-        return ials_solve(
-            self.items,
+        columns, indptr, counts = distinct_rows(histories.items.cpu(), histories.offsets.cpu())
+        vectors = ials_solve(  # on the CPU, where the kernel is, wherever the tables lie
+            self.items.cpu(),
             indptr,
             columns.to(torch.int32),
             self._weights(counts),
             self._penalty(indptr),
             steps=0,
+            gram_matrix=self.square.cpu(),
         )
+        return vectors.to(self.items.device)
 
     def item_vectors(self) -> Tensor:
         """float32 [n_items, d]."""

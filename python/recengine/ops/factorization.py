@@ -58,6 +58,8 @@ def ials_solve(
     rows, d = indptr.shape[0] - 1, y.shape[1]
     if not has_kernel(y):
         return ials_solve_reference(y, indptr, columns, weights, regularization, start=start, steps=steps)
+    if start is not None and start.shape != (rows, d):
+        raise UsageError("start does not fit", found=tuple(start.shape), expected=(rows, d))
     y = _padded(y)
     wide = gram(y) if gram_matrix is None else _padded(_padded(gram_matrix).T).T.contiguous()
     x = torch.zeros(rows, y.shape[1]) if start is None else _padded(start).clone()
