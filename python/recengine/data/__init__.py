@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from recengine.data.generator import GeneratorConfig, Truth, generate
     from recengine.data.groups import Groups, cold_items, cold_targets, cold_users, history_buckets
     from recengine.data.leakage import FeatureFit, View, audit
+    from recengine.data.reading import ReadReport, read, read_table
     from recengine.data.reshuffling import reshuffle_ties
     from recengine.data.sampling import AliasTable, PopularitySampler, Sampler, SeenPairs, UniformSampler
     from recengine.data.splitting import SplitConfig, split_parts
@@ -41,6 +42,7 @@ _HOME = {
     "Negatives": "batching",
     "PairArrays": "batching",
     "PopularitySampler": "sampling",
+    "ReadReport": "reading",
     "Sampler": "sampling",
     "SeenPairs": "sampling",
     "SequenceArrays": "batching",
@@ -60,6 +62,8 @@ _HOME = {
     "n_pair_batches": "batching",
     "n_sequence_batches": "batching",
     "pair_batches": "batching",
+    "read": "reading",
+    "read_table": "reading",
     "reshuffle_ties": "reshuffling",
     "sequence_batches": "batching",
     "split_parts": "splitting",
@@ -77,6 +81,7 @@ __all__ = [
     "Negatives",
     "PairArrays",
     "PopularitySampler",
+    "ReadReport",
     "Sampler",
     "SeenPairs",
     "SequenceArrays",
@@ -99,6 +104,8 @@ __all__ = [
     "n_pair_batches",
     "n_sequence_batches",
     "pair_batches",
+    "read",
+    "read_table",
     "reshuffle_ties",
     "sequence_batches",
     "split",

@@ -41,6 +41,11 @@ def plain(name: str) -> str:
     return re.sub(r"[^a-z0-9]", "", name.split(":")[0].lower())
 
 
+def is_known(name: str) -> bool:
+    """Whether a column name tells its role."""
+    return any(plain(name) in names for names in _KNOWN.values())
+
+
 def choose_columns(
     names: Sequence[str], given: Mapping[str, str | None], where: str | None = None
 ) -> tuple[dict[Role, str], list[str]]:

@@ -47,7 +47,8 @@ class Steps:
 
 @dataclass(frozen=True)
 class TieReport:
-    """Steps inside ties. tied_share: of all steps between neighbouring events of a user.
+    """Steps inside ties. tied_share: of all events, those at the time of
+    the event before.
     file_ids: ids along the order of the file; used_ids, used_rows: ids and row numbers along the order that
     the store uses."""
 
@@ -60,11 +61,10 @@ class TieReport:
 def tie_report(interactions: Interactions) -> TieReport:
     """Measure the steps inside ties of a store. Without times every step of a user counts as tied."""
     tied = tie_mask(interactions.user, interactions.time)
-    n_steps = len(interactions) - int((interactions.lengths() > 0).sum())
     ranks = id_ranks(interactions.items)
     after = np.flatnonzero(tied)
     return TieReport(
-        after.size / n_steps if n_steps else 0.0,
+        after.size / len(interactions) if len(interactions) else 0.0,
         _file_steps(interactions, tied, ranks),
         count_steps(ranks[interactions.item[after - 1]], ranks[interactions.item[after]]),
         count_steps(interactions.source[after - 1], interactions.source[after]),

@@ -1,0 +1,327 @@
+"""CSV, TSV and Parquet: columns by name, by guess or by number; every value checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recengine.data.columns import ROLES, Role, choose_columns, is_known, plain
+from recengine.data.frames import Indexed, Place, finite_weights, index_ids, whole_times
+from recengine.data.interactions import Interactions
+from recengine.data.ordering import TieOrder
+from recengine.data.readers.report import ReadReport
+from recengine.data.readers.source import Source, bare_suffix
+from recengine.data.readers.text import text_ids, text_times, text_weights
+from recengine.errors import DataError
+
+if TYPE_CHECKING:
+    import polars as pl
+
+TEXT = {".csv", ".tsv", ".txt", ".dat", ".data", ".inter", ".tab"}
+PARQUET = {".parquet", ".pq"}
+_DELIMITERS = ("\t", "::", ",", ";", "|", " ")
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The checked columns of a file, before they are sorted. part: int8 [n] or None."""
+
+    user: Indexed
+    item: Indexed
+    time: NDArray[np.int64] | None
+    weight: NDArray[np.float32] | None
+    part: NDArray[np.int8] | None = None
+
+    def interactions(self, ties: TieOrder, seed: int) -> Interactions:
+        """Sorted and stored."""
+        (users, user), (items, item) = self.user, self.item
+        return Interactions.from_rows(
+            user, item, self.time, self.weight, users, items, ties=ties, seed=seed, part=self.part
+        )
+
+
+class Table:
+    """One file of rows: CSV, TSV or another delimiter (also gzip), or Parquet."""
+
+    name = "table"
+
+    def recognises(self, path: Path) -> bool:
+        """See contracts.dataset.Reader."""
+        return path.is_file() and bare_suffix(path) in TEXT | PARQUET
+
+    def read(
+        self,
+        path: Path,
+        *,
+        user: str | None = None,
+        item: str | None = None,
+        time: str | None = None,
+        weight: str | None = None,
+        part: str | None = None,
+        delimiter: str | None = None,
+        header: bool | None = None,
+        ids: str = "auto",
+        ties: TieOrder = "hash",
+        seed: int = 0,
+        report: ReadReport | None = None,
+    ) -> Interactions:
+        """Columns by name (by number from 1 where there is no header line), guessed where not named; an empty
+        name ('') leaves time or weight out. ids: 'auto' or 'text'. Raises DataError with file, line and
+        column."""
+        names = {"user": user, "item": item, "time": time, "weight": weight}
+        told = report or ReadReport()
+        if bare_suffix(path) in PARQUET:
+            return _parquet(path, names, told).interactions(ties, seed)
+        columns = read_columns(
+            Source(path), names, told, part=part, delimiter=delimiter, header=header, ids=ids
+        )
+        if columns.time is None and ties == "hash":
+            told.say("no order in time is known (if the rows are in time order, say so: ties='rows')")
+        return columns.interactions(ties, seed)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How a text table is laid out. names: of the columns (numbers where there is no header line);
+    stride: columns of the parser a column of the table ('::' leaves an empty one between)."""
+
+    separator: str
+    names: tuple[str, ...]
+    has_header: bool
+    stride: int = 1
+
+    def position(self, name: str) -> int:
+        return self.names.index(name) * self.stride
+
+
+def read_columns(
+    source: Source,
+    given: Mapping[str, str | None],
+    report: ReadReport,
+    *,
+    part: str | None = None,
+    delimiter: str | None = None,
+    header: bool | None = None,
+    ids: str = "auto",
+) -> Columns:
+    """Parse the columns that matter, one at a time, so that memory holds the text of one column only."""
+    shape = sniff(source, delimiter, header, report)
+    chosen = _choose(source, shape, given, report)
+    _check_fields(source, shape)
+    n_rows = [0]
+
+    def column(name: str) -> tuple[pl.Series, Place]:
+        series = _parse(source, shape, name)
+        n_rows[0] = n_rows[0] or _filled_rows(source, shape, series)
+        return series.head(n_rows[0]), Place(source.name, name, 2 if shape.has_header else 1)
+
+    user = text_ids(*column(chosen["user"]), ids)
+    item = text_ids(*column(chosen["item"]), ids)
+    time = text_times(*column(chosen["time"]), report) if "time" in chosen else None
+    weight = text_weights(*column(chosen["weight"])) if "weight" in chosen else None
+    report.rows = n_rows[0]
+    report.columns = {str(role): name for role, name in chosen.items()} | ({"part": part} if part else {})
+    parts = None if part is None else text_weights(*column(part)).astype(np.int8)
+    return Columns(user, item, time, weight, parts)
+
+
+def sniff(source: Source, delimiter: str | None, header: bool | None, report: ReadReport) -> Shape:
+    """Delimiter, header line and names; says what it guessed."""
+    head = [line for line in source.head() if line.strip()]
+    if not head:
+        raise DataError("the file is empty", where=source.name, expected="a table of interactions")
+    separator = delimiter or _delimiter(head)
+    if delimiter is None:
+        report.say(f"delimiter {separator!r} (guessed)")
+    first = _fields(head[0], separator)
+    second = _fields(head[1], separator) if len(head) > 1 else []
+    has_header = _is_header(first, second) if header is None else header
+    if header is None:
+        report.say("line 1 is a header (guessed)" if has_header else "no header line (guessed)")
+    names = tuple(first) if has_header else tuple(str(number + 1) for number in range(len(first)))
+    if has_header and len(head) == 1:
+        raise DataError(
+            "there are no rows",
+            where=f"{source.name}, line 2",
+            found="only a header line",
+            expected="at least one interaction",
+        )
+    return Shape(separator[0], names, has_header, len(separator))
+
+
+def _choose(
+    source: Source, shape: Shape, given: Mapping[str, str | None], report: ReadReport
+) -> dict[Role, str]:
+    named = {role: name for role, name in given.items() if name}
+    left_out = {role for role, name in given.items() if name == ""}
+    if not shape.has_header:
+        sample = [_fields(line, shape.separator * shape.stride) for line in source.head()]
+        positions = {role: name for role, name in _by_position(sample).items() if role not in left_out}
+        guessed = {role: name for role, name in positions.items() if role not in named}
+        taken = set(named.values())
+        named |= {role: name for role, name in guessed.items() if name not in taken}
+        report.say("columns by position: " + ", ".join(f"{role} = {name}" for role, name in named.items()))
+    chosen, said = choose_columns(shape.names, named, source.name)
+    for sentence in said if shape.has_header else []:
+        report.say(sentence)
+    return {role: name for role, name in chosen.items() if role not in left_out}
+
+
+def _by_position(sample: Sequence[Sequence[str]]) -> dict[str, str]:
+    """user, item, then weight and time told apart by their size."""
+    width = len(sample[0])
+    roles = {"user": "1", "item": "2"}
+    rest = [
+        (position, [row[position] for row in sample if len(row) > position])
+        for position in range(2, min(width, 4))
+    ]
+    for position, values in rest:
+        role = "time" if _looks_like_time(values) else "weight"
+        roles.setdefault(role, str(position + 1))
+    return roles
+
+
+def _looks_like_time(values: Sequence[str]) -> bool:
+    try:
+        return min(abs(float(value)) for value in values) >= 1e8
+    except ValueError:
+        return all(value[:4].isdigit() and "-" in value for value in values)
+
+
+def _delimiter(head: Sequence[str]) -> str:
+    """The sign that occurs equally often in every line, the most often; a header may not be counted by one
+    that only text holds."""
+    best, most = ",", 0
+    for sign in _DELIMITERS:
+        counts = {line.count(sign) for line in head}
+        if len(counts) == 1 and min(counts) > most and not (sign == " " and best != "," and most):
+            best, most = sign, min(counts)
+        if sign == "::" and best == "::":
+            return best
+    if most:
+        return best
+    return max(_DELIMITERS, key=lambda sign: sum(line.count(sign) for line in head) * (sign != " ") + 0.0)
+
+
+def _fields(line: str, separator: str) -> list[str]:
+    return [field.strip().strip('"') for field in line.split(separator)]
+
+
+def _is_header(first: Sequence[str], second: Sequence[str]) -> bool:
+    if any(_is_number(field) for field in first):
+        return False
+    if any(is_known(field) for field in first):
+        return True
+    return any(_is_number(field) for field in second)
+
+
+def _is_number(field: str) -> bool:
+    try:
+        float(field)
+    except ValueError:
+        return False
+    return plain(field) not in ("nan", "inf", "infinity")
+
+
+def _check_fields(source: Source, shape: Shape) -> None:
+    """Every line has as many fields as the first; only where no quote can hide a delimiter."""
+    sign = shape.separator.encode()
+    wanted = (len(shape.names) - 1) * shape.stride
+    if source.count(b'"') or source.count(sign) == wanted * _n_lines(source):
+        return
+    for number, line in enumerate(source.lines(), 1):
+        found = line.count(sign)
+        if line.strip() and found != wanted:
+            raise DataError(
+                "the line has another number of fields",
+                where=f"{source.name}, line {number}",
+                found=f"{found // shape.stride + 1} fields: {line[:80].decode(errors='replace').strip()!r}",
+                expected=f"{len(shape.names)} fields, delimiter {shape.separator * shape.stride!r}",
+                fix="mend the line, quote fields that hold the delimiter, or give delimiter=...",
+            )
+
+
+def _n_lines(source: Source) -> int:
+    ends = source.count(b"\n")
+    with source.open() as stream:
+        stream.seek(-1, 2)
+        return ends + (stream.read(1) != b"\n")
+
+
+def _parse(source: Source, shape: Shape, name: str) -> pl.Series:
+    import polars as pl
+
+    try:
+        table = pl.read_csv(
+            source.for_polars(),
+            has_header=False,
+            skip_rows=int(shape.has_header),
+            separator=shape.separator,
+            columns=[shape.position(name)],
+            infer_schema=False,
+        )
+    except pl.exceptions.PolarsError as broken:
+        raise source.complaint(broken) from None
+    return table.to_series(0).str.strip_chars(" ")
+
+
+def _filled_rows(source: Source, shape: Shape, series: pl.Series) -> int:
+    """Rows without blank lines at the end. Raises DataError when there are none."""
+    filled = series.is_not_null().arg_true()
+    last = filled[-1] if len(filled) else None
+    if last is None:
+        raise DataError(
+            "there are no rows",
+            where=f"{source.name}, line {2 if shape.has_header else 1}",
+            expected="at least one interaction",
+        )
+    trailing = len(series) - int(last) - 1
+    if trailing and not _ends_blank(source, trailing):
+        return len(series)
+    return int(last) + 1
+
+
+def _ends_blank(source: Source, lines: int) -> bool:
+    """Whether the last lines of the file are blank (a missing id in the last row is no blank line)."""
+    tail = [b""] * lines
+    for line in source.lines():
+        tail = [*tail[1:], line]
+    return all(not line.strip() for line in tail)
+
+
+def _parquet(path: Path, given: Mapping[str, str | None], report: ReadReport) -> Columns:
+    import polars as pl
+
+    source = str(path)
+    try:
+        names = pl.read_parquet_schema(path)
+        wanted = {role: name for role, name in given.items() if name}
+        left_out = {role for role, name in given.items() if name == ""}
+        chosen, said = choose_columns(list(names), wanted, source)
+        chosen = {role: chosen[role] for role in ROLES if role in chosen and role not in left_out}
+        table = pl.read_parquet(path, columns=list(chosen.values()))
+    except (pl.exceptions.PolarsError, OSError) as broken:
+        raise DataError(
+            "the file cannot be read as Parquet",
+            where=source,
+            found=str(broken).split("\n")[0],
+            expected="a whole Parquet file",
+            fix="write or fetch it again",
+        ) from None
+    report.said += said
+    report.columns, report.rows = {str(role): name for role, name in chosen.items()}, len(table)
+
+    def column(role: Role) -> tuple[pl.Series, Place]:
+        return table[chosen[role]], Place(source, chosen[role])
+
+    return Columns(
+        index_ids(*column("user")),
+        index_ids(*column("item")),
+        whole_times(*column("time")) if "time" in chosen else None,
+        finite_weights(*column("weight")) if "weight" in chosen else None,
+    )
