@@ -1,0 +1,226 @@
+"""Tables of tasks by runs: reading them, and what they say of reliability."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from recengine.config import did_you_mean
+from recengine.errors import DataError, UsageError
+from recengine.evaluation.statistics import (
+    best_at_k,
+    grader_noise,
+    item_bootstrap,
+    variance_components,
+    worst_at_k,
+)
+from recengine.evaluation.statistics.reliability import GraderNoise, Interval
+
+_GUESSES = {
+    "task": ("task", "task_id", "item_id", "instance_id", "user", "user_id", "item", "id"),
+    "run": ("run", "run_idx", "run_id", "trial", "seed", "repeat", "attempt"),
+    "score": (
+        "score",
+        "score_binarized",
+        "reward",
+        "resolved",
+        "success",
+        "correct",
+        "value",
+        "resolved_old_eval",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Repeats:
+    """scores float64 [tasks, runs]; tasks and runs in the order of the rows and columns; outputs alike."""
+
+    tasks: tuple[object, ...]
+    runs: tuple[object, ...]
+    scores: NDArray[np.float64]
+    outputs: NDArray[np.object_] | None = None
+
+
+@dataclass(frozen=True)
+class EnvelopeRow:
+    """At k runs: the expected best (any succeeds) and worst (all succeed), with intervals over tasks."""
+
+    k: int
+    best: Interval
+    worst: Interval
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """expected_sd: sd of a run's mean if runs of a task were independent draws. mixed: tasks whose runs
+    differ."""
+
+    tasks: int
+    runs: int
+    binary: bool
+    mean: float
+    run_means: tuple[float, ...]
+    run_sd: float
+    expected_sd: float
+    icc: float
+    mixed: int
+    envelope: list[EnvelopeRow]
+    grader: GraderNoise | None
+
+
+def read_repeats(
+    path: Path,
+    *,
+    task: str | None = None,
+    run: str | None = None,
+    score: str | None = None,
+    system: str | None = None,
+    output: str | None = None,
+) -> dict[str, Repeats]:
+    """One table a system ('all' without a system column).
+
+    Raises DataError for missing columns, duplicate rows, missing runs or scores that are no numbers.
+    """
+    frame = _read(path)
+    names = {
+        "task": _column(frame, path, "task", task),
+        "run": _column(frame, path, "run", run),
+        "score": _column(frame, path, "score", score),
+    }
+    for extra in (system, output):
+        if extra is not None:
+            _column(frame, path, "task", extra)
+    if system is None:
+        return {path.stem.partition(".")[0]: _pivot(frame, path, names, output)}
+    return {
+        str(key[0]): _pivot(part, path, names, output)
+        for key, part in sorted(
+            frame.group_by(system, maintain_order=True), key=lambda group: str(group[0][0])
+        )
+    }
+
+
+def summarise(repeats: Repeats, *, ks: Sequence[int] | None = None, draws: int = 10_000) -> Reliability:
+    """Envelope, noise and components. Raises UsageError for k beyond the runs."""
+    scores = repeats.scores
+    tasks, runs = scores.shape
+    binary = bool(np.isin(scores, (0.0, 1.0)).all())
+    chosen = sorted({k for k in (ks or (1, 2, (runs + 1) // 2, runs)) if ks or 1 <= k <= runs})
+    envelope = [
+        EnvelopeRow(
+            k,
+            item_bootstrap(best_at_k(scores, k), draws=draws),
+            item_bootstrap(worst_at_k(scores, k), draws=draws),
+        )
+        for k in chosen
+    ]
+    run_means = scores.mean(axis=0)
+    within = float(scores.var(axis=1, ddof=1).mean()) if runs > 1 else float("nan")
+    outputs = repeats.outputs
+    grader = None
+    if outputs is not None:
+        items = np.repeat(np.arange(tasks), runs)
+        grader = grader_noise(items, outputs.ravel(), scores.ravel())
+    return Reliability(
+        tasks,
+        runs,
+        binary,
+        float(scores.mean()),
+        tuple(run_means.tolist()),
+        float(run_means.std(ddof=1)) if runs > 1 else float("nan"),
+        float(np.sqrt(within / tasks)),
+        variance_components(scores).icc if runs > 1 else float("nan"),
+        int((np.ptp(scores, axis=1) > 0).sum()),
+        envelope,
+        grader,
+    )
+
+
+def _read(path: Path) -> pl.DataFrame:
+    try:
+        if path.suffix == ".parquet":
+            return pl.read_parquet(path)
+        if ".jsonl" in path.name:
+            return pl.read_ndjson(path)
+        return pl.read_csv(path, infer_schema_length=None)
+    except (OSError, pl.exceptions.PolarsError) as broken:
+        raise DataError(
+            "the table cannot be read", where=str(path), found=str(broken).splitlines()[0]
+        ) from broken
+
+
+def _column(frame: pl.DataFrame, path: Path, kind: str, asked: str | None) -> str:
+    if asked is not None:
+        if asked in frame.columns:
+            return asked
+        near = did_you_mean(asked, frame.columns)
+        raise DataError(
+            f"there is no column '{asked}'",
+            where=str(path),
+            found=", ".join(frame.columns),
+            fix=f"did you mean '{near}'?" if near else None,
+        )
+    guess = next((name for name in _GUESSES[kind] if name in frame.columns), None)
+    if guess is None:
+        raise DataError(
+            f"no column looks like the {kind}",
+            where=str(path),
+            found=", ".join(frame.columns),
+            fix=f"name it with --{kind}",
+        )
+    return guess
+
+
+def _pivot(frame: pl.DataFrame, path: Path, names: dict[str, str], output: str | None) -> Repeats:
+    task, run, score = names["task"], names["run"], names["score"]
+    values = frame[score]
+    if values.dtype == pl.Boolean:
+        values = values.cast(pl.Float64)
+    if values.dtype == pl.String:
+        lowered = values.str.to_lowercase().replace({"true": "1", "false": "0"})
+        values = lowered.cast(pl.Float64, strict=False)
+    scores = values.cast(pl.Float64, strict=False).to_numpy()
+    if not np.isfinite(scores).all():
+        row = int(np.argmax(~np.isfinite(scores)))
+        raise DataError(
+            "a score is missing or no number",
+            where=f"{path}, line {row + 2}, column {score}",
+            found=frame[score][row],
+        )
+    task_rows = frame[task].to_list()
+    run_rows = frame[run].to_list()
+    tasks, runs = tuple(dict.fromkeys(task_rows)), tuple(dict.fromkeys(run_rows))
+    at_task = {name: i for i, name in enumerate(tasks)}
+    at_run = {name: i for i, name in enumerate(runs)}
+    table = np.full((len(tasks), len(runs)), np.nan)
+    outputs = np.empty(table.shape, dtype=object) if output is not None else None
+    given = frame[output].to_list() if output is not None else [None] * len(scores)
+    for line, (name, column, value, text) in enumerate(zip(task_rows, run_rows, scores, given, strict=True)):
+        cell = at_task[name], at_run[column]
+        if np.isfinite(table[cell]):
+            raise DataError(
+                f"task {name} has two rows for run {column}",
+                where=f"{path}, line {line + 2}",
+                fix="name the column that tells them apart with --system, or drop one",
+            )
+        table[cell] = value
+        if outputs is not None:
+            outputs[cell] = text
+    missing = np.argwhere(np.isnan(table))
+    if len(missing):
+        i, j = missing[0]
+        raise DataError(
+            f"{len(missing)} of {table.size} runs are missing",
+            where=str(path),
+            found=f"first: task {tasks[i]}, run {runs[j]}",
+            fix="complete the runs, or drop the tasks that lack some",
+        )
+    if len(tasks) < 2:
+        raise UsageError("reliability needs at least two tasks", where=str(path), found=len(tasks))
+    return Repeats(tasks, runs, table, outputs)
