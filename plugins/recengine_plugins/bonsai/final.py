@@ -7,51 +7,17 @@ while P(f(x) >= f(incumbent) - delta | data) stays at or above ``confidence``.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from scipy.stats import norm
 from torch import Tensor
 
-from recengine.contracts.tuner import Observation
+from recengine.contracts.tuner import Conclusion, FrontierPoint, Observation, Reversion
 from recengine.errors import UsageError
 from recengine.tuning import Space
 from recengine_plugins.bonsai.config import BonsaiConfig
 from recengine_plugins.bonsai.surrogate import fit_surrogate
-
-
-@dataclass(frozen=True)
-class Reversion:
-    """One changed parameter: what putting it back to the default would cost, with a 95 % interval."""
-
-    name: str
-    default: Any
-    proposed: Any
-    loss: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
-class FrontierPoint:
-    """k changed parameters: the point, its predicted value and sd, the best observed with at most k."""
-
-    changed: int
-    parameters: dict[str, Any]
-    mean: float
-    sd: float
-    observed: float | None
-
-
-@dataclass(frozen=True)
-class Recommendation:
-    """incumbent: best observed point; pruned: the sparsest point judged as good; frontier; table."""
-
-    incumbent: dict[str, Any]
-    pruned: dict[str, Any]
-    frontier: list[FrontierPoint]
-    reversions: list[Reversion]
 
 
 def recommend(
@@ -62,7 +28,7 @@ def recommend(
     delta: float = 0.0,
     confidence: float = 0.9,
     objective: int = 0,
-) -> Recommendation:
+) -> Conclusion:
     """Prune the incumbent with the joint posterior. delta: loss in objective units that does not matter.
 
     Raises UsageError without at least two measured feasible points.
@@ -95,7 +61,7 @@ def recommend(
         still_good = still_good and bool(keep[best] >= confidence)
         if still_good:
             pruned = current
-    return Recommendation(
+    return Conclusion(
         space.decode(incumbent.numpy()),
         space.decode(pruned.numpy()),
         [_frontier_point(space, model, x, measured, objective) for x in reversed(path)],

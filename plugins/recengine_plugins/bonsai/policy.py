@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recengine.contracts.tuner import Observation
+from recengine.contracts.tuner import Conclusion, Observation
 from recengine.errors import UsageError
 from recengine.tuning import Space
 from recengine_plugins.bonsai.config import BonsaiConfig
@@ -58,6 +58,15 @@ class Bonsai:
             taken.append(point)
             proposals.append({**point, "__facts__": facts})
         return proposals
+
+    def conclude(self, history: Sequence[Observation]) -> Conclusion:
+        """Prune the incumbent with the joint posterior; the frontier and the table of reversions."""
+        from recengine_plugins.bonsai.final import recommend
+
+        with torch.random.fork_rng(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.manual_seed(self.seed)
+            return recommend(self.space, history, self.config)
 
     # --- the two kinds of proposal ----------------------------------------------------------------
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 
 @dataclass(frozen=True)
@@ -28,4 +28,46 @@ class Tuner(Protocol):
         Deterministic given the seed it was built with and its arguments. A point may carry the key
         ``__facts__``: what the policy wants kept with the trial.
         """
+        ...
+
+
+@dataclass(frozen=True)
+class Reversion:
+    """One changed parameter: what putting it back to the default would lose, with a 95 % interval."""
+
+    name: str
+    default: Any
+    proposed: Any
+    loss: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class FrontierPoint:
+    """k changed parameters: the point, its predicted value and sd, the best observed with at most k."""
+
+    changed: int
+    parameters: dict[str, Any]
+    mean: float
+    sd: float
+    observed: float | None
+
+
+@dataclass(frozen=True)
+class Conclusion:
+    """incumbent: best observed point; recommended: the sparsest one judged as good; reversions of it."""
+
+    incumbent: dict[str, Any]
+    recommended: dict[str, Any]
+    frontier: list[FrontierPoint]
+    reversions: list[Reversion]
+
+
+@runtime_checkable
+class Concludes(Protocol):
+    """A tuner that can say which of the changes it found matter."""
+
+    def conclude(self, history: Sequence[Observation]) -> Conclusion:
+        """Raises UsageError when too little was measured."""
         ...

@@ -169,10 +169,10 @@ def test_final_recommendation_is_sparser_and_as_good(tmp_path: Path) -> None:
     made.run(peak, 16)
     history = [Observation(t.parameters, t.values or (), t.feasible) for t in made.done()]
     found = recommend(where, history, QUICK, delta=0.01)
-    assert len(where.changed(found.pruned)) <= len(where.changed(found.incumbent))
-    assert peak(found.pruned, 0) > peak(found.incumbent, 0) - 0.03
+    assert len(where.changed(found.recommended)) <= len(where.changed(found.incumbent))
+    assert peak(found.recommended, 0) > peak(found.incumbent, 0) - 0.03
     assert [point.changed for point in found.frontier] == sorted(point.changed for point in found.frontier)
-    assert {row.name for row in found.reversions} == set(where.changed(found.pruned))
+    assert {row.name for row in found.reversions} == set(where.changed(found.recommended))
 
 
 def test_a_logarithmic_limit_is_refused() -> None:

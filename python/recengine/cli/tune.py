@@ -1,0 +1,289 @@
+"""``tune``: search the settings of a model, starting from its defaults."""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from recengine.cli.inputs import ConfigFile, Data, DataOptions, Model, Sets, read_data
+from recengine.cli.output import Json, emit_json, note, table
+from recengine.cli.sections import effective, sections_of
+from recengine.errors import ConfigError, UsageError
+
+if TYPE_CHECKING:
+    from recengine.tuning import LinearLimit, Space, Study
+
+_SECTIONS = ("model", "loss", "training")
+
+
+@cache
+def _data(name: str, options: tuple[str, ...]) -> Any:
+    """Read once a process: every trial of a worker uses the same interactions."""
+    return read_data(name, options)
+
+
+@dataclass(frozen=True)
+class FitObjective:
+    """Fits the model at a point and returns the validation metric; the test task is never looked at."""
+
+    model: str
+    data: str
+    options: tuple[str, ...]
+    settings: dict[str, Any]
+    metric: str
+
+    def __call__(self, point: Mapping[str, Any], seed: int) -> float:
+        from recengine.training import fit
+
+        settings = {name: dict(section) for name, section in self.settings.items() if section is not None}
+        for name, value in point.items():
+            section, _, key = name.partition(".")
+            settings.setdefault(section, {})[key] = value
+        run = fit(self.model, _data(self.data, self.options), settings=settings, seed=seed)
+        if run.split.validation is None:
+            raise UsageError("tuning needs a validation task", fix="choose a split that has one")
+        return float(run.evaluate("validation")[self.metric])
+
+
+def tune(
+    model: Model,
+    data: Data,
+    trials: Annotated[int, typer.Option(help="Trials in all, the default settings first.")] = 50,
+    tuner: Annotated[str, typer.Option(help="Name of a registered tuner.")] = "bonsai",
+    study: Annotated[Path, typer.Option(help="File of the study; an existing one goes on.")] = Path(
+        "study.db"
+    ),
+    name: Annotated[
+        str | None, typer.Option(help="Name of the study in the file; default: the model's.")
+    ] = None,
+    metric: Annotated[str, typer.Option(help="Validation metric, larger is better.")] = "ndcg@10",
+    only: Annotated[list[str] | None, typer.Option(help="Tune only these settings (repeatable).")] = None,
+    fix: Annotated[
+        list[str] | None, typer.Option(help="Leave this setting at its default (repeatable).")
+    ] = None,
+    ranges: Annotated[
+        list[str] | None,
+        typer.Option("--range", metavar="a.b=LOW:HIGH", help="Narrow or widen (repeatable)."),
+    ] = None,
+    cost: Annotated[
+        list[str] | None, typer.Option(metavar="a.b=2", help="Cost of changing a setting (repeatable).")
+    ] = None,
+    limit: Annotated[
+        list[str] | None, typer.Option(metavar="'a.b + 2*c.d <= 5'", help="A linear limit (repeatable).")
+    ] = None,
+    confirm: Annotated[
+        int, typer.Option(help="Repeats of the recommendation and of the default at the end.")
+    ] = 2,
+    workers: Annotated[int, typer.Option(help="Trials side by side, each in a process.")] = 1,
+    data_option: DataOptions = None,
+    sets: Sets = None,
+    config: ConfigFile = None,
+    seed: Annotated[int, typer.Option(help="Everything random follows from it.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Search the settings of MODEL. What --set and --config give is the default point.
+
+    The study survives anything: run the same command again to go on. Ctrl-C loses the running trials only.
+    """
+    from recengine.hooks import host
+    from recengine.tuning import Study
+
+    start = effective(model, config, sets or [])
+    space = search_space(model, start, only, fix or [], ranges or [], cost or [], limit or [])
+    entry = host().registries["tuner"].get(tuner)
+    policy = entry.load()(entry.load_config()(), space, seed)
+    made = Study.open(study, name or model, space, policy, seed=seed, objectives=(metric,))
+    objective = FitObjective(model, data, tuple(data_option or ()), start, metric)
+    _data(data, tuple(data_option or ()))  # bad data fails here, not in every trial
+    stale = made.file.give_up(made.name, older_than_s=24 * 3600)
+    if stale:
+        note(f"given up: trials {', '.join(map(str, stale))}, silent for a day")
+    _run(made, objective, trials, workers)
+    _report(made, objective, confirm, as_json)
+
+
+def search_space(
+    model: str,
+    start: Mapping[str, Any],
+    only: Sequence[str] | None,
+    fixed: Sequence[str],
+    ranges: Sequence[str],
+    costs: Sequence[str],
+    limits: Sequence[str],
+) -> Space:
+    """The knobs of the sections model, loss and training, around the settings ``start``."""
+    from recengine.tuning import Parameter, Space
+
+    narrowed = dict(_range(text) for text in ranges)
+    weights = {key: _number(value, text) for text in costs for key, value in [_assignment(text)]}
+    parameters: list[Parameter] = []
+    known: list[str] = []
+    for section, cls in sections_of(model).items():
+        if section not in _SECTIONS:
+            continue
+        values = {k: v for k, v in dict(start.get(section) or {}).items() if k in cls.model_fields}
+        declared = [f"{section}.{key}" for key in cls.search_space()]
+        known += declared
+        wanted = [key for key in declared if (not only or key in only) and key not in fixed]
+        if not wanted:
+            continue
+        bare = [key.partition(".")[2] for key in wanted]
+        below = Space.of_config(
+            cls,
+            default=values,
+            only=bare,
+            ranges={k.partition(".")[2]: v for k, v in narrowed.items() if k in wanted},
+            costs={k.partition(".")[2]: v for k, v in weights.items() if k in wanted},
+            prefix=f"{section}.",
+        )
+        parameters += below.parameters
+    for asked in [*(only or []), *fixed, *narrowed, *weights]:
+        if asked not in known:
+            from recengine.config import did_you_mean
+
+            near = did_you_mean(asked, known)
+            raise ConfigError(
+                f"there is no tunable setting '{asked}'",
+                where="search space",
+                expected="one of " + ", ".join(known),
+                fix=f"did you mean '{near}'?" if near else None,
+            )
+    return Space(tuple(parameters), tuple(_limit(text) for text in limits))
+
+
+def _run(study: Study, objective: FitObjective, trials: int, workers: int) -> None:
+    def told(done: int) -> None:
+        finished = study.trials()
+        best = max((t.values[0] for t in finished if t.values and t.feasible), default=float("nan"))
+        note(f"trial {done}/{trials}  best {study.objectives[0]} {best:.4f}")
+
+    done = sum(trial.state != "running" for trial in study.trials())
+    while done < trials:
+        step = min(max(1, workers), trials - done)
+        if workers > 1:
+            with ProcessPoolExecutor(workers) as pool:
+                study.run(objective, done + step, executor=pool, workers=workers)
+        else:
+            study.run(objective, done + step)
+        done += step
+        told(done)
+
+
+def _report(study: Study, objective: FitObjective, confirm: int, as_json: bool) -> None:
+    from recengine.contracts.tuner import Concludes
+    from recengine.tuning.study import observation
+
+    history = [observation(trial) for trial in study.trials() if trial.state != "running"]
+    best = study.best()
+    conclusion = study.tuner.conclude(history) if isinstance(study.tuner, Concludes) else None
+    recommended = conclusion.recommended if conclusion else best.parameters
+    repeats = _confirm(study, objective, recommended, confirm)
+    result = {
+        "study": str(study.file.path),
+        "trials": len(study.trials()),
+        "best": {"value": best.values[0] if best.values else None, "parameters": best.parameters},
+        "recommended": recommended,
+        "changed": study.space.changed(recommended),
+        "confirmation": repeats,
+        "conclusion": conclusion,
+    }
+    if as_json:
+        emit_json(result)
+        return
+    changed = set(study.space.changed(recommended))
+    losses = {row.name: row for row in conclusion.reversions} if conclusion else {}
+    table(
+        ["setting", "default", "recommended", "lost if put back", "95 %"],
+        [
+            [
+                name,
+                study.space.default[name],
+                recommended[name],
+                losses[name].loss if name in losses else None,
+                f"[{losses[name].low:+.4f}, {losses[name].high:+.4f}]" if name in losses else None,
+            ]
+            for name in study.space.names
+            if name in changed
+        ],
+        title=f"{len(changed)} of {len(study.space.names)} settings changed",
+    )
+    if conclusion:
+        table(
+            ["changed settings", "predicted", "sd", "best observed"],
+            [[point.changed, point.mean, point.sd, point.observed] for point in conclusion.frontier],
+            title=f"what fewer changes would give ({study.objectives[0]})",
+        )
+    for label, values in repeats.items():
+        typer.echo(f"{label}: " + ", ".join(f"{value:.4f}" for value in values))
+    note(
+        "use it with: "
+        + " ".join(f"--set {name}={recommended[name]}" for name in study.space.names if name in changed)
+    )
+
+
+def _confirm(study: Study, objective: FitObjective, point: dict[str, Any], n: int) -> dict[str, list[float]]:
+    """Fresh seeds for the recommendation and for the default, paired."""
+    if n < 1:
+        return {}
+    seeds = [10_000 + study.seed + i for i in range(n)]
+    return {
+        "recommended, fresh seeds": [objective(point, seed) for seed in seeds],
+        "default, the same seeds": [objective(study.space.default, seed) for seed in seeds],
+    }
+
+
+# --- texts of the command line ------------------------------------------------------------------
+
+
+def _assignment(text: str) -> tuple[str, str]:
+    key, sign, value = text.partition("=")
+    if not sign or not key.strip() or not value.strip():
+        raise UsageError("expected NAME=VALUE", found=text)
+    return key.strip(), value.strip()
+
+
+def _number(value: str, text: str) -> float:
+    try:
+        return float(value)
+    except ValueError:
+        raise UsageError("expected a number", found=value, where=text) from None
+
+
+def _range(text: str) -> tuple[str, tuple[float, float]]:
+    key, value = _assignment(text)
+    low, sign, high = value.partition(":")
+    if not sign:
+        raise UsageError("expected NAME=LOW:HIGH", found=text)
+    return key, (_number(low, text), _number(high, text))
+
+
+_TERM = re.compile(r"([+-]?)\s*(?:(\d+(?:\.\d*)?(?:[eE][+-]?\d+)?)\s*\*\s*)?([A-Za-z_][\w.]*)\s*")
+
+
+def _limit(text: str) -> LinearLimit:
+    """'a.b + 2*c.d <= 5' or '>='."""
+    from recengine.tuning import LinearLimit
+
+    sides = re.split(r"(<=|>=)", text)
+    if len(sides) != 3:
+        raise UsageError("expected SUM <= NUMBER or SUM >= NUMBER", found=text, where="--limit")
+    left, relation, right = sides
+    sign = operator.pos if relation == "<=" else operator.neg
+    terms, at = [], 0
+    left = left.strip()
+    while at < len(left):
+        term = _TERM.match(left, at)
+        if term is None or term.end() == at:
+            raise UsageError("cannot read the sum", found=left[at:], where=f"--limit {text!r}")
+        factor = float(term[2] or 1.0) * (-1.0 if term[1] == "-" else 1.0)
+        terms.append((term[3], sign(factor)))
+        at = term.end()
+    return LinearLimit(tuple(terms), sign(_number(right.strip(), text)))
