@@ -12,7 +12,8 @@ from recengine.cli.failures import explained
 from recengine.cli.lazy import Lazy, LazyGroup, as_command
 
 _ROOMS = "recengine.cli"
-_WORK, _LOOK, _TOOLS = "Fit and evaluate", "Look around", "Settings, plugins, machine"
+_WORK, _EVIDENCE = "Fit and evaluate", "Evidence"
+_LOOK, _TOOLS = "Look around", "Settings, plugins, machine"
 
 
 class RootGroup(LazyGroup):
@@ -24,7 +25,12 @@ class RootGroup(LazyGroup):
         "evaluate": Lazy(f"{_ROOMS}.evaluate:evaluate", "Evaluate a fitted run.", _WORK),
         "recommend": Lazy(f"{_ROOMS}.recommend:recommend", "Recommend items for a user or a history.", _WORK),
         "compare": Lazy(f"{_ROOMS}.compare:compare", "A table of runs side by side.", _WORK),
+        "tune": Lazy(f"{_ROOMS}.tune:tune", "Search the settings of a model from its defaults.", _WORK),
         "reproduce": Lazy(f"{_ROOMS}.reproduce:reproduce", "Fit again what a run.json describes.", _WORK),
+        "plan": Lazy(f"{_ROOMS}.plan:plan", "Seeds and users that a claim takes, from a pilot.", _EVIDENCE),
+        "reliability": Lazy(
+            f"{_ROOMS}.reliability:reliability", "pass@k and its kin for a table of tasks by runs.", _EVIDENCE
+        ),
         "data": Lazy(f"{_ROOMS}.data:app", "Describe, convert, split, audit or fetch data.", _LOOK),
         "models": Lazy(f"{_ROOMS}.names:models", "List or show models.", _LOOK),
         "losses": Lazy(f"{_ROOMS}.names:losses", "List or show losses.", _LOOK),
