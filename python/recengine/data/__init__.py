@@ -23,15 +23,17 @@ if TYPE_CHECKING:
         pair_batches,
         sequence_batches,
     )
+    from recengine.data.fetching import PUBLIC_SETS, PublicSet, fetch, is_fetched, load_fetched
     from recengine.data.filtering import at_least, first_meetings, k_core
     from recengine.data.findings import Finding
     from recengine.data.generator import GeneratorConfig, Truth, generate
     from recengine.data.groups import Groups, cold_items, cold_targets, cold_users, history_buckets
-    from recengine.data.leakage import FeatureFit, View, audit
+    from recengine.data.leakage import FeatureFit, View, audit, failures
     from recengine.data.reading import ReadReport, read, read_table
     from recengine.data.reshuffling import reshuffle_ties
     from recengine.data.sampling import AliasTable, PopularitySampler, Sampler, SeenPairs, UniformSampler
     from recengine.data.splitting import SplitConfig, split_parts
+    from recengine.data.tie_order import TieReport, tie_report
 
 _HOME = {
     "AliasTable": "sampling",
@@ -40,13 +42,16 @@ _HOME = {
     "GeneratorConfig": "generator",
     "Groups": "groups",
     "Negatives": "batching",
+    "PUBLIC_SETS": "fetching",
     "PairArrays": "batching",
     "PopularitySampler": "sampling",
+    "PublicSet": "fetching",
     "ReadReport": "reading",
     "Sampler": "sampling",
     "SeenPairs": "sampling",
     "SequenceArrays": "batching",
     "SplitConfig": "splitting",
+    "TieReport": "tie_order",
     "Truth": "generator",
     "UniformSampler": "sampling",
     "View": "leakage",
@@ -55,10 +60,14 @@ _HOME = {
     "cold_items": "groups",
     "cold_targets": "groups",
     "cold_users": "groups",
+    "failures": "leakage",
+    "fetch": "fetching",
     "first_meetings": "filtering",
     "generate": "generator",
     "history_buckets": "groups",
+    "is_fetched": "fetching",
     "k_core": "filtering",
+    "load_fetched": "fetching",
     "n_pair_batches": "batching",
     "n_sequence_batches": "batching",
     "pair_batches": "batching",
@@ -67,9 +76,11 @@ _HOME = {
     "reshuffle_ties": "reshuffling",
     "sequence_batches": "batching",
     "split_parts": "splitting",
+    "tie_report": "tie_order",
 }
 
 __all__ = [
+    "PUBLIC_SETS",
     "AliasTable",
     "EvalTask",
     "FeatureFit",
@@ -81,6 +92,7 @@ __all__ = [
     "Negatives",
     "PairArrays",
     "PopularitySampler",
+    "PublicSet",
     "ReadReport",
     "Sampler",
     "SeenPairs",
@@ -88,6 +100,7 @@ __all__ = [
     "Split",
     "SplitConfig",
     "TieOrder",
+    "TieReport",
     "Truth",
     "UniformSampler",
     "View",
@@ -97,10 +110,14 @@ __all__ = [
     "cold_items",
     "cold_targets",
     "cold_users",
+    "failures",
+    "fetch",
     "first_meetings",
     "generate",
     "history_buckets",
+    "is_fetched",
     "k_core",
+    "load_fetched",
     "n_pair_batches",
     "n_sequence_batches",
     "pair_batches",
@@ -111,6 +128,7 @@ __all__ = [
     "split",
     "split_parts",
     "tie_hash",
+    "tie_report",
 ]
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from recengine.data import SplitConfig, audit, split
+from recengine.data import PUBLIC_SETS, SplitConfig, audit, split
 from recengine.errors import DataError
 from recengine.hooks import Host
 from recengine_plugins import datasets
@@ -61,3 +61,14 @@ def test_a_missing_wheel_says_how_to_get_it(monkeypatch, tmp_path):
     monkeypatch.setattr(module, "find_spec", lambda name: None)
     with pytest.raises(DataError, match=r"recengine\[demo\]"):
         module.Groceries().load(tmp_path)
+
+
+def test_public_sets_are_registered_and_never_fetched_by_loading(registry, tmp_path):
+    names = {known.name for known in PUBLIC_SETS}
+    assert names <= {entry.name for entry in registry}
+    for name in names:
+        source = registry.get(name).load()
+        assert source.name == name
+        with pytest.raises(DataError, match=f"recengine data fetch {name}"):
+            source.load(tmp_path)
+    assert list(tmp_path.iterdir()) == []
