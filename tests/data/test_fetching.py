@@ -16,10 +16,8 @@ from recengine.data.fetching import RECORD
 from recengine.data.public import RemoteFile
 from recengine.errors import DataError, UsageError
 
-ROWS = b"".join(b"%d,%d,4,%d
-" % (n % 9, n % 31, n) for n in range(20000))
-TABLE = b"userId,movieId,rating,timestamp
-" + ROWS
+ROWS = b"".join(b"%d,%d,4,%d\n" % (n % 9, n % 31, n) for n in range(20000))
+TABLE = b"userId,movieId,rating,timestamp\n" + ROWS
 
 
 def zipped(name="toy/ratings.csv", content=TABLE):
