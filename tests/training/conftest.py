@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import numpy as np
+import sys
+from pathlib import Path
+
 import pytest
 
 from recengine.data import Interactions
 
+sys.path.insert(0, str(Path(__file__).parent))
 
-def walks(n_users: int = 60, n_items: int = 40, length: int = 12, seed: int = 0) -> Interactions:
-    """Users walk along a ring of items, one step at a time, from a random start; every tenth step jumps."""
-    rng = np.random.default_rng(seed)
-    starts = rng.integers(0, n_items, n_users)
-    jumps = rng.integers(0, n_items, (n_users, length)) * (rng.random((n_users, length)) < 0.1)
-    items = (starts[:, None] + np.arange(length) + np.cumsum(jumps, axis=1)) % n_items
-    users = np.repeat(np.arange(n_users), length)
-    return Interactions.from_arrays(users, 100 + items.ravel(), np.tile(np.arange(length), n_users))
+from walking import walks
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,221 @@
+"""Checkpoints: whole or not at all, refused when wrong, and a resumed run is the uninterrupted one."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import random
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from recengine import fit, load
+from recengine.data import Interactions
+from recengine.errors import CheckpointError
+from recengine.hooks import Host, hookimpl
+from recengine.training import checkpoint, files
+
+SMALL: dict[str, Any] = {
+    "model": {"hidden_dim": 16, "n_blocks": 1, "max_length": 10, "dropout": 0.2},
+    "training": {"epochs": 6, "batch_size": 16, "learning_rate": 1e-2, "device": "cpu", "schedule": "cosine"},
+    "loss": {"name": "sampled_softmax", "negatives": 8},
+    "split": {"strategy": "leave_two_out"},
+}
+
+
+class StopAt:
+    """A plugin that presses Ctrl-C after an epoch, or in the middle of one."""
+
+    def __init__(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    @hookimpl
+    def recengine_epoch_end(self, epoch: int) -> None:
+        if epoch == self.epoch:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def installed_with(plugin: object) -> Host:
+    made = Host()
+    made.discover()
+    assert made.add(plugin, "stopper")
+    return made
+
+
+def same_weights(a: torch.nn.Module, b: torch.nn.Module) -> bool:
+    left, right = a.state_dict(), b.state_dict()
+    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
+
+
+def test_interrupted_between_epochs_then_resumed_is_bit_identical(ring: Interactions, tmp_path: Path) -> None:
+    whole = fit("sasrec", ring, settings=SMALL, seed=3)
+    with pytest.raises(KeyboardInterrupt):
+        fit("sasrec", ring, settings=SMALL, seed=3, directory=tmp_path, host=installed_with(StopAt(3)))
+    assert not (tmp_path / "run.json").exists()
+    resumed = fit("sasrec", ring, settings=SMALL, seed=3, directory=tmp_path, resume=True)
+    assert same_weights(whole.model, resumed.model)
+    strip = [{key: value for key, value in entry.items() if key != "seconds"} for entry in whole.history]
+    assert [{k: v for k, v in entry.items() if k != "seconds"} for entry in resumed.history] == strip
+
+
+def test_interrupted_inside_an_epoch_then_resumed_is_bit_identical(
+    ring: Interactions, tmp_path: Path
+) -> None:
+    whole = fit("sasrec", ring, settings=SMALL, seed=3)
+
+    def press(event: Any) -> None:
+        if event.stage == "train" and event.done == 10:  # four steps an epoch: inside the third
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        fit("sasrec", ring, settings=SMALL, seed=3, directory=tmp_path, progress=press)
+    assert checkpoint.latest_name(tmp_path / "checkpoints") == "step-00002-00000002"
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    resumed = fit("sasrec", ring, settings=SMALL, seed=3, directory=tmp_path, resume=True)
+    assert same_weights(whole.model, resumed.model)
+    assert [entry["loss"] for entry in resumed.history] == pytest.approx(
+        [entry["loss"] for entry in whole.history], rel=1e-12
+    )
+
+
+def test_resuming_something_else_is_refused(ring: Interactions, tmp_path: Path) -> None:
+    fit("sasrec", ring, settings=SMALL, seed=3, directory=tmp_path)
+    wider = {**SMALL, "model": {**SMALL["model"], "hidden_dim": 32}}
+    for change in ({"seed": 4}, {"settings": wider}):
+        with pytest.raises(CheckpointError, match="another"):
+            fit("sasrec", ring, **{"settings": SMALL, "seed": 3, **change}, directory=tmp_path, resume=True)
+
+
+def test_more_epochs_go_on_from_the_end(ring: Interactions, tmp_path: Path) -> None:
+    constant = {**SMALL, "training": {**SMALL["training"], "schedule": "constant"}}
+    longer = {**constant, "training": {**constant["training"], "epochs": 8}}
+    fit("sasrec", ring, settings=constant, seed=3, directory=tmp_path)
+    resumed = fit("sasrec", ring, settings=longer, seed=3, directory=tmp_path, resume=True)
+    assert same_weights(fit("sasrec", ring, settings=longer, seed=3).model, resumed.model)
+
+
+@pytest.fixture
+def saved(ring: Interactions, tmp_path: Path) -> Path:
+    return fit("sasrec", ring, settings=SMALL, directory=tmp_path / "run").directory or tmp_path
+
+
+def test_damage_is_refused(saved: Path) -> None:
+    weights = saved / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(CheckpointError, match="damaged"):
+        load(saved)
+    with pytest.raises(CheckpointError, match="safetensors"):
+        checkpoint.load_tensors(weights)
+    weights.unlink()
+    with pytest.raises(CheckpointError, match="no such file"):
+        load(saved)
+    (saved / "run.json").write_text('{"model": "sas')
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        load(saved)
+    with pytest.raises(CheckpointError, match="no finished run"):
+        load(saved / "nowhere")
+
+
+def rewrite(folder: Path, change: Any) -> None:
+    """Replace the weights of a saved run by what ``change`` makes of them, digest and all."""
+    tensors = checkpoint.load_tensors(folder / "model.safetensors")
+    change(tensors)
+    about = json.loads((folder / "run.json").read_text())
+    about["weights"] = checkpoint.save_tensors(folder / "model.safetensors", tensors)
+    (folder / "run.json").write_text(json.dumps(about))
+
+
+def test_nan_is_refused(saved: Path) -> None:
+    rewrite(saved, lambda tensors: tensors["items.weight"][3].fill_(torch.nan))
+    with pytest.raises(CheckpointError, match=r"items\.weight.*NaN"):
+        load(saved)
+
+
+def test_another_models_weights_are_refused(saved: Path) -> None:
+    rewrite(saved, lambda tensors: tensors.pop("norm.bias"))
+    with pytest.raises(CheckpointError, match=r"(?s)another model.*norm\.bias"):
+        load(saved)
+
+
+def test_another_shape_is_refused(saved: Path) -> None:
+    rewrite(saved, lambda tensors: tensors.update({"norm.bias": torch.zeros(3)}))
+    with pytest.raises(CheckpointError, match=r"(?s)another model.*norm\.bias \[3\]"):
+        load(saved)
+
+
+def test_shared_memory_is_saved_and_buffers_may_grow(tmp_path: Path) -> None:
+    class Grown(torch.nn.Module):
+        def __init__(self, n: int) -> None:
+            super().__init__()
+            self.table = torch.nn.Parameter(torch.randn(4, 2))
+            self.register_buffer("again", self.table.data)
+            self.register_buffer("found", torch.arange(n) if n else None)
+
+    first, second = Grown(5), Grown(0)
+    checkpoint.save_tensors(tmp_path / "x.safetensors", first.state_dict())
+    checkpoint.restore_module(second, checkpoint.load_tensors(tmp_path / "x.safetensors"), "x")
+    assert same_weights(first, second)
+
+
+def test_a_full_disk_leaves_the_older_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint.save_checkpoint(tmp_path, "step-1", {"w": torch.ones(3)}, {"position": 1})
+    real, zeros = os.fsync, {"w": torch.zeros(3)}
+    for failing in range(1, 7):
+        calls = 0
+
+        def full(handle: int, failing: int = failing) -> None:
+            nonlocal calls
+            calls += 1
+            if calls == failing:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            real(handle)
+
+        monkeypatch.setattr(files.os, "fsync", full)
+        with pytest.raises(OSError, match="No space left"):
+            checkpoint.save_checkpoint(tmp_path, f"step-{failing + 1}", zeros, {"position": 2})
+        monkeypatch.setattr(files.os, "fsync", real)
+        found = checkpoint.load_latest(tmp_path)
+        assert found is not None
+        if failing < 6:  # the sixth is the folder's, after the pointer was renamed
+            assert found[1]["position"] == 1
+            assert torch.equal(found[0]["w"], torch.ones(3))
+        assert not list(tmp_path.glob(".*.tmp"))
+
+
+def save_forever(folder: Path, ready: int) -> None:
+    """The life of the process that is killed."""
+    found = checkpoint.load_latest(folder)
+    number = 0 if found is None else found[1]["position"]
+    while True:
+        number += 1
+        tensors = {"w": torch.full((20000,), float(number))}
+        checkpoint.save_checkpoint(folder, f"step-{number:08d}", tensors, {"position": number})
+        os.write(ready, b".")
+
+
+def test_killed_while_saving_always_leaves_a_loadable_latest(tmp_path: Path) -> None:
+    rng = random.Random(0)
+    reached = 0
+    for _ in range(40):
+        reading, writing = os.pipe()
+        child = os.fork()
+        if child == 0:
+            save_forever(tmp_path, writing)
+        os.read(reading, 1)  # one checkpoint is there
+        time.sleep(0.03 * rng.random())
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        os.close(reading)
+        os.close(writing)
+        found = checkpoint.load_latest(tmp_path)
+        assert found is not None
+        tensors, facts = found
+        assert torch.equal(tensors["w"], torch.full((20000,), float(facts["position"])))
+        assert facts["position"] > reached
+        reached = facts["position"]
