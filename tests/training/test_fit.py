@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from walking import walks
 
 from recengine import fit, load, recommend
-from recengine.data import Interactions
-from recengine.errors import ConfigError, DataError, UsageError
+from recengine.data import Interactions, SplitConfig, split
+from recengine.errors import ConfigError, DataError, LeakageError, UsageError
+from recengine.hooks import Host, hookimpl
+from recengine.training import Run, TrainerConfig, reproduce
+from recengine.training.optimisation import rate
 
-SMALL = {
+SMALL: dict[str, Any] = {
     "model": {"hidden_dim": 16, "n_blocks": 1, "max_length": 10, "dropout": 0.0},
     "training": {"epochs": 15, "batch_size": 16, "learning_rate": 1e-2, "device": "cpu"},
     "split": {"strategy": "leave_two_out"},
@@ -72,3 +79,94 @@ def test_every_loss_learns(ring: Interactions, name: str) -> None:
     training = {**SMALL["training"], "epochs": 40, "patience": 0}
     run = fit("sasrec", ring, settings={**SMALL, "training": training, "loss": loss}, seed=2)
     assert max(entry["ndcg@10"] for entry in run.history) > 0.4
+
+
+def test_an_evaluation_is_kept_with_the_run(ring: Interactions, tmp_path: Path) -> None:
+    run = fit("sasrec", ring, settings=SMALL, directory=tmp_path / "run")
+    test, validation = run.evaluate(), run.evaluate("validation")
+    assert validation["ndcg@10"] == pytest.approx(max(entry["ndcg@10"] for entry in run.history), abs=1e-9)
+    again = load(tmp_path / "run")
+    assert again.evaluations["test"]["ndcg@10"] == test["ndcg@10"]
+    assert again.evaluate().per_user.equals(test.per_user)
+    about = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert about["protocols"] == {"test": test.protocol.hash, "validation": validation.protocol.hash}
+    with pytest.raises(UsageError, match="no such task"):
+        run.evaluate("exam")
+
+
+def test_a_run_is_reproduced(ring: Interactions, tmp_path: Path) -> None:
+    run = fit("sasrec", ring, settings=SMALL, seed=4, directory=tmp_path)
+    found = reproduce(tmp_path)
+    assert found.identical
+    assert not found.differs
+    other = walks(seed=9)
+    changed = reproduce(tmp_path / "run.json", data=split(other, run.config.split))
+    assert set(changed.differs) == {"data", "weights"}
+
+
+def test_a_leak_stops_the_fit(ring: Interactions) -> None:
+    clean = split(ring, SplitConfig(strategy="leave_two_out"))
+    leaking = dataclasses.replace(clean, train=ring)
+    with pytest.raises(LeakageError, match="held-out data can be seen"):
+        fit("sasrec", leaking, settings=SMALL)
+
+
+def test_life_cycle_hooks_are_told(ring: Interactions, tmp_path: Path) -> None:
+    class Told:
+        def __init__(self) -> None:
+            self.events: list[str] = []
+
+        @hookimpl
+        def recengine_fit_start(self, run: Run) -> None:
+            self.events.append(f"start {run.name}")
+
+        @hookimpl
+        def recengine_epoch_end(self, epoch: int, metrics: dict[str, float]) -> None:
+            self.events.append(f"epoch {epoch} {'loss' in metrics} {'ndcg@10' in metrics}")
+
+        @hookimpl
+        def recengine_checkpoint_saved(self, path: str) -> None:
+            self.events.append(f"saved {Path(path).name}")
+
+        @hookimpl
+        def recengine_fit_end(self, run: Run) -> None:
+            self.events.append(f"end {len(run.history)}")
+
+    told, plugins = Told(), Host()
+    plugins.discover()
+    plugins.add(told, "told")
+    training = {**SMALL["training"], "epochs": 2}
+    fit("sasrec", ring, settings={**SMALL, "training": training}, directory=tmp_path, host=plugins)
+    assert told.events == [
+        "start sasrec",
+        "epoch 1 True True",
+        "saved step-00001-00000000.json",
+        "epoch 2 True True",
+        "saved step-00002-00000000.json",
+        "end 2",
+    ]
+
+
+def test_patience_stops_and_the_best_weights_stay(ring: Interactions) -> None:
+    training = {**SMALL["training"], "epochs": 60, "patience": 3}
+    run = fit("sasrec", ring, settings={**SMALL, "training": training})
+    values = [entry["ndcg@10"] for entry in run.history]
+    assert len(values) < 60
+    assert len(values) - 1 - int(np.argmax(values)) == 3
+    assert run.evaluate("validation")["ndcg@10"] == pytest.approx(max(values), abs=1e-9)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "adagrad", "sgd"])
+def test_optimisers(ring: Interactions, optimizer: str) -> None:
+    training = {**SMALL["training"], "epochs": 3, "optimizer": optimizer, "warmup": 0.3, "schedule": "linear"}
+    run = fit("sasrec", ring, settings={**SMALL, "training": training})
+    assert run.history[-1]["loss"] < run.history[0]["loss"]
+
+
+def test_rate_course() -> None:
+    config = TrainerConfig(learning_rate=1.0, schedule="linear", warmup=0.2)
+    assert [round(rate(config, step, 10), 3) for step in range(10)] == [
+        0.5, 1.0, 1.0, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125,
+    ]  # fmt: skip
+    cosine = TrainerConfig(learning_rate=1.0, schedule="cosine")
+    assert rate(cosine, 5, 10) == pytest.approx(0.5)

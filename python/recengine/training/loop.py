@@ -25,7 +25,7 @@ from recengine.training.interrupt import Interrupt
 from recengine.training.optimisation import make_optimizer, rate
 from recengine.training.parts import len_of, loss_rows, part
 from recengine.training.progress import Listener, Progress
-from recengine.training.validation import measure
+from recengine.training.validation import measure, share
 
 Moved = TypeVar("Moved")
 
@@ -71,9 +71,12 @@ class Loop:
         identity: dict[str, Any],
         extras: dict[str, object],
     ) -> None:
-        self.network, self.feeder, self.validation = network, feeder, validation
+        self.network, self.feeder = network, feeder
         self.config, self.training, self.seed, self.fabric = config, config.training, seed, fabric
         self.folder, self.events, self.identity, self.extras = folder, events, identity, extras
+        self.validation = None
+        if validation is not None:
+            self.validation = share(validation, fabric.global_rank, fabric.world_size)
         self.position = Position()
         self.best: dict[str, Tensor] | None = None
         network.to(fabric.device)

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from recengine.training.run import Run
 
+__all__ = ["best", "recommend"]
+
 BLOCK = 1024
 
 

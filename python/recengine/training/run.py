@@ -23,6 +23,8 @@ from recengine.training.files import write_bytes, write_json, write_toml
 from recengine.training.record import environment, fingerprint
 from recengine.training.store import load_split, save_split
 
+SUFFIXES = {"test": "", "validation": "_validation"}
+
 if TYPE_CHECKING:
     import polars as pl
 
@@ -54,20 +56,23 @@ class Run:
 
         Raises UsageError when the split has no such task.
         """
-        from recengine.evaluation import evaluate
+        from recengine.evaluation import Protocol, evaluate
 
         asked = {"test": self.split.test, "validation": self.split.validation}.get(task)
         if asked is None:
             raise UsageError("the split has no such task", found=task, expected="test or validation")
         chosen = self.config.evaluation
-        options = {"cutoffs": chosen.cutoffs, "memory": chosen.memory, **options}
-        if chosen.metrics:
-            options.setdefault("metrics", list(chosen.metrics))
-        self.model.eval()
-        result = evaluate(self.model, asked, **options)
+        given = {
+            "protocol": Protocol(split=self.split.description),
+            "metrics": chosen.metrics or None,
+            "cutoffs": chosen.cutoffs,
+            "memory": chosen.memory,
+        }
+        result = evaluate(self.model, asked, **{**given, **options})
         self.evaluations[task] = result
         if self.directory is not None:
-            self._save_evaluation(self.directory, task, result)
+            result.write(self.directory, suffix=SUFFIXES[task])
+            self._note_protocols(self.directory / "run.json")
         if self.host is not None:
             self.host.manager.hook.recengine_evaluation_end(run=self, evaluation=result)
         return result
@@ -88,7 +93,7 @@ class Run:
         lines = "".join(json.dumps(entry) + "\n" for entry in self.history)
         write_bytes(folder / "history.jsonl", lines.encode())
         for task, result in self.evaluations.items():
-            self._save_evaluation(folder, task, result)
+            result.write(folder, suffix=SUFFIXES[task])
         write_json(folder / "run.json", self.describe(digest))
         self.directory = folder
         return folder
@@ -109,19 +114,17 @@ class Run:
             "data": fingerprint(self.split),
             "weights": digest,
             "findings": [vars(finding) for finding in self.findings],
-            "protocols": {task: str(result.protocol) for task, result in self.evaluations.items()},
+            "protocols": self._protocols(),
             "environment": self.record or environment(),
         }
 
-    def _save_evaluation(self, folder: Path, task: str, result: Evaluation) -> None:
-        suffix = "" if task == "test" else f"_{task}"
-        rows = [
-            dict(zip(("metric", "mean", "low", "high", "n"), row, strict=False)) for row in result.summary()
-        ]
-        write_json(folder / f"evaluation{suffix}.json", {"protocol": str(result.protocol), "summary": rows})
-        from recengine.training.files import write_with
+    def _note_protocols(self, path: Path) -> None:
+        if path.is_file():
+            about = checkpoint.load_json(path)
+            write_json(path, {**about, "protocols": self._protocols()})
 
-        write_with(folder / f"per_user{suffix}.parquet", result.per_user.write_parquet)
+    def _protocols(self) -> dict[str, str]:
+        return {task: result.protocol.hash for task, result in self.evaluations.items()}
 
 
 def load(path: str | Path, *, host: Host | None = None) -> Run:
@@ -158,5 +161,16 @@ def load(path: str | Path, *, host: Host | None = None) -> Run:
         [json.loads(line) for line in lines],
         [Finding(**finding) for finding in about["findings"]],
         about["environment"],
-        host=host,
+        _evaluations(folder),
+        host,
     )
+
+
+def _evaluations(folder: Path) -> dict[str, Evaluation]:
+    """What was measured and kept beside the run."""
+    from recengine.evaluation import Evaluation
+
+    kept = {
+        task: suffix for task, suffix in SUFFIXES.items() if (folder / f"evaluation{suffix}.json").is_file()
+    }
+    return {task: Evaluation.read(folder, suffix=suffix) for task, suffix in kept.items()}
