@@ -63,6 +63,22 @@ STABLE_TORCH_LIBRARY(recengine, m) {
       "token_mixing_backward(Tensor? grad_normed, Tensor? grad_mixed, Tensor source, Tensor? residual, "
       "Tensor? weight, Tensor rstd, int tokens, int heads, bool source_is_mixed, bool own_residual, "
       "bool residual_grad) -> (Tensor dx, Tensor dresidual, Tensor dweight)");
+  // embedding
+  m.def(
+      "embedding_bag_sum(Tensor weight, Tensor indices, Tensor offsets, Tensor? per_sample_weights, bool sparse) "
+      "-> Tensor");
+  m.def(
+      "embedding_bag_sum_backward(Tensor grad, Tensor indices, Tensor offsets, Tensor? per_sample_weights, int rows) "
+      "-> Tensor");
+  m.def(
+      "embedding_bag_sum_rows(Tensor grad, Tensor indices, Tensor offsets, Tensor? per_sample_weights, int rows) "
+      "-> (Tensor rows, Tensor values)");
+  m.def("embedding_bag_sum_weights(Tensor grad, Tensor weight, Tensor indices, Tensor offsets) -> Tensor");
+  m.def(
+      "rowwise_adagrad_(Tensor(a!) weight, Tensor(b!) state, Tensor rows, Tensor values, float lr, float eps) -> ()");
+  m.def(
+      "sparse_adam_(Tensor(a!) weight, Tensor(b!) exp_avg, Tensor(c!) exp_avg_sq, Tensor rows, Tensor values, "
+      "int step, float lr, float beta1, float beta2, float eps) -> ()");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(recengine, CompositeExplicitAutograd, m) { m.impl("isa", TORCH_BOX(&isa)); }

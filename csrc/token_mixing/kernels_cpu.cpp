@@ -25,11 +25,6 @@ Matrix at(const Matrix& m, int64_t row, int64_t col) {
   const int64_t size = m.bf16 ? 2 : 4;
   return {static_cast<const char*>(m.data) + (row * m.row + col * m.col) * size, m.row, m.col, m.bf16};
 }
-MutableMatrix at(const MutableMatrix& m, int64_t row, int64_t col) {
-  const int64_t size = m.bf16 ? 2 : 4;
-  return {static_cast<char*>(m.data) + (row * m.row + col * m.col) * size, m.row, m.col, m.bf16};
-}
-
 bool plain(const Matrix& m) { return !m.bf16 && m.col == 1; }
 
 // Row h of s, and the sum of its squares.

@@ -1,0 +1,127 @@
+#include "embedding/embedding.h"
+
+#include "common/rows.h"
+
+namespace KERN_NS {
+
+using recengine::AdamStep;
+using recengine::Bags;
+using recengine::Matrix;
+using recengine::MutableMatrix;
+
+namespace {
+
+constexpr int64_t AHEAD = 8;  // entries between the request for a row and its use
+
+template <class Body>
+RE_INLINE void lanes(int64_t n, Body&& body) {
+  int64_t i = 0;
+  for (; i + W <= n; i += W) body(i, W);
+  if (i < n) body(i, static_cast<int>(n - i));
+}
+RE_INLINE vf get(const float* p, int n) { return n == W ? load(p) : load_n(p, n); }
+RE_INLINE void put(float* p, vf v, int n) { n == W ? store(p, v) : store_n(p, v, n); }
+
+RE_INLINE vf root(vf v) {
+#if defined(__AVX512F__)
+  return _mm512_sqrt_ps(v);
+#else
+  for (int i = 0; i < W; ++i) v[i] = __builtin_sqrtf(v[i]);
+  return v;
+#endif
+}
+
+void request(const Matrix& m, int64_t row, int64_t d) {
+  const int64_t size = m.bf16 ? 2 : 4;
+  const char* p = static_cast<const char*>(m.data) + row * m.row * size;
+  if (m.col == 1)
+    for (int64_t byte = 0; byte < d * size; byte += 64) __builtin_prefetch(p + byte);
+}
+
+int64_t rounded(int64_t n) { return (n + 15) / 16 * 16; }
+
+// sum += weight * row
+RE_INLINE void add_row(const Matrix& m, int64_t row, float weight, int64_t d, float* sum, float* buffer) {
+  const float* x = read_row(m, row, d, buffer);
+  lanes(d, [&](int64_t i, int n) { put(sum + i, get(sum + i, n) + get(x + i, n) * weight, n); });
+}
+
+Matrix reading(const MutableMatrix& m) { return {m.data, m.row, m.col, m.bf16}; }
+
+}  // namespace
+
+void bag_sum(const Bags& bags, const Matrix& table, int64_t begin, int64_t end, const MutableMatrix& out,
+             float* scratch) {
+  float *sum = scratch, *buffer = scratch + rounded(bags.d);
+  const int64_t last = bags.offsets[end];
+  for (int64_t b = begin; b < end; ++b) {
+    std::memset(sum, 0, sizeof(float) * static_cast<size_t>(bags.d));
+    for (int64_t i = bags.offsets[b]; i < bags.offsets[b + 1]; ++i) {
+      if (i + AHEAD < last) request(table, bags.indices[i + AHEAD], bags.d);
+      add_row(table, bags.indices[i], bags.weights ? bags.weights[i] : 1.f, bags.d, sum, buffer);
+    }
+    write_row(out, b, bags.d, sum);
+  }
+}
+
+void bag_gradient_row(const Bags& bags, const Matrix& grad, const int64_t* entries, const int32_t* bag_of, int64_t n,
+                      const MutableMatrix& out, int64_t row, float* scratch) {
+  float *sum = scratch, *buffer = scratch + rounded(bags.d);
+  std::memset(sum, 0, sizeof(float) * static_cast<size_t>(bags.d));
+  for (int64_t i = 0; i < n; ++i) {
+    if (i + AHEAD < n) request(grad, bag_of[entries[i + AHEAD]], bags.d);
+    add_row(grad, bag_of[entries[i]], bags.weights ? bags.weights[entries[i]] : 1.f, bags.d, sum, buffer);
+  }
+  write_row(out, row, bags.d, sum);
+}
+
+void bag_weight_gradient(const Bags& bags, const Matrix& grad, const Matrix& table, int64_t begin, int64_t end,
+                         float* out, float* scratch) {
+  float *buffer = scratch, *buffer2 = scratch + rounded(bags.d);
+  for (int64_t b = begin; b < end; ++b) {
+    if (bags.offsets[b] == bags.offsets[b + 1]) continue;
+    const float* g = read_row(grad, b, bags.d, buffer);
+    for (int64_t i = bags.offsets[b]; i < bags.offsets[b + 1]; ++i) {
+      const float* x = read_row(table, bags.indices[i], bags.d, buffer2);
+      vf sum{};
+      lanes(bags.d, [&](int64_t j, int n) { sum += get(g + j, n) * get(x + j, n); });
+      out[i] = hsum(sum);
+    }
+  }
+}
+
+void adagrad_row(const MutableMatrix& table, int64_t row, float* state, const Matrix& grad, int64_t from, int64_t d,
+                 float lr, float eps, float* scratch) {
+  float *w = scratch, *buffer = scratch + rounded(d);
+  const float* g = read_row(grad, from, d, buffer);
+  vf sum{};
+  lanes(d, [&](int64_t i, int n) { sum += get(g + i, n) * get(g + i, n); });
+  *state += hsum(sum) / static_cast<float>(d);
+  const float step = lr / (__builtin_sqrtf(*state) + eps);
+  const float* old = read_row(reading(table), row, d, w);
+  lanes(d, [&](int64_t i, int n) { put(w + i, get(old + i, n) - get(g + i, n) * step, n); });
+  write_row(table, row, d, w);
+}
+
+void adam_row(const MutableMatrix& table, int64_t row, const MutableMatrix& mean, const MutableMatrix& square,
+              const Matrix& grad, int64_t from, int64_t d, const AdamStep& step, float* scratch) {
+  const int64_t width = rounded(d);
+  float *w = scratch, *m = w + width, *v = m + width, *buffer = v + width;
+  const float* g = read_row(grad, from, d, buffer);
+  const float* old_w = read_row(reading(table), row, d, w);
+  const float* old_m = read_row(reading(mean), row, d, m);
+  const float* old_v = read_row(reading(square), row, d, v);
+  lanes(d, [&](int64_t i, int n) {
+    const vf x = get(g + i, n), mi = get(old_m + i, n), vi_ = get(old_v + i, n);
+    const vf new_m = mi + (x - mi) * (1.f - step.beta1);
+    const vf new_v = vi_ + (x * x - vi_) * (1.f - step.beta2);
+    put(m + i, new_m, n);
+    put(v + i, new_v, n);
+    put(w + i, get(old_w + i, n) - new_m * step.step_size / (root(new_v) * step.scale2 + step.eps), n);
+  });
+  write_row(table, row, d, w);
+  write_row(mean, row, d, m);
+  write_row(square, row, d, v);
+}
+
+}  // namespace KERN_NS
