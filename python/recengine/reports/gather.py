@@ -291,7 +291,12 @@ def titles_of(events: Any) -> Any:
     """Function from an item row to what a reader is shown: its title, else its original id."""
     titles = getattr(events, "item_titles", None)
     names = events.items.tokens if titles is None else titles
-    return lambda row: str(names[row]) or str(events.items.tokens[row])
+    return lambda row: readable(str(names[row])) or str(events.items.tokens[row])
+
+
+def readable(title: str) -> str:
+    """A title that is all capitals as a sentence would write it; any other as it is."""
+    return title.capitalize() if title.isupper() else title
 
 
 def audit_entry(finding: Finding) -> AuditEntry:
