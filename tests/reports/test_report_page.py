@@ -219,3 +219,14 @@ def test_opens_in_a_browser_without_network(report: Report, tmp_path: Path) -> N
         "Leakage audit", "every step ascends", "Strawberries", "8f14e45fceea167a", "chosen: 1,000",
     ):  # fmt: skip
         assert expected in said, expected
+
+
+def test_many_metrics_turn_the_table(report: Report) -> None:
+    more = {f"ndcg@{k}": Estimate(0.01 * k, 0.01 * k - 0.001, 0.01 * k + 0.001, 99) for k in range(1, 8)}
+    page = render(
+        replace(report, systems=tuple(replace(s, metrics=s.metrics | more) for s in report.systems))
+    )
+    assert '<th scope="row">NDCG@7</th>' in page
+    assert '<th scope="col">NDCG@7</th>' not in page
+    ids = re.findall(r' id="([^"]+)"', page)
+    assert len(ids) == len(set(ids))

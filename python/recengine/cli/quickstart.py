@@ -124,14 +124,14 @@ def _show(report: Report, page: Path, seconds: float) -> None:
     from recengine.reports import words
     from recengine.reports.page import metric_columns, ranked
 
-    metrics = metric_columns(report.systems)[:6]
+    metrics = metric_columns(report.systems)[:3]
     rows = []
     for system in ranked(report):
         cells = [system.metrics.get(metric) for metric in metrics]
         rows.append(
             [
                 system.name,
-                *("" if e is None else f"{e.mean:.4f} ({e.low:.4f} to {e.high:.4f})" for e in cells),
+                *("" if e is None else f"{e.mean:.4f} ± {(e.high - e.low) / 2:.4f}" for e in cells),
             ]
         )
     asked = max((e.n for system in report.systems for e in system.metrics.values()), default=0)
@@ -140,7 +140,7 @@ def _show(report: Report, page: Path, seconds: float) -> None:
         ["model", *(words.metric_name(metric) for metric in metrics)],
         rows,
         title=f"{asked:,} users, all {items:,} items ranked, seen ones left out; "
-        f"mean and 95 % interval; protocol {report.protocol_hash}",
+        f"mean ± half of the 95 % interval; protocol {report.protocol_hash}",
     )
     for shown in report.examples:
         best = ranked(report)[0].name

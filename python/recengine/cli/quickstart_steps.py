@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 WEEK = 7 * 86_400
 METRIC = "ndcg@10"
-_EVALUATION = {"cutoffs": (10, 20)}
+_EVALUATION = {"metrics": ("hr@10", "ndcg@10", "recall@20", "recall@10", "mrr@10")}
 _PENALTIES = (100.0, 300.0, 1000.0, 3000.0)
 _LARGEST_EASE = 6000  # items; beyond it the inversion takes longer than a first look should
 _LARGEST_SOFTMAX = 20_000  # items; beyond it the loss samples
@@ -158,7 +158,7 @@ def plans(split: Split, registered: Registry) -> tuple[list[Plan], list[str]]:
     notes = []
     n_items = split.train.n_items
     if n_items <= _LARGEST_EASE:
-        tries = {p: {"model": {"regularization": p}} for p in _PENALTIES}
+        tries = {p: {"model": {"regularization": p, "precision": "float32"}} for p in _PENALTIES}
         made.append(Plan("EASE", "ease", tries, "L2 penalty"))
     elif "itemknn" in registered:
         made.append(Plan("ItemKNN", "itemknn", {None: {}}))

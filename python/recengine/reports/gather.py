@@ -149,7 +149,7 @@ def told_question(run: Run) -> list[str]:
 
 def system_of(one: Measured) -> System:
     """Numbers, curves and settings of a run."""
-    seconds = one.run.record.get("seconds")
+    seconds = sum(entry.get("seconds", 0.0) for entry in one.run.history)
     return System(
         one.name,
         summary_of(one.run),
@@ -159,7 +159,7 @@ def system_of(one: Measured) -> System:
         },
         training_curves(one.run),
         flat(one.run.config.model_dump(mode="json")) | {"seed": one.run.seed},
-        None if seconds is None else float(seconds),
+        float(seconds) or None,
     )
 
 
