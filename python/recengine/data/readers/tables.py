@@ -88,12 +88,14 @@ class Table:
 @dataclass(frozen=True)
 class Shape:
     """How a text table is laid out. names: of the columns (numbers where there is no header line);
-    stride: columns of the parser a column of the table ('::' leaves an empty one between)."""
+    stride: columns of the parser a column of the table ('::' leaves an empty one between);
+    padded: spaces stand beside delimiters."""
 
     separator: str
     names: tuple[str, ...]
     has_header: bool
     stride: int = 1
+    padded: bool = False
 
     def position(self, name: str) -> int:
         return self.names.index(name) * self.stride
@@ -151,7 +153,8 @@ def sniff(source: Source, delimiter: str | None, header: bool | None, report: Re
             found="only a header line",
             expected="at least one interaction",
         )
-    return Shape(separator[0], names, has_header, len(separator))
+    padded = separator != " " and any(f" {separator}" in line or f"{separator} " in line for line in head)
+    return Shape(separator[0], names, has_header, len(separator), padded)
 
 
 def _choose(
@@ -267,7 +270,8 @@ def _parse(source: Source, shape: Shape, name: str) -> pl.Series:
         )
     except pl.exceptions.PolarsError as broken:
         raise source.complaint(broken) from None
-    return table.to_series(0).str.strip_chars(" ")
+    column = table.to_series(0)
+    return column.str.strip_chars(" ") if shape.padded else column
 
 
 def _filled_rows(source: Source, shape: Shape, series: pl.Series) -> int:

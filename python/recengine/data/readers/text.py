@@ -28,8 +28,8 @@ def text_ids(column: pl.Series, place: Place, ids: str = "auto") -> Indexed:
     numbers = column.cast(pl.Int64, strict=False)
     strays = numbers.null_count()
     if strays == 0:
-        padded = (column.str.len_bytes() > 1) & column.str.contains("^[+-]?0")
-        return index_ids(column if bool(padded.any()) else numbers, place)
+        written_otherwise = (column.str.starts_with("0") & (column != "0")) | column.str.starts_with("+")
+        return index_ids(column if bool(written_otherwise.any()) else numbers, place)
     if strays * 2 > len(column):
         whole = column.cast(pl.Float64, strict=False)
         if whole.null_count() == 0 and bool(column.str.contains(r"^[+-]?[0-9]+\.0*$").all()):
