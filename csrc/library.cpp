@@ -79,6 +79,21 @@ STABLE_TORCH_LIBRARY(recengine, m) {
   m.def(
       "sparse_adam_(Tensor(a!) weight, Tensor(b!) exp_avg, Tensor(c!) exp_avg_sq, Tensor rows, Tensor values, "
       "int step, float lr, float beta1, float beta2, float eps) -> ()");
+  // moe
+  m.def("moe_route(Tensor x, Tensor router, int k) -> (Tensor gates, Tensor experts, Tensor load)");
+  m.def(
+      "moe_route_backward(Tensor gates_grad, Tensor x, Tensor router, Tensor experts, Tensor gates) "
+      "-> (Tensor x, Tensor router)");
+  m.def(
+      "grouped_swiglu(Tensor x, Tensor gate, Tensor up, Tensor down, Tensor? experts, Tensor? gates, "
+      "Tensor? shared_gate, Tensor? shared_up, Tensor? shared_down, float alpha, Tensor? packed, "
+      "Tensor? shared_packed) -> Tensor");
+  m.def(
+      "grouped_swiglu_backward(Tensor grad, Tensor x, Tensor gate, Tensor up, Tensor down, Tensor? experts, "
+      "Tensor? gates, Tensor? shared_gate, Tensor? shared_up, Tensor? shared_down, float alpha) "
+      "-> (Tensor x, Tensor gate, Tensor up, Tensor down, Tensor gates, Tensor shared_gate, Tensor shared_up, "
+      "Tensor shared_down)");
+  m.def("swiglu_pack(Tensor gate, Tensor up, Tensor down) -> Tensor");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(recengine, CompositeExplicitAutograd, m) { m.impl("isa", TORCH_BOX(&isa)); }

@@ -88,4 +88,56 @@ RE_INLINE void micro_in_place(int64_t K, const float* A, const float* B, Epilogu
   for (int i = 0; i < MR; ++i) ep(i, c0[i], c1[i]);
 }
 
+// The same with A in segments of KS steps, a_step apart, and B in one piece: A(i, k) of a segment is
+// A[i * AI + k]. A panel of rows read so is a panel of columns: its own transpose.
+template <int AI, int KS, class Epilogue>
+RE_INLINE void micro_segments(int64_t segments, const float* A, int64_t a_step, const float* B, Epilogue&& ep) {
+  vf c0[MR], c1[MR];
+#pragma GCC unroll 12
+  for (int i = 0; i < MR; ++i) c0[i] = c1[i] = vf{};
+  for (int64_t s = 0; s < segments; ++s, A += a_step)
+    for (int k = 0; k < KS; ++k, B += NR) {
+      const vf b0 = load(B), b1 = load(B + W);
+#pragma GCC unroll 12
+      for (int i = 0; i < MR; ++i) {
+        const vf a = splat(A[i * AI + k]);
+        c0[i] += a * b0;
+        c1[i] += a * b1;
+      }
+    }
+#pragma GCC unroll 12
+  for (int i = 0; i < MR; ++i) ep(i, c0[i], c1[i]);
+}
+
+// The products as functions of their own, for tiles in memory: where a kernel's other work is compiled into
+// the same function, its constants take registers from the accumulators and the inner loop spills.
+#define RE_NOINLINE __attribute__((noinline, unused)) static
+
+// C[MR][NR] = A B, rows of C ldc apart.
+RE_NOINLINE void tile_set(int64_t K, const float* A, const float* B, float* C, int64_t ldc) {
+  micro(K, A, B, [&](int i, vf x, vf y) {
+    store(C + i * ldc, x);
+    store(C + i * ldc + W, y);
+  });
+}
+
+// C += A B with A where it lies (micro_in_place).
+template <int AI, int AK>
+RE_NOINLINE void tile_add_in_place(int64_t K, const float* A, const float* B, float* C, int64_t ldc) {
+  micro_in_place<AI, AK>(K, A, B, [&](int i, vf x, vf y) {
+    store(C + i * ldc, load(C + i * ldc) + x);
+    store(C + i * ldc + W, load(C + i * ldc + W) + y);
+  });
+}
+
+// C (+)= A B with A in segments (micro_segments).
+template <int AI, int KS, bool ADD>
+RE_NOINLINE void tile_segments(int64_t segments, const float* A, int64_t a_step, const float* B, float* C, int64_t ldc) {
+  micro_segments<AI, KS>(segments, A, a_step, B, [&](int i, vf x, vf y) {
+    float* to = C + i * ldc;
+    store(to, ADD ? load(to) + x : x);
+    store(to + W, ADD ? load(to + W) + y : y);
+  });
+}
+
 }  // namespace KERN_NS

@@ -70,4 +70,41 @@ RE_INLINE void write_row(const recengine::MutableMatrix& m, int64_t r, int64_t n
   for (; i < n; ++i) p[i * m.col] = float_to_bf16(from[i]);
 }
 
+// The matrix that begins at (row, col) of m.
+RE_INLINE recengine::Matrix shifted(recengine::Matrix m, int64_t row, int64_t col) {
+  m.data = static_cast<const char*>(m.data) + (row * m.row + col * m.col) * (m.bf16 ? 2 : 4);
+  return m;
+}
+
+// Rows as columns of a panel [width][N]: column x < count is row id(x) of m, the others are zero.
+template <int N, class Id>
+RE_INLINE void pack_across(const recengine::Matrix& m, Id&& id, int64_t count, int64_t width, float* to) {
+  constexpr int64_t SPAN = 64;
+  float buffer[W][SPAN], zeros[SPAN] = {};
+  const float* row[W];
+  for (int x0 = 0; x0 < N; x0 += W) {
+    const int lanes = N - x0 < W ? N - x0 : W;
+    for (int64_t k0 = 0; k0 < width; k0 += SPAN) {
+      const int64_t n = width - k0 < SPAN ? width - k0 : SPAN;
+      const recengine::Matrix part = shifted(m, 0, k0);
+      for (int x = 0; x < W; ++x)
+        row[x] = x < lanes && x0 + x < count ? read_row(part, id(x0 + x), n, buffer[x]) : zeros;
+      for (int64_t k = 0; k < n; k += W) {
+        vf v[W];
+        const int deep = static_cast<int>(n - k < W ? n - k : W);
+        if (deep == W)
+          for (int x = 0; x < W; ++x) v[x] = load(row[x] + k);
+        else
+          for (int x = 0; x < W; ++x) v[x] = load_n(row[x] + k, deep);
+        transpose(v);
+        float* at = to + (k0 + k) * N + x0;
+        if (N % W == 0)
+          for (int i = 0; i < deep; ++i) store(at + i * N, v[i]);
+        else
+          for (int i = 0; i < deep; ++i) store_n(at + i * N, v[i], N % W < lanes && lanes == W ? W : N % W);
+      }
+    }
+  }
+}
+
 }  // namespace KERN_NS

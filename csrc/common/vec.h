@@ -79,6 +79,23 @@ RE_INLINE vf sum_each(vf* v) {
   return v[0];
 }
 
+// The W x W matrix with rows v[0], ..., v[W - 1], transposed in place: blocks swap across the diagonal,
+// twice as large each time.
+RE_INLINE void transpose(vf* v) {
+#pragma GCC unroll 4
+  for (int h = 1; h < W; h *= 2) {
+    vi low, high;
+    for (int i = 0; i < W; ++i) low[i] = (i & h) ? W + i - h : i, high[i] = (i & h) ? W + i : i + h;
+#pragma GCC unroll 16
+    for (int i = 0; i < W; ++i)
+      if (!(i & h)) {
+        const vf a = v[i], b = v[i + h];
+        v[i] = __builtin_shuffle(a, b, low);
+        v[i + h] = __builtin_shuffle(a, b, high);
+      }
+  }
+}
+
 // exp(x), relative error about 2e-7 on [-87.3, 88.3], clamped outside, NaN for NaN (Cody and Waite
 // reduction by ln 2 in two parts, then a polynomial of degree 5 on the remainder).
 #if defined(__AVX512F__)

@@ -25,16 +25,9 @@ static_assert(NB % MR == 0 && NB % NR == 0 && UB % MR == 0);
 RE_INLINE int64_t padded(int64_t width) { return (width + NR - 1) / NR * NR; }
 
 // Item rows as the right operand of the logits: [NB/NR][width][NR]; items past the end are zero.
-void pack_items(const CatalogueLoss& p, int64_t item, int64_t count, float* panels, float* row) {
-  for (int64_t x = 0; x < NB; ++x) {
-    float* to = panels + x / NR * NR * p.width + x % NR;
-    if (x < count) {
-      const float* w = read_row(p.weight, item + x, p.width, row);
-      for (int64_t k = 0; k < p.width; ++k) to[k * NR] = w[k];
-    } else {
-      for (int64_t k = 0; k < p.width; ++k) to[k * NR] = 0.f;
-    }
-  }
+RE_NOINLINE void pack_items(const CatalogueLoss& p, int64_t item, int64_t count, float* panels) {
+  for (int64_t x = 0; x < NB; x += NR, panels += NR * p.width)
+    pack_across<NR>(p.weight, [item, x](int64_t i) { return item + x + i; }, count - x, p.width, panels);
 }
 
 // Item rows as the right operand of the hidden gradient, scaled: [padded/NR][NB][NR].
@@ -62,7 +55,7 @@ RE_INLINE void leave_out(const CatalogueLoss& p, int64_t row, int64_t item, int6
 }
 
 // The logits of one group of rows against a step's items, into tile [MR][NB].
-RE_INLINE void logits(const CatalogueLoss& p, const float* left, const float* panels, const float* bias, float* tile) {
+RE_NOINLINE void logits(const CatalogueLoss& p, const float* left, const float* panels, const float* bias, float* tile) {
   const vf scale = splat(p.scale);
   for (int64_t j = 0; j < NB; j += NR) {
     const vf b0 = load(bias + j), b1 = load(bias + j + W);
@@ -84,26 +77,16 @@ CatalogueScratch catalogue_scratch(const CatalogueLoss& p) {
 }
 
 void catalogue_pack_rows(const CatalogueLoss& p, int64_t row, float* left, float* right) {
-  const int64_t wide = padded(p.width);
-  if (right) std::memset(right, 0, sizeof(float) * static_cast<size_t>(UB * wide));
-  for (int64_t i = 0; i < UB; ++i) {
-    float* to = left + i / MR * MR * p.width + i % MR;
-    if (row + i >= p.rows) {
-      for (int64_t k = 0; k < p.width; ++k) to[k * MR] = 0.f;
-      continue;
-    }
-    float buffer[64];
-    for (int64_t k0 = 0; k0 < p.width; k0 += 64) {
-      const int64_t n = p.width - k0 < 64 ? p.width - k0 : 64;
-      recengine::Matrix part = p.hidden;
-      const int64_t size = part.bf16 ? 2 : 4;
-      part.data = static_cast<const char*>(part.data) + k0 * part.col * size;
-      const float* h = read_row(part, p.index[row + i], n, buffer);
-      for (int64_t k = 0; k < n; ++k) to[(k0 + k) * MR] = h[k];
-      if (right)
-        for (int64_t k = 0; k < n; ++k) right[((k0 + k) / NR * UB + i) * NR + (k0 + k) % NR] = p.scale * h[k];
-    }
+  for (int64_t g = 0; g < UB; g += MR) {
+    const int64_t* index = p.index + row + g;
+    pack_across<MR>(p.hidden, [index](int64_t i) { return index[i]; }, p.rows - row - g, p.width, left + g * p.width);
   }
+  if (!right) return;
+  const int64_t wide = padded(p.width);
+  std::memset(right, 0, sizeof(float) * static_cast<size_t>(UB * wide));
+  for (int64_t i = 0; i < UB && row + i < p.rows; ++i)
+    for (int64_t k = 0; k < p.width; ++k)
+      right[(k / NR * UB + i) * NR + k % NR] = p.scale * left[i / MR * MR * p.width + k * MR + i % MR];
 }
 
 void catalogue_forward(const CatalogueLoss& p, const float* left, int64_t row, int64_t rows, int64_t block,
@@ -111,11 +94,10 @@ void catalogue_forward(const CatalogueLoss& p, const float* left, int64_t row, i
   float* panels = scratch;
   float* tile = panels + NB * p.width;
   float* bias = tile + MR * NB;
-  float* line = bias + NB;
   for (int64_t r = 0; r < rows; ++r) largest[r] = LOWEST, sum[r] = 0.f;
   for (int64_t b = block; b < block_end; ++b) {
     const int64_t item = b * NB, count = p.items - item < NB ? p.items - item : NB;
-    pack_items(p, item, count, panels, line);
+    pack_items(p, item, count, panels);
     fill_bias(p, item, count, bias);
     for (int64_t g = 0; g < rows; g += MR) {
       logits(p, left + g * p.width, panels, bias, tile);
@@ -175,7 +157,7 @@ void catalogue_backward(const CatalogueLoss& p, const float* left, const float* 
   float* line = bias + NB;
   for (int64_t b = block; b < block_end; ++b) {
     const int64_t item = b * NB, count = p.items - item < NB ? p.items - item : NB;
-    pack_items(p, item, count, panels, line);
+    pack_items(p, item, count, panels);
     pack_items_scaled(p, item, count, items, line);
     fill_bias(p, item, count, bias);
     std::memset(change, 0, sizeof(float) * static_cast<size_t>(NB * wide));
@@ -208,20 +190,12 @@ void catalogue_backward(const CatalogueLoss& p, const float* left, const float* 
           for (int64_t i = 0; i < MR; ++i)
             for (int64_t j = 0; j < count; ++j) bias_sum[item + j] += part[i * NB + j];
         for (int64_t j = 0; j < wide; j += NR) {
-          float* to = hidden_part + (u + g) * wide + j;
-          micro_in_place<NB, 1>(NB, part, items + j * NB, [&](int i, vf x, vf y) {
-            store(to + i * wide, load(to + i * wide) + x);
-            store(to + i * wide + W, load(to + i * wide + W) + y);
-          });
+          tile_add_in_place<NB, 1>(NB, part, items + j * NB, hidden_part + (u + g) * wide + j, wide);
         }
       }
       for (int64_t j = 0; j < wide; j += NR)
         for (int64_t x0 = 0; x0 < NB; x0 += MR) {
-          float* to = change + x0 * wide + j;
-          micro_in_place<1, NB>(UB, tile + x0, right + (u * wide + j * UB), [&](int i, vf x, vf y) {
-            store(to + i * wide, load(to + i * wide) + x);
-            store(to + i * wide + W, load(to + i * wide + W) + y);
-          });
+          tile_add_in_place<1, NB>(UB, tile + x0, right + (u * wide + j * UB), change + x0 * wide + j, wide);
         }
     }
     for (int64_t x = 0; x < count; ++x) {

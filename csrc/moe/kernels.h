@@ -1,0 +1,62 @@
+// What the CPU kernels of the mixture of experts offer to their launcher (op_cpu.cpp). No torch here.
+#pragma once
+
+#include <cstdint>
+
+#include "common/matrix.h"
+
+namespace recengine {
+
+// One expert of one token position: y = (swish(x gate) * (x up)) down.
+struct Expert {
+  Matrix gate, up, down;  // [width][hidden] twice, [hidden][width]
+  const float* packed;    // the same as swiglu_pack lays it out, or null
+  int64_t width, hidden;
+};
+
+// The rows that an expert works on: row i is row index[i] of the caller's matrix, its output counts scale[i].
+struct ExpertRows {
+  const int64_t* index;
+  const float* scale;  // null: all one
+  int64_t count;
+};
+
+struct ExpertGradient {  // all float32, contiguous, added to
+  float *gate, *up, *down;
+};
+
+struct Router {
+  Matrix x;             // the rows of one token position
+  const float* weight;  // [width][padded experts]
+  int64_t rows, width, experts, k;
+};
+
+}  // namespace recengine
+
+#define RECENGINE_MOE_KERNELS                                                                                \
+  /* Floats: of one packed expert; of scratch for `rows` rows at a time; of a padded output row. */          \
+  int64_t swiglu_packed_size(int64_t width, int64_t hidden);                                                 \
+  int64_t swiglu_forward_scratch(int64_t width, int64_t rows);                                               \
+  int64_t swiglu_backward_scratch(int64_t width, int64_t rows);                                              \
+  int64_t swiglu_row_size(int64_t width);                                                                    \
+  void swiglu_pack(const ::recengine::Expert& e, float* packed);                                             \
+  /* Adds the expert's scaled outputs to sum[index - first] (rows of swiglu_row_size). */                    \
+  void swiglu_forward(const ::recengine::Expert& e, const ::recengine::Matrix& x,                            \
+                      const ::recengine::ExpertRows& rows, int64_t first, float* sum, float* scratch);       \
+  /* Adds the gradient of the rows of x to x_grad[index - first], of the weights to weights, and writes the */ \
+  /* gradient of the scales to scale_grad[i] unless null. */                                                 \
+  void swiglu_backward(const ::recengine::Expert& e, const ::recengine::Matrix& x,                           \
+                       const ::recengine::Matrix& grad, const ::recengine::ExpertRows& rows, int64_t first,  \
+                       float* x_grad, const ::recengine::ExpertGradient& weights, float* scale_grad,         \
+                       float* scratch);                                                                      \
+  void write_rows(const float* sum, int64_t first, int64_t last, int64_t width,                              \
+                  const ::recengine::MutableMatrix& to);                                                     \
+  int64_t router_padded(int64_t experts);                                                                    \
+  void router_pack(const ::recengine::Matrix& weight, int64_t width, int64_t experts, float* packed);        \
+  /* Row r: the k experts with the largest logits (ties: the smaller id), and the softmax over them. */      \
+  void route_rows(const ::recengine::Router& r, int64_t begin, int64_t end, int64_t out_step,                \
+                  int64_t* experts, float* gates, float* scratch);                                           \
+  /* x_grad rows are written, weight_grad [width][padded experts] is added to. */                            \
+  void route_backward(const ::recengine::Router& r, int64_t out_step, const int64_t* experts,                \
+                      const float* gates, const float* gates_grad, float* x_grad, int64_t x_step,            \
+                      float* weight_grad, float* scratch);

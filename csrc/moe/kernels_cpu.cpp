@@ -1,0 +1,309 @@
+#include "moe/kernels.h"
+
+#include "common/gemm.h"
+#include "common/rows.h"
+
+// SwiGLU experts. Rows are gathered while they are packed as left operands; the hidden layer lives in
+// strips of NR columns ([strip][row][NR]), a layout that serves as a left operand (rows by hidden) and as a
+// right operand (rows are the inner dimension) alike, so nothing is ever transposed. Neither the hidden
+// layer nor the experts' outputs reach memory; the backward pass makes the hidden layer again.
+namespace KERN_NS {
+
+using recengine::Expert;
+using recengine::ExpertGradient;
+using recengine::ExpertRows;
+using recengine::Matrix;
+using recengine::MutableMatrix;
+using recengine::Router;
+
+namespace {
+
+constexpr int FORWARD_STRIPS = 4;   // strips of the hidden layer that are live at a time
+constexpr int BACKWARD_STRIPS = 2;
+
+RE_INLINE int64_t up_to(int64_t n, int64_t step) { return (n + step - 1) / step * step; }
+
+// Columns [col, col + NR) of the first `depth` rows of m, as a panel [depth][NR]; columns past `cols` are zero.
+void pack_columns(const Matrix& m, int64_t depth, int64_t col, int64_t cols, float* to) {
+  const int64_t n = cols - col < NR ? cols - col : NR;
+  const Matrix part = shifted(m, 0, col);
+  float buffer[NR];
+  for (int64_t k = 0; k < depth; ++k, to += NR) {
+    const float* from = read_row(part, k, n, buffer);
+    if (n == NR) {
+      store(to, load(from));
+      store(to + W, load(from + W));
+    } else {
+      for (int64_t x = 0; x < NR; ++x) to[x] = x < n ? from[x] : 0.f;
+    }
+  }
+}
+
+// Rows [row, row + NR) of m as the columns of a panel [depth][NR]: m transposed. Rows past `rows` are zero.
+RE_NOINLINE void pack_rows_across(const Matrix& m, int64_t depth, int64_t row, int64_t rows, float* to) {
+  pack_across<NR>(m, [row](int64_t x) { return row + x; }, rows - row, depth, to);
+}
+
+// The given rows of x as left operands [group][width][MR]; rows that do not exist are zero.
+RE_NOINLINE void pack_left(const Matrix& x, const int64_t* index, int64_t count, int64_t width, float* to) {
+  for (int64_t g = 0; g < count; g += MR, to += width * MR)
+    pack_across<MR>(x, [index, g](int64_t i) { return index[g + i]; }, count - g, width, to);
+}
+
+RE_INLINE int64_t strips_from(int64_t hidden, int64_t strip, int64_t most) {
+  const int64_t left = up_to(hidden, NR) / NR - strip;
+  return left < most ? left : most;
+}
+
+// Strips [strip, strip + strips): gate and up panels [strip][2][width][NR], then down [wide/NR][strips * NR][NR].
+void pack_forward(const Expert& e, int64_t strip, int64_t strips, float* to) {
+  for (int64_t s = 0; s < strips; ++s) {
+    pack_columns(e.gate, e.width, (strip + s) * NR, e.hidden, to);
+    pack_columns(e.up, e.width, (strip + s) * NR, e.hidden, to + e.width * NR);
+    to += 2 * e.width * NR;
+  }
+  const int64_t first = strip * NR, depth = strips * NR, live = e.hidden - first < depth ? e.hidden - first : depth;
+  for (int64_t j = 0; j < e.width; j += NR, to += depth * NR) {
+    pack_columns(shifted(e.down, first, 0), live, j, e.width, to);
+    std::memset(to + live * NR, 0, sizeof(float) * static_cast<size_t>((depth - live) * NR));
+  }
+}
+
+RE_INLINE vf sigmoid(vf x) { return 1.f / (1.f + vexp(-x)); }
+
+}  // namespace
+
+int64_t swiglu_row_size(int64_t width) { return up_to(width, NR); }
+
+int64_t swiglu_packed_size(int64_t width, int64_t hidden) {
+  return up_to(hidden, NR) * (2 * width + up_to(width, NR));
+}
+
+int64_t swiglu_forward_scratch(int64_t width, int64_t rows) {
+  const int64_t padded = up_to(rows, MR);
+  return padded * width + FORWARD_STRIPS * NR * (padded + 2 * width + up_to(width, NR));
+}
+
+int64_t swiglu_backward_scratch(int64_t width, int64_t rows) {
+  const int64_t padded = up_to(rows, MR), wide = up_to(width, NR), strip = BACKWARD_STRIPS * NR;
+  return padded * (2 * width + wide) + strip * (3 * padded + 3 * width + 2 * wide) + 3 * up_to(width, MR) * strip + padded;
+}
+
+void swiglu_pack(const Expert& e, float* packed) {
+  for (int64_t strip = 0; strip * NR < e.hidden; strip += FORWARD_STRIPS) {
+    const int64_t strips = strips_from(e.hidden, strip, FORWARD_STRIPS);
+    pack_forward(e, strip, strips, packed);
+    packed += strips * NR * (2 * e.width + up_to(e.width, NR));
+  }
+}
+
+void swiglu_forward(const Expert& e, const Matrix& x, const ExpertRows& rows, int64_t first, float* sum, float* scratch) {
+  const int64_t padded = up_to(rows.count, MR), wide = up_to(e.width, NR);
+  float* left = scratch;
+  float* hidden = left + padded * e.width;
+  float* own = hidden + FORWARD_STRIPS * NR * padded;
+  pack_left(x, rows.index, rows.count, e.width, left);
+  const float* packed = e.packed;
+  for (int64_t strip = 0; strip * NR < e.hidden; strip += FORWARD_STRIPS) {
+    const int64_t strips = strips_from(e.hidden, strip, FORWARD_STRIPS);
+    if (!e.packed) pack_forward(e, strip, strips, own);
+    const float* panels = e.packed ? packed : own;
+    packed += strips * NR * (2 * e.width + wide);
+    for (int64_t s = 0; s < strips; ++s, panels += 2 * e.width * NR)
+      for (int64_t g = 0; g < padded; g += MR) {
+        float* h = hidden + (s * padded + g) * NR;
+        float linear[MR * NR];
+        tile_set(e.width, left + g * e.width, panels, h, NR);
+        tile_set(e.width, left + g * e.width, panels + e.width * NR, linear, NR);
+        for (int64_t c = 0; c < MR * NR; c += W) {
+          const vf z = load(h + c);
+          store(h + c, z * sigmoid(z) * load(linear + c));
+        }
+      }
+    for (int64_t j = 0; j < wide; j += NR, panels += strips * NR * NR)
+      for (int64_t g = 0; g < padded; g += MR) {
+        float out[MR * NR];
+        tile_segments<NR, NR, false>(strips, hidden + g * NR, padded * NR, panels, out, NR);
+        for (int64_t i = g; i < rows.count && i < g + MR; ++i) {
+          float* to = sum + (rows.index[i] - first) * wide + j;
+          const float* from = out + (i - g) * NR;
+          const vf scale = splat(rows.scale ? rows.scale[i] : 1.f);
+          store(to, load(to) + scale * load(from));
+          store(to + W, load(to + W) + scale * load(from + W));
+        }
+      }
+  }
+}
+
+void swiglu_backward(const Expert& e, const Matrix& x, const Matrix& grad, const ExpertRows& rows, int64_t first,
+                     float* x_grad, const ExpertGradient& weights, float* scale_grad, float* scratch) {
+  const int64_t padded = up_to(rows.count, MR), wide = up_to(e.width, NR), deep = up_to(e.width, MR);
+  constexpr int64_t STRIP = BACKWARD_STRIPS * NR;
+  float* left_x = scratch;                        // [group][width][MR]
+  float* left_grad = left_x + padded * e.width;
+  float* change = left_grad + padded * e.width;   // gradient of the gathered rows [padded][wide]
+  float* hidden = change + padded * wide;         // scale * activation [strip][padded][NR]
+  float* to_gate = hidden + STRIP * padded;       // gradients before the activation: gate strips, then up strips
+  float* panels = to_gate + 2 * STRIP * padded;
+  float* sums = panels + STRIP * (3 * e.width + 2 * wide);  // [3][deep][NR]: gate, up, down transposed
+  float* products = sums + 3 * deep * NR;                   // <activation, its gradient> a row
+  pack_left(x, rows.index, rows.count, e.width, left_x);
+  pack_left(grad, rows.index, rows.count, e.width, left_grad);
+  std::memset(change, 0, sizeof(float) * static_cast<size_t>(padded * wide));
+  std::memset(products, 0, sizeof(float) * static_cast<size_t>(padded));
+  for (int64_t strip = 0; strip * NR < e.hidden; strip += BACKWARD_STRIPS) {
+    const int64_t strips = strips_from(e.hidden, strip, BACKWARD_STRIPS);
+    float* to_up = to_gate + strips * padded * NR;
+    for (int64_t s = 0; s < strips; ++s) {
+      const int64_t col = (strip + s) * NR;
+      float* gate_panel = panels;
+      float* up_panel = gate_panel + e.width * NR;
+      float* down_panel = up_panel + e.width * NR;
+      pack_columns(e.gate, e.width, col, e.hidden, gate_panel);
+      pack_columns(e.up, e.width, col, e.hidden, up_panel);
+      pack_rows_across(e.down, e.width, col, e.hidden, down_panel);
+      for (int64_t g = 0; g < padded; g += MR) {
+        const int64_t at = (s * padded + g) * NR;
+        float *h = hidden + at, *dg = to_gate + at, *du = to_up + at;
+        tile_set(e.width, left_x + g * e.width, gate_panel, dg, NR);
+        tile_set(e.width, left_x + g * e.width, up_panel, du, NR);
+        tile_set(e.width, left_grad + g * e.width, down_panel, h, NR);
+        for (int64_t i = 0; i < MR; ++i) {
+          const vf scale = splat(rows.scale && g + i < rows.count ? rows.scale[g + i] : 1.f);
+          vf product{};
+          for (int64_t c = i * NR; c < (i + 1) * NR; c += W) {
+            const vf z = load(dg + c), u = load(du + c), back = load(h + c);
+            const vf gate = sigmoid(z), swish = z * gate, active = swish * u;
+            product += active * back;
+            const vf scaled = scale * back;
+            store(h + c, scale * active);
+            store(dg + c, scaled * u * (gate + swish * (1.f - gate)));
+            store(du + c, scaled * swish);
+          }
+          products[g + i] += hsum(product);
+        }
+      }
+      // The three weights' gradients: left operands read across, so that rows are the inner dimension.
+      const float* rights[3] = {to_gate + s * padded * NR, to_up + s * padded * NR, hidden + s * padded * NR};
+      const float* lefts[3] = {left_x, left_x, left_grad};
+      for (int m = 0; m < 3; ++m)
+        for (int64_t d = 0; d < e.width; d += MR)
+          tile_segments<MR, MR, false>(padded / MR, lefts[m] + d * MR, e.width * MR, rights[m], sums + (m * deep + d) * NR, NR);
+      const int64_t n = e.hidden - col < NR ? e.hidden - col : NR;
+      for (int64_t d = 0; d < e.width; ++d) {
+        float *gate_to = weights.gate + d * e.hidden + col, *up_to_ = weights.up + d * e.hidden + col;
+        for (int64_t c = 0; c < n; ++c) gate_to[c] += sums[d * NR + c];
+        for (int64_t c = 0; c < n; ++c) up_to_[c] += sums[(deep + d) * NR + c];
+      }
+      for (int64_t c = 0; c < n; ++c) {
+        float* down_to = weights.down + (col + c) * e.width;
+        for (int64_t d = 0; d < e.width; ++d) down_to[d] += sums[(2 * deep + d) * NR + c];
+      }
+    }
+    // Back to the rows of x: gate strips and up strips are one long inner dimension.
+    const int64_t depth = 2 * strips * NR;
+    for (int64_t j = 0; j < wide; j += NR) {
+      float* panel = panels;
+      const Matrix* both[2] = {&e.gate, &e.up};
+      for (const Matrix* m : both)
+        for (int64_t s = 0; s < strips; ++s) {
+          const int64_t col = (strip + s) * NR, live = e.hidden - col < NR ? e.hidden - col : NR;
+          pack_rows_across(shifted(*m, 0, col), live, j, e.width, panel);
+          std::memset(panel + live * NR, 0, sizeof(float) * static_cast<size_t>((NR - live) * NR));
+          panel += NR * NR;
+        }
+      for (int64_t g = 0; g < padded; g += MR)
+        tile_segments<NR, NR, true>(depth / NR, to_gate + g * NR, padded * NR, panels, change + g * wide + j, wide);
+    }
+  }
+  for (int64_t r = 0; r < rows.count; ++r) {
+    float* to = x_grad + (rows.index[r] - first) * wide;
+    for (int64_t k = 0; k < wide; k += W) store(to + k, load(to + k) + load(change + r * wide + k));
+  }
+  if (scale_grad)
+    for (int64_t r = 0; r < rows.count; ++r) scale_grad[r] = products[r];
+}
+
+void write_rows(const float* sum, int64_t first, int64_t last, int64_t width, const MutableMatrix& to) {
+  const int64_t wide = up_to(width, NR);
+  for (int64_t r = first; r < last; ++r) write_row(to, r, width, sum + (r - first) * wide);
+}
+
+// --- routing
+
+int64_t router_padded(int64_t experts) { return up_to(experts, W); }
+
+void router_pack(const Matrix& weight, int64_t width, int64_t experts, float* packed) {
+  const int64_t wide = router_padded(experts);
+  for (int64_t k = 0; k < width; ++k)
+    for (int64_t e = 0; e < wide; ++e) {
+      float value = 0.f, buffer[1];
+      if (e < experts) value = *read_row(shifted(weight, k, e), 0, 1, buffer);
+      packed[k * wide + e] = value;
+    }
+}
+
+void route_rows(const Router& r, int64_t begin, int64_t end, int64_t out_step, int64_t* experts, float* gates,
+                float* scratch) {
+  const int64_t wide = router_padded(r.experts);
+  float* line = scratch;
+  float* logits = line + up_to(r.width, W);
+  for (int64_t b = begin; b < end; ++b) {
+    const float* x = read_row(r.x, b, r.width, line);
+    for (int64_t e = 0; e < wide; e += W) {
+      vf a0{}, a1{}, a2{}, a3{};  // four chains hide the latency
+      int64_t k = 0;
+      for (; k + 4 <= r.width; k += 4) {
+        const float* w = r.weight + k * wide + e;
+        a0 += x[k] * load(w);
+        a1 += x[k + 1] * load(w + wide);
+        a2 += x[k + 2] * load(w + 2 * wide);
+        a3 += x[k + 3] * load(w + 3 * wide);
+      }
+      for (; k < r.width; ++k) a0 += x[k] * load(r.weight + k * wide + e);
+      store(logits + e, (a0 + a1) + (a2 + a3));
+    }
+    int64_t* chosen = experts + b * out_step;
+    float* gate = gates + b * out_step;
+    for (int64_t j = 0; j < r.k; ++j) {  // NaN or not, the choice is always k different experts
+      int64_t best = -1;
+      for (int64_t e = 0; e < r.experts; ++e) {
+        bool taken = false;
+        for (int64_t i = 0; i < j; ++i) taken |= chosen[i] == e;
+        if (!taken && (best < 0 || logits[e] > logits[best])) best = e;
+      }
+      chosen[j] = best;
+    }
+    float total = 0.f;
+    const float top = logits[chosen[0]];
+    for (int64_t j = 0; j < r.k; ++j) total += gate[j] = __builtin_expf(logits[chosen[j]] - top);
+    for (int64_t j = 0; j < r.k; ++j) gate[j] /= total;
+  }
+}
+
+void route_backward(const Router& r, int64_t out_step, const int64_t* experts, const float* gates, const float* gates_grad,
+                    float* x_grad, int64_t x_step, float* weight_grad, float* scratch) {
+  const int64_t wide = router_padded(r.experts);
+  float* line = scratch;
+  float* change = line + up_to(r.width, W);  // gradient of the logits of a row
+  for (int64_t b = 0; b < r.rows; ++b) {
+    const float* x = read_row(r.x, b, r.width, line);
+    const float *g = gates + b * out_step, *dg = gates_grad + b * out_step;
+    float inner = 0.f;
+    for (int64_t j = 0; j < r.k; ++j) inner += g[j] * dg[j];
+    for (int64_t e = 0; e < wide; ++e) change[e] = 0.f;
+    for (int64_t j = 0; j < r.k; ++j) change[experts[b * out_step + j]] = g[j] * (dg[j] - inner);
+    float* to = x_grad + b * x_step;
+    for (int64_t k = 0; k < r.width; ++k) {
+      vf sum{};
+      for (int64_t e = 0; e < wide; e += W) {
+        const vf c = load(change + e);
+        sum += c * load(r.weight + k * wide + e);
+        store(weight_grad + k * wide + e, load(weight_grad + k * wide + e) + x[k] * c);
+      }
+      to[k] = hsum(sum);
+    }
+  }
+}
+
+}  // namespace KERN_NS

@@ -1,0 +1,398 @@
+#include <torch/csrc/stable/library.h>
+
+#include <algorithm>
+#include <optional>
+#include <tuple>
+#include <vector>
+
+#include "common/checks.h"
+#include "common/isa.h"
+#include "common/scratch.h"
+#include "common/views.h"
+#include "moe/kernels.h"
+
+RECENGINE_DECLARE(RECENGINE_MOE_KERNELS)
+
+namespace recengine {
+namespace {
+
+using torch::stable::new_empty;
+using torch::stable::new_zeros;
+using torch::stable::parallel_for;
+
+bool is_bf16(const Tensor& t) { return t.scalar_type() == ScalarType::BFloat16; }
+
+const char* element(const Tensor& t, int64_t offset) {
+  return static_cast<const char*>(t.const_data_ptr()) + offset * (is_bf16(t) ? 2 : 4);
+}
+
+// The rows of token position t of a [B, T, D] tensor.
+Matrix position(const Tensor& x, int64_t t) { return {element(x, t * x.stride(1)), x.stride(0), x.stride(2), is_bf16(x)}; }
+MutableMatrix mutable_position(const Tensor& x, int64_t t) {
+  char* base = static_cast<char*>(x.mutable_data_ptr()) + t * x.stride(1) * (is_bf16(x) ? 2 : 4);
+  return {base, x.stride(0), x.stride(2), is_bf16(x)};
+}
+// The matrix of expert e of token position t of a [T, E, rows, cols] tensor.
+Matrix bank(const Tensor& w, int64_t t, int64_t e) {
+  return {element(w, t * w.stride(0) + e * w.stride(1)), w.stride(2), w.stride(3), is_bf16(w)};
+}
+
+// --- routing
+
+void check_router(const char* op, const Tensor& x, const Tensor& router) {
+  check_dim(op, "x", x, 3);
+  check_dim(op, "router", router, 3);
+  check_float_or_bf16(op, "x", x);
+  check_float_or_bf16(op, "router", router);
+  STD_TORCH_CHECK(router.is_cpu(), op, ": router must be on the CPU as x is");
+  check_size(op, "router", router, 0, x.size(1));
+  check_size(op, "router", router, 1, x.size(2));
+}
+
+Matrix router_of(const Tensor& router, int64_t t) {
+  return {element(router, t * router.stride(0)), router.stride(1), router.stride(2), is_bf16(router)};
+}
+
+std::tuple<Tensor, Tensor, Tensor> moe_route(const Tensor& x, const Tensor& router, int64_t k) {
+  const char* op = "moe_route";
+  check_router(op, x, router);
+  const int64_t rows = x.size(0), positions = x.size(1), width = x.size(2), experts = router.size(2);
+  STD_TORCH_CHECK(k >= 1 && k <= experts, op, ": k is ", k, ", expected 1 to the number of experts (", experts, ")");
+  Tensor chosen = new_empty(x, {rows, positions, k}, ScalarType::Long);
+  Tensor gates = new_empty(x, {rows, positions, k}, ScalarType::Float);
+  Tensor load = new_zeros(x, {positions, experts}, ScalarType::Long);
+  int64_t* to = chosen.mutable_data_ptr<int64_t>();
+  float* gates_to = gates.mutable_data_ptr<float>();
+  int64_t* load_to = load.mutable_data_ptr<int64_t>();
+  const int64_t wide = RECENGINE_PICK(router_padded)(experts);
+  const Scratch packed(positions * width * wide + 1);
+  for (int64_t t = 0; t < positions; ++t)
+    RECENGINE_PICK(router_pack)(router_of(router, t), width, experts, packed.get() + t * width * wide);
+  constexpr int64_t block = 128;
+  const int64_t blocks = (rows + block - 1) / block;
+  const auto route = RECENGINE_PICK(route_rows);
+  parallel_for(0, positions * blocks, 1, [&](int64_t begin, int64_t end) {
+    const Scratch own(width + wide + 64);
+    for (int64_t task = begin; task < end; ++task) {
+      const int64_t t = task / blocks, b = task % blocks * block;
+      const Router r{position(x, t), packed.get() + t * width * wide, rows, width, experts, k};
+      route(r, b, std::min(rows, b + block), positions * k, to + t * k, gates_to + t * k, own.get());
+    }
+  });
+  for (int64_t i = 0; i < rows * positions * k; ++i) ++load_to[i / k % positions * experts + to[i]];
+  return {gates, chosen, load};
+}
+
+void check_choice(const char* op, const Tensor& x, const Tensor& experts, const Tensor& gates, int64_t count) {
+  check_dim(op, "experts", experts, 3);
+  check_dim(op, "gates", gates, 3);
+  for (int64_t axis : {0, 1}) check_size(op, "experts", experts, axis, x.size(axis));
+  for (int64_t axis : {0, 1, 2}) check_size(op, "gates", gates, axis, experts.size(axis));
+  check_dtype(op, "experts", experts, ScalarType::Long, "int64");
+  check_dtype(op, "gates", gates, ScalarType::Float, "float32");
+  STD_TORCH_CHECK(experts.is_cpu() && gates.is_cpu(), op, ": experts and gates must be on the CPU as x is");
+  const int64_t* e = experts.const_data_ptr<int64_t>();
+  for (int64_t b = 0; b < experts.size(0); ++b)
+    for (int64_t t = 0; t < experts.size(1); ++t)
+      for (int64_t j = 0; j < experts.size(2); ++j) {
+        const int64_t id = e[b * experts.stride(0) + t * experts.stride(1) + j * experts.stride(2)];
+        STD_TORCH_CHECK(id >= 0 && id < count, op, ": experts[", b, ", ", t, ", ", j, "] is ", id, ", expected 0 to ",
+                        count - 1);
+      }
+}
+
+std::tuple<Tensor, Tensor> moe_route_backward(const Tensor& gates_grad, const Tensor& x, const Tensor& router,
+                                              const Tensor& experts, const Tensor& gates) {
+  const char* op = "moe_route_backward";
+  check_router(op, x, router);
+  check_choice(op, x, experts, gates, router.size(2));
+  check_dtype(op, "gates_grad", gates_grad, ScalarType::Float, "float32");
+  for (int64_t axis : {0, 1, 2}) check_size(op, "gates_grad", gates_grad, axis, gates.size(axis));
+  const int64_t rows = x.size(0), positions = x.size(1), width = x.size(2), count = router.size(2), k = gates.size(2);
+  const Tensor chosen = torch::stable::contiguous(experts), weights = torch::stable::contiguous(gates);
+  const Tensor upstream = torch::stable::contiguous(gates_grad);
+  Tensor x_sum = new_empty(x, {rows, positions, width}, ScalarType::Float);
+  Tensor router_sum = new_empty(router, {positions, width, count}, ScalarType::Float);
+  float *x_to = x_sum.mutable_data_ptr<float>(), *router_to = router_sum.mutable_data_ptr<float>();
+  const int64_t wide = RECENGINE_PICK(router_padded)(count), step = positions * k;
+  parallel_for(0, positions, 1, [&](int64_t begin, int64_t end) {
+    const Scratch packed(width * wide + 1), change(width * wide + 1), own(width + wide + 64);
+    for (int64_t t = begin; t < end; ++t) {
+      RECENGINE_PICK(router_pack)(router_of(router, t), width, count, packed.get());
+      std::fill_n(change.get(), width * wide, 0.f);
+      const Router r{position(x, t), packed.get(), rows, width, count, k};
+      RECENGINE_PICK(route_backward)(r, step, chosen.const_data_ptr<int64_t>() + t * k, weights.const_data_ptr<float>() + t * k,
+                                     upstream.const_data_ptr<float>() + t * k, x_to + t * width, positions * width,
+                                     change.get(), own.get());
+      for (int64_t d = 0; d < width; ++d) std::copy_n(change.get() + d * wide, count, router_to + (t * width + d) * count);
+    }
+  });
+  return {is_bf16(x) ? torch::stable::to(x_sum, ScalarType::BFloat16) : x_sum,
+          is_bf16(router) ? torch::stable::to(router_sum, ScalarType::BFloat16) : router_sum};
+}
+
+// --- experts
+
+struct Bank {  // [T, E, D, F], [T, E, D, F], [T, E, F, D]
+  const Tensor &gate, &up, &down;
+  const float* packed = nullptr;
+  int64_t packed_step = 0;
+
+  int64_t experts() const { return gate.size(1); }
+  int64_t hidden() const { return gate.size(3); }
+  Expert at(int64_t t, int64_t e) const {
+    const float* own = packed ? packed + (t * experts() + e) * packed_step : nullptr;
+    return {bank(gate, t, e), bank(up, t, e), bank(down, t, e), own, gate.size(2), hidden()};
+  }
+};
+
+void check_bank(const char* op, const char* kind, const Bank& b) {
+  const std::string prefix = kind;
+  const std::string gate = prefix + "gate", up = prefix + "up", down = prefix + "down";
+  for (const auto& [name, w] : {std::pair<const std::string&, const Tensor&>{gate, b.gate}, {up, b.up}, {down, b.down}}) {
+    check_dim(op, name.c_str(), w, 4);
+    check_float_or_bf16(op, name.c_str(), w);
+    STD_TORCH_CHECK(w.is_cpu(), op, ": ", name, " must be on the CPU");
+    check_size(op, name.c_str(), w, 0, b.gate.size(0));
+    check_size(op, name.c_str(), w, 1, b.gate.size(1));
+  }
+  for (int64_t axis : {2, 3}) check_size(op, up.c_str(), b.up, axis, b.gate.size(axis));
+  check_size(op, down.c_str(), b.down, 2, b.gate.size(3));
+  check_size(op, down.c_str(), b.down, 3, b.gate.size(2));
+}
+
+void check_against_x(const char* op, const char* name, const Tensor& x, const Bank& b) {
+  check_size(op, name, b.gate, 0, x.size(1));
+  check_size(op, name, b.gate, 2, x.size(2));
+}
+
+// Rows in flight: what a thread holds of them (about 512 KB a copy) stays in its second-level cache.
+int64_t rows_at_once(int64_t width) { return std::clamp<int64_t>((int64_t{1} << 17) / std::max<int64_t>(width, 1), 96, 1024); }
+
+// The rows of one token position sorted by expert, in row order within an expert.
+struct Choice {
+  std::vector<int64_t> start, row, slot;
+  std::vector<float> scale;
+
+  void sort(const Tensor& experts, const Tensor& gates, double alpha, int64_t count, int64_t t, int64_t first, int64_t last) {
+    const int64_t* e = experts.const_data_ptr<int64_t>() + t * experts.stride(1);
+    const float* g = gates.const_data_ptr<float>() + t * gates.stride(1);
+    const int64_t k = experts.size(2);
+    start.assign(static_cast<size_t>(count + 1), 0);
+    const auto id = [&](int64_t b, int64_t j) { return e[b * experts.stride(0) + j * experts.stride(2)]; };
+    for (int64_t b = first; b < last; ++b)
+      for (int64_t j = 0; j < k; ++j) ++start[static_cast<size_t>(id(b, j) + 1)];
+    for (size_t i = 1; i < start.size(); ++i) start[i] += start[i - 1];
+    const size_t all = static_cast<size_t>((last - first) * k);
+    row.resize(all), slot.resize(all), scale.resize(all);
+    std::vector<int64_t> next(start.begin(), start.end() - 1);
+    for (int64_t b = first; b < last; ++b)
+      for (int64_t j = 0; j < k; ++j) {
+        const size_t at = static_cast<size_t>(next[static_cast<size_t>(id(b, j))]++);
+        row[at] = b, slot[at] = j;
+        scale[at] = static_cast<float>(alpha) * g[b * gates.stride(0) + j * gates.stride(2)];
+      }
+  }
+};
+
+// What both passes are given, checked.
+struct Mixture {
+  const Tensor& x;
+  Bank routed;
+  std::optional<Bank> shared;
+  const std::optional<Tensor>&experts, &gates;
+  double alpha;
+
+  void check(const char* op) const {
+    check_dim(op, "x", x, 3);
+    check_float_or_bf16(op, "x", x);
+    check_bank(op, "", routed);
+    check_against_x(op, "gate", x, routed);
+    STD_TORCH_CHECK(experts.has_value() == gates.has_value(), op, ": experts and gates come together or not at all");
+    if (experts)
+      check_choice(op, x, *experts, *gates, routed.experts());
+    else
+      STD_TORCH_CHECK(routed.experts() == 1, op, ": gate has ", routed.experts(),
+                      " experts a position, expected one where no experts are chosen");
+    if (!shared) return;
+    check_bank(op, "shared_", *shared);
+    check_against_x(op, "shared_gate", x, *shared);
+    STD_TORCH_CHECK(shared->experts() == 1, op, ": shared_gate has ", shared->experts(), " experts a position, expected 1");
+  }
+
+  // Calls work(bank is the shared one, expert, rows, slots) for the pieces of rows [first, last) of position t: the
+  // shared expert first, then the others by id; at most `piece` rows at a time.
+  template <class Work>
+  void each(int64_t t, int64_t first, int64_t last, int64_t piece, Choice& choice, std::vector<int64_t>& all, Work&& work) const {
+    if (shared || !experts) {
+      all.resize(static_cast<size_t>(last - first));
+      for (int64_t b = first; b < last; ++b) all[static_cast<size_t>(b - first)] = b;
+      const ExpertRows rows{all.data(), nullptr, last - first};
+      if (shared) work(true, int64_t{0}, rows, nullptr);
+      if (!experts) work(false, int64_t{0}, rows, nullptr);
+    }
+    if (!experts) return;
+    choice.sort(*experts, *gates, alpha, routed.experts(), t, first, last);
+    for (int64_t e = 0; e < routed.experts(); ++e)
+      for (int64_t at = choice.start[static_cast<size_t>(e)]; at < choice.start[static_cast<size_t>(e + 1)]; at += piece) {
+        const int64_t n = std::min(piece, choice.start[static_cast<size_t>(e + 1)] - at);
+        work(false, e, ExpertRows{choice.row.data() + at, choice.scale.data() + at, n}, choice.slot.data() + at);
+      }
+  }
+};
+
+std::optional<Bank> optional_bank(const std::optional<Tensor>& gate, const std::optional<Tensor>& up,
+                                  const std::optional<Tensor>& down) {
+  STD_TORCH_CHECK(gate.has_value() == up.has_value() && up.has_value() == down.has_value(),
+                  "grouped_swiglu: shared_gate, shared_up and shared_down come together or not at all");
+  if (!gate) return std::nullopt;
+  return Bank{*gate, *up, *down};
+}
+
+void use_packed(Bank& b, const std::optional<Tensor>& packed, const char* name) {
+  if (!packed) return;
+  const char* op = "grouped_swiglu";
+  b.packed_step = RECENGINE_PICK(swiglu_packed_size)(b.gate.size(2), b.hidden());
+  check_dim(op, name, *packed, 3);
+  check_size(op, name, *packed, 0, b.gate.size(0));
+  check_size(op, name, *packed, 1, b.experts());
+  check_size(op, name, *packed, 2, b.packed_step);
+  check_dtype(op, name, *packed, ScalarType::Float, "float32");
+  STD_TORCH_CHECK(packed->is_contiguous(), op, ": ", name, " must be contiguous, as swiglu_pack made it");
+  b.packed = packed->const_data_ptr<float>();
+}
+
+Tensor grouped_swiglu(const Tensor& x, const Tensor& gate, const Tensor& up, const Tensor& down,
+                      const std::optional<Tensor>& experts, const std::optional<Tensor>& gates,
+                      const std::optional<Tensor>& shared_gate, const std::optional<Tensor>& shared_up,
+                      const std::optional<Tensor>& shared_down, double alpha, const std::optional<Tensor>& packed,
+                      const std::optional<Tensor>& shared_packed) {
+  Mixture m{x, Bank{gate, up, down}, optional_bank(shared_gate, shared_up, shared_down), experts, gates, alpha};
+  m.check("grouped_swiglu");
+  use_packed(m.routed, packed, "packed");
+  if (m.shared) use_packed(*m.shared, shared_packed, "shared_packed");
+  const int64_t rows = x.size(0), positions = x.size(1), width = x.size(2);
+  Tensor y = new_empty(x, {rows, positions, width});
+  const int64_t piece = rows_at_once(width), pieces = (rows + piece - 1) / piece;
+  const int64_t wide = RECENGINE_PICK(swiglu_row_size)(width), scratch = RECENGINE_PICK(swiglu_forward_scratch)(width, piece);
+  parallel_for(0, positions * pieces, 1, [&](int64_t begin, int64_t end) {
+    const Scratch sum(piece * wide + 1), own(scratch);
+    Choice choice;
+    std::vector<int64_t> all;
+    for (int64_t task = begin; task < end; ++task) {
+      const int64_t t = task / pieces, first = task % pieces * piece, last = std::min(rows, first + piece);
+      std::fill_n(sum.get(), (last - first) * wide, 0.f);
+      m.each(t, first, last, piece, choice, all, [&](bool shared, int64_t e, const ExpertRows& r, const int64_t*) {
+        RECENGINE_PICK(swiglu_forward)((shared ? *m.shared : m.routed).at(t, e), position(x, t), r, first, sum.get(), own.get());
+      });
+      RECENGINE_PICK(write_rows)(sum.get(), first, last, width, mutable_position(y, t));
+    }
+  });
+  return y;
+}
+
+// Weight gradients: float32, one copy a part of the rows, summed in order.
+struct Sums {
+  Tensor gate, up, down;
+  int64_t step;
+
+  Sums(const Bank& b, int64_t parts) : step(b.gate.numel()) {
+    const int64_t t = b.gate.size(0), e = b.experts(), d = b.gate.size(2), f = b.hidden();
+    gate = new_zeros(b.gate, {parts, t, e, d, f}, ScalarType::Float);
+    up = new_zeros(b.gate, {parts, t, e, d, f}, ScalarType::Float);
+    down = new_zeros(b.gate, {parts, t, e, f, d}, ScalarType::Float);
+  }
+  ExpertGradient at(int64_t part, int64_t t, int64_t e) const {
+    const int64_t size = gate.size(3) * gate.size(4), offset = part * step + (t * gate.size(2) + e) * size;
+    return {gate.mutable_data_ptr<float>() + offset, up.mutable_data_ptr<float>() + offset,
+            down.mutable_data_ptr<float>() + offset};
+  }
+  Tensor finish(const Tensor& sums, const Tensor& like) const {
+    const int64_t parts = sums.size(0);
+    float* to = sums.mutable_data_ptr<float>();
+    if (parts > 1)
+      parallel_for(0, step, 4096, [&](int64_t begin, int64_t end) {
+        for (int64_t p = 1; p < parts; ++p)
+          for (int64_t i = begin; i < end; ++i) to[i] += to[p * step + i];
+      });
+    const Tensor first = torch::stable::select(sums, 0, 0);
+    return is_bf16(like) ? torch::stable::to(first, ScalarType::BFloat16) : parts > 1 ? torch::stable::clone(first) : first;
+  }
+};
+
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> grouped_swiglu_backward(
+    const Tensor& grad, const Tensor& x, const Tensor& gate, const Tensor& up, const Tensor& down,
+    const std::optional<Tensor>& experts, const std::optional<Tensor>& gates, const std::optional<Tensor>& shared_gate,
+    const std::optional<Tensor>& shared_up, const std::optional<Tensor>& shared_down, double alpha) {
+  const char* op = "grouped_swiglu_backward";
+  const Mixture m{x, Bank{gate, up, down}, optional_bank(shared_gate, shared_up, shared_down), experts, gates, alpha};
+  m.check(op);
+  check_dim(op, "grad", grad, 3);
+  for (int64_t axis : {0, 1, 2}) check_size(op, "grad", grad, axis, x.size(axis));
+  check_float_or_bf16(op, "grad", grad);
+  const int64_t rows = x.size(0), positions = x.size(1), width = x.size(2), k = gates ? gates->size(2) : 0;
+  const int64_t piece = rows_at_once(width), pieces = (rows + piece - 1) / piece;
+  // A token position's weights belong to one task. Few positions: their rows are cut into parts, a matter of
+  // shapes only, each with sums of its own.
+  const int64_t parts = std::clamp<int64_t>(16 / std::max<int64_t>(positions, 1), 1, std::max<int64_t>(pieces, 1));
+  Tensor x_grad = new_empty(x, {rows, positions, width});
+  Tensor gates_grad = new_zeros(x, {gates ? rows : 0, positions, k}, ScalarType::Float);
+  float* gates_to = gates_grad.mutable_data_ptr<float>();
+  const Sums routed(m.routed, parts);
+  std::optional<Sums> shared;
+  if (m.shared) shared.emplace(*m.shared, parts);
+  const int64_t wide = RECENGINE_PICK(swiglu_row_size)(width), scratch = RECENGINE_PICK(swiglu_backward_scratch)(width, piece);
+  parallel_for(0, positions * parts, 1, [&](int64_t begin, int64_t end) {
+    const Scratch sum(piece * wide + 1), own(scratch), products(piece);
+    Choice choice;
+    std::vector<int64_t> all;
+    for (int64_t task = begin; task < end; ++task) {
+      const int64_t t = task / parts, part = task % parts;
+      for (int64_t p = pieces * part / parts; p < pieces * (part + 1) / parts; ++p) {
+        const int64_t first = p * piece, last = std::min(rows, first + piece);
+        std::fill_n(sum.get(), (last - first) * wide, 0.f);
+        m.each(t, first, last, piece, choice, all, [&](bool is_shared, int64_t e, const ExpertRows& r, const int64_t* slot) {
+          const Bank& b = is_shared ? *m.shared : m.routed;
+          RECENGINE_PICK(swiglu_backward)(b.at(t, e), position(x, t), position(grad, t), r, first, sum.get(),
+                                          (is_shared ? *shared : routed).at(part, t, e), slot ? products.get() : nullptr,
+                                          own.get());
+          for (int64_t i = 0; slot && i < r.count; ++i)
+            gates_to[(r.index[i] * positions + t) * k + slot[i]] = static_cast<float>(alpha) * products.get()[i];
+        });
+        RECENGINE_PICK(write_rows)(sum.get(), first, last, width, mutable_position(x_grad, t));
+      }
+    }
+  });
+  const Tensor none = new_empty(x, {0}, ScalarType::Float);
+  return {x_grad,
+          routed.finish(routed.gate, gate),
+          routed.finish(routed.up, up),
+          routed.finish(routed.down, down),
+          gates_grad,
+          shared ? shared->finish(shared->gate, *shared_gate) : none,
+          shared ? shared->finish(shared->up, *shared_up) : none,
+          shared ? shared->finish(shared->down, *shared_down) : none};
+}
+
+Tensor swiglu_pack(const Tensor& gate, const Tensor& up, const Tensor& down) {
+  const Bank b{gate, up, down};
+  check_bank("swiglu_pack", "", b);
+  const int64_t size = RECENGINE_PICK(swiglu_packed_size)(gate.size(2), gate.size(3));
+  Tensor packed = new_empty(gate, {gate.size(0), gate.size(1), size}, ScalarType::Float);
+  float* to = packed.mutable_data_ptr<float>();
+  parallel_for(0, gate.size(0) * gate.size(1), 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) RECENGINE_PICK(swiglu_pack)(b.at(i / b.experts(), i % b.experts()), to + i * size);
+  });
+  return packed;
+}
+
+}  // namespace
+}  // namespace recengine
+
+STABLE_TORCH_LIBRARY_IMPL(recengine, CPU, m) {
+  m.impl("moe_route", TORCH_BOX(&recengine::moe_route));
+  m.impl("moe_route_backward", TORCH_BOX(&recengine::moe_route_backward));
+  m.impl("grouped_swiglu", TORCH_BOX(&recengine::grouped_swiglu));
+  m.impl("grouped_swiglu_backward", TORCH_BOX(&recengine::grouped_swiglu_backward));
+  m.impl("swiglu_pack", TORCH_BOX(&recengine::swiglu_pack));
+}

@@ -1,0 +1,269 @@
+r"""Mixture of experts per token position: routing and SwiGLU feed-forward, dispatch and combine fused.
+
+Every token position t has its own router and its own experts (TokenMixer-Large, sparse per-token MoE):
+
+.. math:: \ell_t = W_r^{t\top} x_t, \quad I = \mathrm{top}_k(\ell_t),\quad g = \mathrm{softmax}(\ell_t[I]), \\
+          y_t = \alpha \sum_{i \in I} g_i\, F_{t,i}(x_t) + F_t^{\mathrm{shared}}(x_t)
+
+with :math:`F(x) = W_d^\top(\mathrm{swish}(W_g^\top x) \odot W_u^\top x)` and swish(z) = z sigmoid(z).
+:func:`route` chooses, :func:`grouped_swiglu` computes; without a choice it is the dense per-token SwiGLU.
+
+Rows are gathered while they are packed for the product and their outputs are added where they belong: there
+is no permuted copy of the tokens, no padded group, and neither the experts' outputs nor their gradients are
+stored. The backward pass makes the hidden layer again. With :math:`s = \alpha g`, :math:`\hat D = G W_d^\top`
+and :math:`a = \mathrm{swish}(z) \odot u`:
+
+.. math:: \partial g = \alpha \langle a, \hat D\rangle, \;\; \partial u = s \hat D \odot \mathrm{swish}(z), \\
+          \partial z = s \hat D \odot u \odot \mathrm{swish}'(z), \quad \partial W_d = (s a)^\top G
+
+Results do not depend on the number of threads: an output row belongs to one task, which adds the shared
+expert first and then the others by their number; a weight's gradient is summed in row order.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ._library import has_kernel, native
+
+__all__ = ["Experts", "PackedWeights", "Routing", "grouped_swiglu", "route"]
+
+
+class Routing(NamedTuple):
+    """experts: [B, T, k] int64, by falling gate; gates: [B, T, k], sum 1; load: [T, E] rows an expert."""
+
+    experts: Tensor
+    gates: Tensor
+    load: Tensor
+
+
+class Experts(NamedTuple):
+    """Weights of SwiGLU experts: gate and up [T, E, D, F], down [T, E, F, D]; without E, one a position."""
+
+    gate: Tensor
+    up: Tensor
+    down: Tensor
+
+    def banked(self) -> Experts:
+        """With the dimension of experts, whether or not it was left out."""
+        return Experts(*(w.unsqueeze(1) if w.dim() == 3 else w for w in self))
+
+
+class PackedWeights:
+    """Experts in the layout that the kernel reads, kept until a weight changes: for inference.
+
+    A weight's version counter tells an in-place change; a different tensor is a different weight. Packing
+    happens at the first call and after every change. On a device without such a layout it is a no-op.
+    """
+
+    def __init__(self) -> None:
+        self._versions: tuple[tuple[int, int], ...] = ()
+        self._kept: Experts | None = None
+        self._packed: Tensor | None = None
+
+    def of(self, experts: Experts) -> Tensor | None:
+        """The packed form of ``experts``, or None where no kernel reads one."""
+        weights = experts.banked()
+        if not (weights.gate.device.type == "cpu" and _kernel_takes(weights.gate)):
+            return None
+        versions = tuple((weight.data_ptr(), weight._version) for weight in experts)
+        if self._packed is None or versions != self._versions:
+            self._packed = torch.ops.recengine.swiglu_pack(*(w.detach() for w in weights))
+            self._versions, self._kept = (
+                versions,
+                experts,
+            )  # kept: an address must not be used again meanwhile
+        return self._packed
+
+
+def _kernel_takes(tensor: Tensor) -> bool:
+    if not has_kernel(tensor):
+        return False
+    return tensor.dtype in (torch.float32, torch.bfloat16) or (
+        tensor.dtype == torch.float16 and tensor.is_cuda
+    )
+
+
+def _autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
+    device = tensors[0].device.type
+    if torch.is_autocast_enabled(device):
+        dtype = torch.get_autocast_dtype(device)
+        return tuple(t if t.dtype == torch.float64 else t.to(dtype) for t in tensors)
+    return tensors
+
+
+def route(x: Tensor, router: Tensor, k: int) -> Routing:
+    r"""Choose k experts for every token and weigh them: top-k of the logits, softmax over the chosen.
+
+    Logits are summed in float32 and autocast does not apply. Ties go to the smaller expert number. The
+    gates have a gradient, :math:`\partial \ell_I = g \odot (\partial g - \langle g, \partial g\rangle)`.
+
+    Parameters
+    ----------
+    x: [B, T, D]; router: [T, D, E]; float32 or bfloat16, any strides. k: 1 to E.
+
+    Raises
+    ------
+    RuntimeError: naming the argument, where shapes or dtypes do not fit or k is out of range.
+    """
+    if _kernel_takes(x):
+        gates, experts, load = torch.ops.recengine.moe_route(x, router, k)
+        return Routing(experts, gates, load)
+    return route_reference(x, router, k)
+
+
+def grouped_swiglu(
+    x: Tensor,
+    weights: Experts,
+    routing: Routing | tuple[Tensor, Tensor] | None = None,
+    *,
+    shared: Experts | None = None,
+    alpha: float = 1.0,
+    packed: PackedWeights | None = None,
+    shared_packed: PackedWeights | None = None,
+) -> Tensor:
+    r"""SwiGLU experts per token position, [B, T, D] to [B, T, D].
+
+    .. math:: y_{bt} = \alpha \sum_j g_{btj} F_{t, i_{btj}}(x_{bt}) + F_t^{\mathrm{shared}}(x_{bt})
+
+    Parameters
+    ----------
+    x: [B, T, D] float32 or bfloat16 (float16 on CUDA), any strides.
+    weights: the experts, [T, E, D, F]; without ``routing`` one a position, [T, D, F].
+    routing: what :func:`route` returned, or (experts, gates). None: the dense per-token SwiGLU (``alpha`` and
+        gates play no part).
+    shared: an expert a position that every row goes through, [T, D, F'].
+    alpha: scale of the routed part (number of experts over k keeps the initial variance).
+    packed, shared_packed: caches of the packed weights, for inference. They are left aside where a gradient
+        is asked for.
+
+    Raises
+    ------
+    RuntimeError: naming the argument, where shapes, dtypes or devices do not fit or an expert does not exist.
+    """
+    chosen = (None, None) if routing is None else (routing[0], routing[1])
+    own, other = weights.banked(), None if shared is None else shared.banked()
+    x, *cast = _autocast(x, *own, *(other or ()))
+    if not _kernel_takes(x):
+        return grouped_swiglu_reference(
+            x, Experts(*cast[:3]), chosen, Experts(*cast[3:]) if other else None, alpha
+        )
+    spare = cast[3:] or (None, None, None)
+    learning = torch.is_grad_enabled() and any(
+        t is not None and t.requires_grad for t in (x, *cast, chosen[1])
+    )
+    layouts: list[Tensor | None] = [None, None]
+    if not learning:
+        for place, (cache, bank) in enumerate(((packed, own), (shared_packed, other))):
+            layouts[place] = cache.of(bank) if cache is not None and bank is not None else None
+    y: Tensor = torch.ops.recengine.grouped_swiglu(x, *cast[:3], *chosen, *spare, alpha, *layouts)
+    return y
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+def route_reference(x: Tensor, router: Tensor, k: int) -> Routing:
+    """The same choice in plain torch."""
+    if not 1 <= k <= router.shape[-1]:
+        raise RuntimeError(f"moe_route: k is {k}, expected 1 to the number of experts ({router.shape[-1]})")
+    logits = torch.einsum("btd,tde->bte", _wide(x), _wide(router))
+    # a stable sort, where topk promises nothing about ties
+    experts = logits.detach().sort(dim=-1, descending=True, stable=True).indices[..., :k].contiguous()
+    gates = logits.gather(-1, experts).softmax(-1)
+    load = functional.one_hot(experts, router.shape[-1]).sum((0, 2))
+    return Routing(experts, gates, load)
+
+
+def grouped_swiglu_reference(
+    x: Tensor,
+    weights: Experts,
+    routing: tuple[Tensor | None, Tensor | None] = (None, None),
+    shared: Experts | None = None,
+    alpha: float = 1.0,
+) -> Tensor:
+    """The same in plain torch: every expert on every row, masked."""
+    experts, gates = routing
+    wide = _wide(x)
+
+    def every(bank: Experts) -> Tensor:  # [B, T, E, D]
+        gate, up, down = (_wide(w) for w in bank)
+        hidden = functional.silu(torch.einsum("btd,tedf->btef", wide, gate))
+        return torch.einsum("btef,tefd->bted", hidden * torch.einsum("btd,tedf->btef", wide, up), down)
+
+    outputs = every(weights)
+    if experts is None or gates is None:
+        y = outputs.squeeze(2)
+    else:
+        share = torch.zeros_like(outputs[..., 0]).scatter_add(2, experts, gates.to(outputs.dtype))
+        y = alpha * (outputs * share[..., None]).sum(2)
+    if shared is not None:
+        y = y + every(shared).squeeze(2)
+    return y.to(x.dtype)
+
+
+def _route_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    x, router, _ = inputs
+    gates, experts, load = output
+    ctx.save_for_backward(x, router, experts, gates)
+    ctx.mark_non_differentiable(experts, load)
+    ctx.set_materialize_grads(False)
+
+
+def _route_backward(ctx: Any, gates_grad: Tensor | None, *_: Any) -> tuple[Any, ...]:
+    if gates_grad is None:
+        return None, None, None
+    return (*torch.ops.recengine.moe_route_backward(gates_grad, *ctx.saved_tensors), None)
+
+
+def _swiglu_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs[:9])
+    ctx.alpha = inputs[9]
+
+
+def _swiglu_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    tensors = ctx.saved_tensors
+    x, gate, up, down, gates, *shared = torch.ops.recengine.grouped_swiglu_backward(grad, *tensors, ctx.alpha)
+    routed, dense = tensors[5] is not None, tensors[6] is None
+    spare = (None, None, None) if dense else tuple(shared)
+    return x, gate, up, down, None, gates if routed else None, *spare, None, None, None
+
+
+def _register() -> None:
+    library: Any = torch.library
+    library.register_autograd("recengine::moe_route", _route_backward, setup_context=_route_setup)
+    library.register_autograd("recengine::grouped_swiglu", _swiglu_backward, setup_context=_swiglu_setup)
+
+    @library.register_fake("recengine::moe_route")  # type: ignore[untyped-decorator,unused-ignore]
+    def _(x: Tensor, router: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
+        shape = (x.shape[0], x.shape[1], k)
+        load = x.new_empty((x.shape[1], router.shape[2]), dtype=torch.int64)
+        return x.new_empty(shape, dtype=torch.float32), x.new_empty(shape, dtype=torch.int64), load
+
+    @library.register_fake("recengine::moe_route_backward")  # type: ignore[untyped-decorator,unused-ignore]
+    def _(grad: Tensor, x: Tensor, router: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+        return x.new_empty(x.shape), router.new_empty(router.shape)
+
+    @library.register_fake("recengine::grouped_swiglu")  # type: ignore[untyped-decorator,unused-ignore]
+    def _(x: Tensor, *_: Any) -> Tensor:
+        return x.new_empty(x.shape)
+
+    @library.register_fake("recengine::grouped_swiglu_backward")  # type: ignore[untyped-decorator,unused-ignore]
+    def _(grad: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+        x, *weights, _, gates, gate, up, down, _ = rest
+        shape = (x.shape[0] if gates is not None else 0, x.shape[1], 0 if gates is None else gates.shape[2])
+        spare = [
+            x.new_empty(0, dtype=torch.float32) if w is None else w.new_empty(w.shape)
+            for w in (gate, up, down)
+        ]
+        own = [w.new_empty(w.shape) for w in weights]
+        return x.new_empty(x.shape), *own, x.new_empty(shape, dtype=torch.float32), *spare
+
+
+if native().cpu:
+    _register()

@@ -1,0 +1,301 @@
+"""Routing and grouped SwiGLU: kernels against the float64 reference, edges, threads, compiler."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from torch.library import opcheck
+
+from recengine.ops import Experts, PackedWeights, Routing, grouped_swiglu, route
+from recengine.ops._library import native
+from recengine.ops.moe import grouped_swiglu_reference, route_reference
+
+needs_kernels = pytest.mark.skipif(not native().cpu, reason=f"no kernels: {native().reason}")
+# outputs and gradients are rounded to their dtype once: half a unit in bfloat16's last place
+TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 4e-3}
+
+
+def relative(found: Tensor, truth: Tensor) -> float:
+    return float((found.detach().double() - truth.detach()).norm() / truth.detach().norm().clamp_min(1e-30))
+
+
+def bank(positions: int, experts: int, width: int, hidden: int, generator: torch.Generator) -> Experts:
+    shape = (positions, experts, width, hidden)
+    gate, up = (torch.randn(shape, generator=generator) / width**0.5 for _ in range(2))
+    down = torch.randn(positions, experts, hidden, width, generator=generator) / hidden**0.5
+    return Experts(gate, up, down)
+
+
+def case(
+    rows: int, positions: int, experts: int, width: int, hidden: int, seed: int = 0
+) -> tuple[Tensor, Tensor, Experts, Experts]:
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(rows, positions, width, generator=generator)
+    router = torch.randn(positions, width, experts, generator=generator) / width**0.5
+    spare = bank(positions, 1, width, hidden + 3, generator)
+    return x, router, bank(positions, experts, width, hidden, generator), Experts(*(w[:, 0] for w in spare))
+
+
+def converted(experts: Experts, dtype: torch.dtype) -> Experts:
+    return Experts(*(w.detach().to(dtype).requires_grad_() for w in experts))
+
+
+# --- routing
+
+
+@needs_kernels
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("experts", "k"), [(1, 1), (3, 1), (4, 2), (7, 3), (40, 4)])
+def test_routing_agrees_with_the_reference(experts: int, k: int, dtype: torch.dtype) -> None:
+    x, router, *_ = case(33, 3, experts, 20, 5)
+    x, router = x.to(dtype).requires_grad_(), router.to(dtype).requires_grad_()
+    exact_x, exact_router = (t.detach().double().requires_grad_() for t in (x, router))
+    found, wanted = route(x, router, k), route_reference(exact_x, exact_router, k)
+    assert torch.equal(found.experts, wanted.experts)
+    assert torch.equal(found.load, wanted.load)
+    assert int(found.load.sum()) == 33 * 3 * k
+    assert relative(found.gates, wanted.gates) <= 2e-6
+    torch.testing.assert_close(found.gates.sum(-1), torch.ones(33, 3))
+    upstream = torch.randn(33, 3, k, generator=torch.Generator().manual_seed(1))
+    one = torch.autograd.grad(found.gates, (x, router), upstream)
+    two = torch.autograd.grad(wanted.gates, (exact_x, exact_router), upstream.double())
+    for a, b in zip(one, two, strict=True):
+        assert a.dtype == dtype
+        assert float((a.double() - b).norm()) <= TOLERANCE[dtype] * float(b.norm()) + 1e-6
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_ties_go_to_the_smaller_expert(dtype: torch.dtype) -> None:
+    routing = route(torch.zeros(5, 2, 4, dtype=dtype), torch.randn(2, 4, 6).to(dtype), 3)
+    assert torch.equal(routing.experts, torch.arange(3).expand(5, 2, 3))
+    torch.testing.assert_close(routing.gates, torch.full_like(routing.gates, 1 / 3))
+    assert torch.equal(routing.load, torch.tensor([[5, 5, 5, 0, 0, 0]] * 2))
+
+
+def test_routing_of_nothing() -> None:
+    routing = route(torch.zeros(0, 2, 4), torch.zeros(2, 4, 3), 2)
+    assert routing.experts.shape == (0, 2, 2)
+    assert routing.load.sum() == 0
+
+
+# --- feed-forward
+
+SHAPES = [
+    pytest.param(1, 1, 1, 1, 1, id="B1-T1-E1-D1-F1"),
+    pytest.param(7, 2, 3, 5, 9, id="B7-T2-E3-D5-F9"),
+    pytest.param(50, 3, 4, 40, 70, id="B50-T3-E4-D40-F70"),
+    pytest.param(300, 2, 5, 64, 33, id="B300-T2-E5-D64-F33"),
+    pytest.param(1200, 1, 2, 16, 40, id="B1200-T1-E2-D16-F40"),
+]
+
+
+@needs_kernels
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("kind", ["dense", "sparse", "sparse-shared"])
+@pytest.mark.parametrize(("rows", "positions", "experts", "width", "hidden"), SHAPES)
+def test_outputs_and_gradients_agree_with_float64(
+    rows: int, positions: int, experts: int, width: int, hidden: int, kind: str, dtype: torch.dtype
+) -> None:
+    x, router, weights, shared = case(rows, positions, experts, width, hidden)
+    if kind == "dense":
+        weights = Experts(*(w[:, 0] for w in weights))
+    k = min(experts, 3)
+    with torch.no_grad():
+        routing = route(x, router, k)
+    upstream = torch.randn(x.shape, generator=torch.Generator().manual_seed(3)).to(dtype)
+    results = []
+    for precision in (dtype, torch.float64):
+        tokens = x.to(dtype).to(precision).requires_grad_()
+        own, spare = (converted(Experts(*(w.to(dtype) for w in e)), precision) for e in (weights, shared))
+        gates = routing.gates.to(torch.promote_types(precision, torch.float32)).clone().requires_grad_()
+        chosen = None if kind == "dense" else (routing.experts, gates)
+        extra = spare if kind == "sparse-shared" else None
+        y = grouped_swiglu(tokens, own, chosen, shared=extra, alpha=1.0 if kind == "dense" else 1.7)
+        inputs = [tokens, *own, *([] if chosen is None else [gates]), *(extra or ())]
+        results.append((y, *torch.autograd.grad(y, inputs, upstream.to(precision))))
+    for place, (one, two) in enumerate(zip(*results, strict=True)):
+        limit = TOLERANCE[torch.float32 if one.dtype == torch.float32 else dtype]
+        error = float((one.detach().double() - two.detach()).norm())
+        assert error <= limit * float(two.detach().norm()) + 1e-7, f"result {place}: {error}"
+
+
+@needs_kernels
+@pytest.mark.parametrize("to", [0, 2])
+def test_one_expert_may_get_everything(to: int) -> None:
+    x, _, weights, _ = case(40, 2, 3, 12, 20)
+    chosen = torch.full((40, 2, 1), to)
+    gates = torch.ones(40, 2, 1)
+    own = converted(weights, torch.float32)
+    y = grouped_swiglu(x, own, (chosen, gates))
+    alone = grouped_swiglu(x, Experts(*(w[:, to] for w in weights)))
+    assert torch.equal(y, alone)
+    for gradient in torch.autograd.grad(y.sum(), tuple(own)):
+        others = [e for e in range(3) if e != to]
+        assert gradient[:, others].abs().sum() == 0
+        assert gradient[:, to].abs().sum() > 0
+
+
+def test_no_rows_and_zero_rows() -> None:
+    x, router, weights, shared = case(6, 2, 3, 8, 10)
+    own = converted(weights, torch.float32)
+    for tokens in (x[:0], torch.zeros_like(x)):
+        routing = route(tokens, router, 2)
+        y = grouped_swiglu(tokens, own, routing, shared=shared)
+        assert y.shape == tokens.shape
+        assert y.abs().sum() == 0
+        for gradient in torch.autograd.grad(y.sum(), tuple(own)):
+            assert gradient.abs().sum() == 0
+
+
+@needs_kernels
+def test_extreme_inputs_stay_finite() -> None:
+    x, router, weights, _ = case(6, 2, 3, 8, 10)
+    x = (1e4 * x).requires_grad_()
+    y = grouped_swiglu(x, weights, route(x, router, 2))
+    assert torch.isfinite(y).all()
+    assert torch.isfinite(torch.autograd.grad(y.sum(), x)[0]).all()
+
+
+@needs_kernels
+def test_strided_inputs_need_no_copy() -> None:
+    x, router, weights, _ = case(30, 3, 4, 12, 20)
+    wide = torch.randn(3, 30, 24)
+    wide[..., ::2] = x.transpose(0, 1)
+    view = wide[..., ::2].transpose(0, 1)
+    across = Experts(*(w.transpose(2, 3).contiguous().transpose(2, 3) for w in weights))
+    assert not across.gate.is_contiguous()
+    plain, strided = route(x, router, 2), route(view, router, 2)
+    for one, two in zip(plain, strided, strict=True):
+        assert torch.equal(one, two)
+    assert torch.equal(grouped_swiglu(x, weights, plain), grouped_swiglu(view, across, plain))
+
+
+@needs_kernels
+@pytest.mark.parametrize("positions", [1, 5])
+def test_the_same_bits_for_any_number_of_threads(positions: int) -> None:
+    x, router, weights, shared = case(2500, positions, 3, 16, 24)
+    x.requires_grad_()
+    own, spare = converted(weights, torch.float32), converted(shared, torch.float32)
+    router.requires_grad_()
+    before = torch.get_num_threads()
+    results = []
+    try:
+        for threads in (1, 2, 5):
+            torch.set_num_threads(threads)
+            y = grouped_swiglu(x, own, route(x, router, 2), shared=spare)
+            results.append((y, *torch.autograd.grad(y.square().sum(), (x, router, *own, *spare))))
+    finally:
+        torch.set_num_threads(before)
+    for other in results[1:]:
+        for one, two in zip(results[0], other, strict=True):
+            assert torch.equal(one, two)
+
+
+@needs_kernels
+def test_packed_weights_follow_their_tensors() -> None:
+    x, router, weights, shared = case(30, 3, 4, 12, 20)
+    routing, cache, spare = route(x, router, 2), PackedWeights(), PackedWeights()
+    options = {"shared": shared, "packed": cache, "shared_packed": spare}
+    assert torch.equal(
+        grouped_swiglu(x, weights, routing, **options), grouped_swiglu(x, weights, routing, shared=shared)
+    )
+    kept = cache.of(weights)
+    assert cache.of(weights) is kept
+    weights.up.mul_(2)
+    assert torch.equal(
+        grouped_swiglu(x, weights, routing, **options), grouped_swiglu(x, weights, routing, shared=shared)
+    )
+    assert cache.of(weights) is not kept
+
+
+@needs_kernels
+def test_arguments_are_checked_by_name() -> None:
+    x, router, weights, _ = case(6, 2, 3, 8, 10)
+    routing = route(x, router, 2)
+    with pytest.raises(RuntimeError, match="k is 4"):
+        route(x, router, 4)
+    with pytest.raises(RuntimeError, match="router has size 7"):
+        route(x, router[:, :7], 2)
+    wrong = routing.experts.clone()
+    wrong[0, 0, 1] = 3
+    with pytest.raises(RuntimeError, match=r"experts\[0, 0, 1\] is 3"):
+        grouped_swiglu(x, weights, (wrong, routing.gates))
+    with pytest.raises(RuntimeError, match="gates has size 1"):
+        grouped_swiglu(x, weights, (routing.experts, routing.gates[:, :, :1]))
+    with pytest.raises(RuntimeError, match="down has size 9"):
+        grouped_swiglu(x, weights._replace(down=weights.down[:, :, :9]), routing)
+    with pytest.raises(RuntimeError, match="gate has 3 experts"):
+        grouped_swiglu(x, weights)
+    with pytest.raises(RuntimeError, match="x has 2 dimensions"):
+        grouped_swiglu(x[0], weights, routing)
+
+
+def test_the_references_have_the_right_gradients() -> None:
+    x, router, weights, shared = case(3, 2, 3, 4, 3)
+    inputs = [t.double().requires_grad_() for t in (x, router, *weights, *shared)]
+
+    def whole(x: Tensor, router: Tensor, *rest: Tensor) -> Tensor:
+        own, spare = Experts(*rest[:3]), Experts(*rest[3:])
+        return grouped_swiglu(x, own, route(x, router, 2), shared=spare, alpha=2.0)
+
+    assert torch.autograd.gradcheck(whole, inputs)
+
+
+@needs_kernels
+def test_opcheck() -> None:
+    x, router, weights, shared = case(6, 2, 3, 8, 10)
+    x.requires_grad_()
+    router.requires_grad_()
+    own = converted(weights, torch.float32)
+    spare = [w.unsqueeze(1).requires_grad_() for w in shared]
+    routing = route(x.detach(), router.detach(), 2)
+    gates = routing.gates.requires_grad_()
+    operators = torch.ops.recengine
+    opcheck(operators.moe_route.default, (x, router, 2))
+    arguments = (x, *own, routing.experts, gates, *spare, 2.0, None, None)
+    opcheck(operators.grouped_swiglu.default, arguments)
+    dense = (x, *(w[:, :1] for w in own), None, None, None, None, None, 1.0, None, None)
+    opcheck(operators.grouped_swiglu.default, dense)
+    with torch.no_grad():
+        opcheck(
+            operators.grouped_swiglu_backward.default,
+            (x.detach(), *(a.detach() if isinstance(a, Tensor) else a for a in arguments[:10])),
+        )
+
+
+@needs_kernels
+def test_compiles_and_exports() -> None:
+    x, router, weights, shared = case(24, 2, 3, 8, 10)
+    x.requires_grad_()
+
+    def layer(x: Tensor, router: Tensor, weights: Experts, shared: Experts) -> Tensor:
+        return grouped_swiglu(x, weights, route(x, router, 2), shared=shared, alpha=2.0)
+
+    compiled = torch.compile(layer, fullgraph=True, dynamic=True, backend="aot_eager")
+    for rows in (24, 9):
+        one, two = layer(x[:rows], router, weights, shared), compiled(x[:rows], router, weights, shared)
+        torch.testing.assert_close(one, two)
+        gradients = [torch.autograd.grad(y.square().sum(), x)[0] for y in (one, two)]
+        torch.testing.assert_close(*gradients)
+
+    class Layer(torch.nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return layer(x, router, weights, shared)
+
+    exported = torch.export.export(Layer(), (x.detach(),))
+    torch.testing.assert_close(exported.module()(x.detach()), layer(x.detach(), router, weights, shared))
+
+
+@needs_kernels
+def test_under_autocast_the_experts_run_in_bfloat16_and_the_router_does_not() -> None:
+    x, router, weights, _ = case(24, 2, 3, 8, 10)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        routing = route(x, router, 2)
+        y = grouped_swiglu(x, weights, routing)
+    assert isinstance(routing, Routing)
+    assert torch.equal(routing.gates, route(x, router, 2).gates)
+    assert y.dtype == torch.bfloat16
+    half = Experts(*(w.bfloat16().double() for w in weights))
+    exact = grouped_swiglu_reference(x.bfloat16().double(), half, (routing.experts, routing.gates.double()))
+    assert relative(y, exact) <= 4e-3
