@@ -9,6 +9,7 @@ from torch.nn import functional
 from recengine.nn.attention import CausalSelfAttention
 from recengine.nn.dropout import Dropout, keep_mask
 from recengine.nn.ragged import gather, keep_recent, layout, spread
+from recengine.nn.threads import all_threads, one_thread
 from recengine.nn.transformer import CausalBlock
 
 
@@ -112,3 +113,36 @@ def test_dropout_neighbours_are_independent() -> None:
     kept = (keep_mask(torch.empty(1_000_000), 0.5) > 0).double()
     for lag in (1, 2, 4, 64):
         assert abs(float(functional.cosine_similarity(kept[lag:] - 0.5, kept[:-lag] - 0.5, 0))) < 0.005
+
+
+def test_threads_come_back_forward_and_backward() -> None:
+    seen: list[tuple[str, int]] = []
+
+    class Watched(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: object, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+            seen.append(("forward", torch.get_num_threads()))
+            return (a * b).sum()
+
+        @staticmethod
+        def backward(ctx: object, grad: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            seen.append(("backward", torch.get_num_threads()))
+            return grad.expand(3), grad.expand(3)
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        a, b = torch.ones(3, requires_grad=True), torch.ones(3, requires_grad=True)
+        with one_thread():
+            inner = a * 2
+            inner.register_hook(lambda _: seen.append(("behind", torch.get_num_threads())))
+            loss = all_threads(Watched.apply, inner, b) * 2
+            seen.append(("between", torch.get_num_threads()))
+            loss.backward()
+            seen.append(("after", torch.get_num_threads()))
+        assert torch.get_num_threads() == 3
+        assert all_threads(torch.add, a, b).tolist() == [2.0] * 3
+    finally:
+        torch.set_num_threads(before)
+    assert seen == [("forward", 3), ("between", 1), ("backward", 3), ("behind", 1), ("after", 1)]
+    assert a.grad.tolist() == [4.0] * 3

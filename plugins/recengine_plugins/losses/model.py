@@ -11,6 +11,7 @@ from torch.nn import functional
 from recengine.contracts.batch import StepContext
 from recengine.contracts.loss import LossInput, Need
 from recengine.errors import UsageError
+from recengine.nn.threads import all_threads
 from recengine.ops import linear_cross_entropy, sampled_logsumexp
 from recengine_plugins.losses.config import (
     BCEConfig,
@@ -30,9 +31,12 @@ class Softmax:
         self.scale = 1.0 / config.temperature
 
     def __call__(self, given: LossInput, context: StepContext) -> Tensor:
-        return linear_cross_entropy(
-            given.anchors, given.items, given.positives, bias=given.bias, scale=self.scale
-        )
+        def by_rows(anchors: Tensor, items: Tensor) -> Tensor:
+            return linear_cross_entropy(
+                anchors, items, given.positives, bias=given.bias, scale=self.scale, reduction="none"
+            )
+
+        return all_threads(by_rows, given.anchors, given.items).mean()
 
 
 class _Sampled:

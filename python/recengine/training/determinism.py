@@ -3,19 +3,18 @@
 Random numbers. Step s of epoch e in process r draws from a generator seeded with a hash of
 (seed, e, s, r). Nothing is carried from step to step, so a resumed run continues with the same numbers.
 
-Threads. On a CPU the sums inside a matrix product over a long inner dimension, a LayerNorm's weight
-gradient or a ``sum()`` are grouped by the number of threads, and so are their last bits. The gradient
-loop therefore computes with a fixed number of threads (one), whatever the machine or OMP_NUM_THREADS.
+Threads. The gradient loop computes with one thread on a CPU, except in native operators whose result does
+not depend on the number of threads: see recengine.nn.threads.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 
-THREADS = 1
+from recengine.nn.threads import one_thread
 
 
 def mix(*numbers: int) -> int:
@@ -37,13 +36,6 @@ def isolated_randomness(device: torch.device) -> Iterator[None]:
         yield
 
 
-@contextmanager
-def fixed_threads(device: torch.device) -> Iterator[None]:
-    """On a CPU, compute with THREADS threads inside."""
-    before = torch.get_num_threads()
-    if device.type == "cpu":
-        torch.set_num_threads(THREADS)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+def fixed_threads(device: torch.device) -> AbstractContextManager[None]:
+    """What the loop runs inside: one thread on a CPU, nothing elsewhere."""
+    return one_thread() if device.type == "cpu" else nullcontext()
