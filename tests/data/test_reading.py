@@ -60,6 +60,9 @@ def test_columns_may_be_named_or_left_out(tmp_path):
     numbered = tmp_path / "log.txt"
     numbered.write_text("5,1\n6,1\n6,2\n")
     assert content(read(numbered, user="2", item="1", ties="rows")) == [(1, 5), (1, 6), (2, 6)]
+    assert content(read(numbered, user=2, item=1, delimiter=",", ties="rows")) == [(1, 5), (1, 6), (2, 6)]
+    numbered.write_text("5\t1\n6\t1\n")
+    assert len(read(numbered, delimiter="\\t")) == 2
 
 
 def test_leading_zeros_make_text_ids(tmp_path):

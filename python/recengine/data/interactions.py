@@ -47,7 +47,7 @@ class Histories:
         return as_tensors(self)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Interactions:
     """Columns of equal length n, sorted by (user, time, tie order).
 
@@ -74,6 +74,12 @@ class Interactions:
 
     def __len__(self) -> int:
         return int(self.user.shape[0])
+
+    def __repr__(self) -> str:
+        order = (
+            "times" if self.time is not None else "rows in time order" if self.ties == "rows" else "no order"
+        )
+        return f"Interactions({len(self):,} events, {self.n_users:,} users, {self.n_items:,} items, {order})"
 
     @property
     def n_users(self) -> int:

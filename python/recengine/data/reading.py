@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from recengine.config import did_you_mean
+from recengine.data.columns import ROLES
 from recengine.data.filtering import at_least
 from recengine.data.interactions import Interactions
 from recengine.data.readers import (
@@ -25,6 +26,9 @@ from recengine.data.readers.report import ReadReport
 from recengine.errors import DataError, UsageError
 
 __all__ = ["ReadReport", "built_in", "read", "read_table"]
+
+
+_DELIMITERS = {"\\t": "\t", "tab": "\t", "space": " "}
 
 
 class LayoutReader(Protocol):
@@ -78,6 +82,7 @@ def read(
     accepted = inspect.signature(chosen.read).parameters
     _check_options(chosen, accepted, options)
     passed = {"report": told} if "report" in accepted else {}
+    options = {name: _as_typed(name, value) for name, value in options.items()}
     made: Interactions = chosen.read(where, **passed, **options)
     if min_weight is not None:
         made = at_least(made, min_weight)
@@ -90,6 +95,13 @@ def read(
 def read_table(frame: Any, **options: Any) -> Interactions:
     """Interactions from a pandas, polars or Arrow table: ``Interactions.from_frame``."""
     return Interactions.from_frame(frame, **options)
+
+
+def _as_typed(name: str, value: Any) -> Any:
+    """Options as a command line gives them: column numbers, a delimiter spelt out."""
+    if name in ROLES and isinstance(value, int):
+        return str(value)
+    return _DELIMITERS.get(value, value) if name == "delimiter" else value
 
 
 def _choose(path: Path, layout: str | None, readers: Sequence[LayoutReader]) -> LayoutReader:
