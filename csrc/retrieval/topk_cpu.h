@@ -38,6 +38,7 @@ struct Scratch {
   float* query;   // [columns, rounded up to 32, and as many again for roundings]
   float* exact;   // [max(pending, first_rows)]
   Key* keys;      // [k + pending]
+  float* maxima;  // [first_rows][lanes], of runs
   float* tops;    // [SMALL_K][lanes]
   uint64_t* filter;
 
@@ -46,8 +47,8 @@ struct Scratch {
   }
   static int64_t columns(const Task& task) { return (task.queries.cols + 31) / 32 * 32 * 2; }
   static int64_t bytes(const Task& task, const Plan& plan) {
-    return 4 * (plan.first_rows * plan.lanes + columns(task) + longest(plan) + SMALL_K * plan.lanes) +
-           8 * (task.k + plan.pending) + FILTER_BITS / 8 + 6 * 64;
+    return 4 * (2 * plan.first_rows * plan.lanes + columns(task) + longest(plan) + SMALL_K * plan.lanes) +
+           8 * (task.k + plan.pending) + FILTER_BITS / 8 + 7 * 64;
   }
   Scratch(char* p, const Task& task, const Plan& plan) {
     auto take = [&p](int64_t bytes) {
@@ -56,6 +57,7 @@ struct Scratch {
       return here;
     };
     scores = reinterpret_cast<float*>(take(4 * plan.first_rows * plan.lanes));
+    maxima = reinterpret_cast<float*>(take(4 * plan.first_rows * plan.lanes));
     query = reinterpret_cast<float*>(take(4 * columns(task)));
     exact = reinterpret_cast<float*>(take(4 * longest(plan)));
     keys = reinterpret_cast<Key*>(take(8 * (task.k + plan.pending)));
@@ -200,43 +202,74 @@ struct Topk {
     }
   }
 
-  // The first block: all its scores are held for a moment, and the k-th largest of the maxima of small
-  // runs of items (for large k: the k-th largest score) is a threshold that k unseen items reach.
+  // The first block: all its scores are held for a moment, and from them comes a threshold that k unseen
+  // items reach: for small k the k-th largest of the maxima of short runs of items, for large k the k-th
+  // largest score.
   void open(int64_t g) {
     GroupState s = state(g);
     const int64_t tiles = n_tiles(), n = space.n_items, k = task.k;
+    const bool by_runs = k <= SMALL_K;
     const Floors none{splat(INF), splat(INF)};
-    for (int64_t t = 0; t < tiles; ++t)
-      Scorer::score(group(g), tile(t), task.queries.cols, scratch.scores + t * ROWS * LANES, none);
-    for (int64_t u = 0; u < users_of(g); ++u)
-      with_seen(task.seen, space.first_user + g * LANES + u, [&](auto* ids, int64_t count) {
-        for (int64_t i = 0; i < count; ++i)
-          if (ids[i] < n) scratch.scores[static_cast<int64_t>(ids[i]) * LANES + u] = -INF;
-      });
+    const int64_t run = by_runs ? run_rows(tiles) : ROWS;
+    for (int64_t t = 0; t < tiles; ++t) {
+      float* out = scratch.scores + t * ROWS * LANES;
+      Scorer::score(group(g), tile(t), task.queries.cols, out, none);
+      if (by_runs) maxima_of_runs(out, t, run);
+    }
     if (k < n) {
-      if (k <= SMALL_K)
-        threshold_of_runs(s, n);
-      else
+      if (by_runs) {
+        threshold_of_runs(s, g, run);
+      } else {
+        hide_seen(g, n);
         for (int64_t u = 0; u < users_of(g); ++u) threshold_of_column(s, u, n);
+      }
       lower_by_slack(s, g);
     }
     for (int64_t t = 0; t < tiles; ++t)
       admit(s, g, t, scratch.scores + t * ROWS * LANES, ~uint32_t{0} >> (32 - LANES), floors(s, g, t));
-    for (int64_t u = 0; u < users_of(g); ++u) weigh(s, g, u);
+    tidy(s, g);
   }
 
-  void threshold_of_runs(GroupState& s, int64_t n) {
-    const int64_t k = task.k, wanted = 8 * k < 64 ? 64 : 8 * k, run = n / wanted > 0 ? n / wanted : 1;
-    if (n / run < k) return;
+  static int64_t pieces_of(int64_t run) { return (ROWS + run - 1) / run; }
+
+  // Rows of a run, a part of a tile: short enough that there are eight times as many runs as wanted items.
+  int64_t run_rows(int64_t tiles) const {
+    int64_t run = ROWS;
+    while (run > 1 && tiles * pieces_of(run) < 8 * task.k) run = (run + 1) / 2;
+    return run;
+  }
+
+  RE_INLINE void maxima_of_runs(const float* scores, int64_t t, int64_t run) {
+    const int64_t rows = rows_of(t);
+    float* out = scratch.maxima + t * pieces_of(run) * LANES;
+    for (int64_t from = 0; from < ROWS; from += run, out += LANES) {
+      vf low = splat(-INF), high = low;
+      for (int64_t r = from; r < from + run && r < rows; ++r) {
+        low = keep_max(low, load(scores + r * LANES));
+        high = keep_max(high, load(scores + r * LANES + W));
+      }
+      store(out, low);
+      store(out + W, high);
+    }
+  }
+
+  // A run with a seen item says nothing about this user. Fewer than k runs left: no threshold.
+  void threshold_of_runs(GroupState& s, int64_t g, int64_t run) {
+    const int64_t k = task.k, n = space.n_items, pieces = pieces_of(run), runs = n_tiles() * pieces;
+    int32_t piece[ROWS];
+    for (int64_t r = 0; r < ROWS; ++r) piece[r] = static_cast<int32_t>(r / run);
+    for (int64_t u = 0; u < users_of(g); ++u)
+      with_seen(task.seen, space.first_user + g * LANES + u, [&](auto* ids, int64_t count) {
+        for (int64_t i = 0; i < count; ++i) {
+          const uint32_t id = static_cast<uint32_t>(ids[i]);
+          if (static_cast<int64_t>(id) < n) scratch.maxima[(id / ROWS * pieces + piece[id % ROWS]) * LANES + u] = -INF;
+        }
+      });
     float* tops = scratch.tops;  // sorted, largest first
     for (int64_t j = 0; j < k * LANES; ++j) tops[j] = -INF;
-    for (int64_t from = 0; from + run <= n; from += run) {
-      vf low = splat(-INF), high = low;
-      for (int64_t i = from; i < from + run; ++i) {
-        low = keep_max(low, load(scratch.scores + i * LANES));
-        high = keep_max(high, load(scratch.scores + i * LANES + W));
-      }
-      float* last = tops + (k - 1) * LANES;
+    float* last = tops + (k - 1) * LANES;
+    for (int64_t i = 0; i < runs; ++i) {
+      vf low = load(scratch.maxima + i * LANES), high = load(scratch.maxima + i * LANES + W);
       if (!(lanes_at_least(low, load(last)) | lanes_at_least(high, load(last + W)))) continue;
       for (int64_t j = 0; j < k; ++j) {
         float* p = tops + j * LANES;
@@ -247,7 +280,15 @@ struct Topk {
         high = vmin(b, high);
       }
     }
-    for (int64_t u = 0; u < LANES; ++u) raise(s, u, tops[(k - 1) * LANES + u]);
+    for (int64_t u = 0; u < LANES; ++u) raise(s, u, last[u]);
+  }
+
+  void hide_seen(int64_t g, int64_t n) {
+    for (int64_t u = 0; u < users_of(g); ++u)
+      with_seen(task.seen, space.first_user + g * LANES + u, [&](auto* ids, int64_t count) {
+        for (int64_t i = 0; i < count; ++i)
+          if (ids[i] < n) scratch.scores[static_cast<int64_t>(ids[i]) * LANES + u] = -INF;
+      });
   }
 
   void threshold_of_column(GroupState& s, int64_t u, int64_t n) {
@@ -293,9 +334,15 @@ struct Topk {
         }
     for (int64_t g = g0; g < g1; ++g) {
       GroupState s = state(g);
-      for (int64_t u = 0; u < users_of(g); ++u)
-        if (s.waiting[u] >= task.k) weigh(s, g, u);
+      tidy(s, g);
     }
+  }
+
+  // Weighs what has piled up, for a better threshold in the next block; the last block leaves it to finish.
+  void tidy(GroupState& s, int64_t g) {
+    if (space.first_item + space.n_items >= task.items.rows) return;
+    for (int64_t u = 0; u < users_of(g); ++u)
+      if (s.waiting[u] >= plan.pending / 2) weigh(s, g, u);
   }
   static int64_t at_least_one(int64_t n) { return n < 1 ? 1 : n; }
 

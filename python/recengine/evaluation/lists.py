@@ -64,7 +64,7 @@ def ranked_lists(
     if protocol.sampled is not None:
         rank: _Ranker = _Sampled(model, task, protocol, device)
     elif isinstance(model, Represents):
-        rank = _ByVectors(model, memory, device)
+        rank = _ByVectors(model, task, memory, device)
     elif isinstance(model, ScoresItems):
         rank = _ByScores(model, task)
     elif isinstance(model, Generates):
@@ -174,9 +174,10 @@ class _ByVectors(_Ranker):
     """Vectors are made for few users at a time (a sequence model holds activations for every event), the
     top-k for many (each call reads all items once)."""
 
-    def __init__(self, model: Represents, memory: int, device: torch.device) -> None:
+    def __init__(self, model: Represents, task: EvalTask, memory: int, device: torch.device) -> None:
         self.model = model
         self.items, self.bias = model.item_vectors(), model.item_bias()
+        _same_items(model, self.items.shape[0], task)
         if self.items.dtype == torch.float16 and device.type == "cpu":
             self.items = self.items.float()
         width = int(self.items.shape[1])
@@ -198,12 +199,13 @@ class _ByVectors(_Ranker):
 
 class _ByScores(_Ranker):
     def __init__(self, model: ScoresItems, task: EvalTask) -> None:
-        self.model = model
+        self.model, self.task = model, task
         self.bytes_per_user = 24 * task.history.n_items + 4096
         self.bytes_per_event = 64
 
     def __call__(self, batch: HistoryBatch, k: int, begin: int, mask: bool) -> Ids:
         scores = self.model.score_items(batch)
+        _same_items(self.model, scores.shape[1], self.task)
         if mask:
             rows = torch.repeat_interleave(batch.offsets.diff())
             scores = scores.index_put((rows, batch.items), scores.new_tensor(-torch.inf))
@@ -264,6 +266,16 @@ class _Sampled(_Ranker):
         scores = torch.where(candidates < 0, -torch.inf, scores)  # columns ascend in the item, so ties do
         places = sorted_topk(scores, k)[1]
         return _ids(torch.where(places < 0, -1, candidates.gather(1, places.clamp(min=0))))
+
+
+def _same_items(model: object, n_items: int, task: EvalTask) -> None:
+    if n_items != task.history.n_items:
+        raise UsageError(
+            "the model and the task know other items",
+            where=type(model).__name__,
+            found=f"{n_items} items",
+            expected=f"{task.history.n_items}, the vocabulary of the task",
+        )
 
 
 def _ids(tensor: Tensor) -> Ids:
