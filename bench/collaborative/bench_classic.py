@@ -60,8 +60,8 @@ SETTINGS: dict[tuple[str, str], dict[str, dict[str, Any]]] = {
 }
 DATA: dict[str, Callable[..., Case]] = {"ml-100k": ml100k, "gowalla": gowalla}
 BPR_RATES, BPR_DECAYS = (0.01, 0.03, 0.1), (0.001, 0.003, 0.01, 0.03)
-ALS_PENALTIES = (0.01, 0.1, 1.0, 10.0, 30.0, 100.0)
-ALS_POWERS = (0.0, 0.5)
+ALS_PENALTIES = (0.1, 1.0, 3.0, 10.0, 20.0, 30.0, 50.0)
+ALS_ANSWERS = (0, 3)
 
 
 @dataclass(frozen=True)
@@ -172,11 +172,9 @@ def tune(only: str | None) -> None:
 
 def _grid(model: str, side: str) -> list[dict[str, Any]]:
     if model == "ials":
-        powers = ALS_POWERS if side == "recengine" else (None,)
-        points = itertools.product(ALS_PENALTIES, powers)
+        answers = [{"answer_steps": steps} for steps in ALS_ANSWERS] if side == "recengine" else [{}]
         return [
-            {"regularization": penalty} | ({} if power is None else {"frequency_power": power})
-            for penalty, power in points
+            {"regularization": penalty} | more for penalty, more in itertools.product(ALS_PENALTIES, answers)
         ]
     names = ("reg_user", "reg_item", "reg_bias") if side == "recengine" else ("regularization",)
     return [

@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+
+from recengine.ops.retrieval import topk
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DATA = Path(os.environ.get("RECENGINE_DATA", REPOSITORY.parent / "shared" / "data"))
@@ -69,30 +72,28 @@ def _lists(path: Path) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
 
 def quality(case: Case, stem: Path, k: int = 10) -> dict[str, float]:
     """HR@k and NDCG@k, all items ranked, training items masked, of what a fit wrote to ``stem``.*.npy."""
-    seen = np.concatenate([[0], np.cumsum(np.bincount(case.users, minlength=case.n_users))])
     asked = np.flatnonzero(np.diff(case.indptr))
+    rows, own = _seen(case, asked)
+    if Path(f"{stem}.weights.npy").exists():
+        queries = np.zeros((len(asked), case.n_items), np.float32)
+        queries[np.repeat(np.arange(len(asked)), np.diff(rows)), own] = 1
+        items = np.ascontiguousarray(np.load(f"{stem}.weights.npy").T)
+    else:
+        queries, items = np.load(f"{stem}.users.npy")[asked], np.load(f"{stem}.items.npy")
+    given = (torch.from_numpy(part) for part in (queries, items))
+    seen = {"seen_indptr": torch.from_numpy(rows), "seen_items": torch.from_numpy(own)}
+    best = topk(*given, k, **seen)[1].numpy()
+    targets = np.repeat(np.arange(case.n_users), np.diff(case.indptr)) * case.n_items + case.targets
+    hits = np.isin(asked[:, None] * case.n_items + best, targets) & (best >= 0)
     gains = 1.0 / np.log2(np.arange(2, k + 2))
-    ideal = np.concatenate([[0], np.cumsum(gains)])
-    weights, left = Path(f"{stem}.weights.npy"), Path(f"{stem}.users.npy")
-    factors = None if weights.exists() else (np.load(left), np.load(f"{stem}.items.npy"))
-    square = np.load(weights) if weights.exists() else None
-    hits, ndcg = [], []
-    for first in range(0, len(asked), 1024):
-        rows = asked[first : first + 1024]
-        if square is not None:
-            x = np.zeros((len(rows), case.n_items), np.float32)
-            for row, user in enumerate(rows):
-                x[row, case.items[seen[user] : seen[user + 1]]] = 1
-            scores = x @ square
-        else:
-            scores = factors[0][rows] @ factors[1].T
-        for row, user in enumerate(rows):
-            scores[row, case.items[seen[user] : seen[user + 1]]] = -np.inf
-        best = np.argpartition(-scores, k, axis=1)[:, :k]
-        best = np.take_along_axis(best, np.argsort(-np.take_along_axis(scores, best, 1), axis=1), 1)
-        for row, user in enumerate(rows):
-            targets = case.targets[case.indptr[user] : case.indptr[user + 1]]
-            hit = np.isin(best[row], targets)
-            hits.append(hit.any())
-            ndcg.append(float(hit @ gains) / ideal[min(k, len(targets))])
-    return {"hr": float(np.mean(hits)), "ndcg": float(np.mean(ndcg))}
+    ideal = np.cumsum(gains)[np.minimum(k, np.diff(case.indptr)[asked]) - 1]
+    return {"hr": float(hits.any(1).mean()), "ndcg": float(((hits @ gains) / ideal).mean())}
+
+
+def _seen(case: Case, asked: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Training items of the asked users, ascending, in CSR."""
+    order = np.lexsort((case.items, case.users))
+    counts = np.bincount(case.users, minlength=case.n_users)
+    chosen = np.isin(case.users[order], asked)
+    indptr = np.concatenate([[0], np.cumsum(counts[asked])]).astype(np.int64)
+    return indptr, case.items[order][chosen].astype(np.int64)

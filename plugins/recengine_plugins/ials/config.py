@@ -34,4 +34,11 @@ class ImplicitALSConfig(ModelConfig):
         "binary", "what a repeated pair weighs: once, as often as it occurred, 1 + log of it"
     )
     steps: int = knob(3, "conjugate-gradient steps a row and sweep; 0: exact by Cholesky", ge=0)
+    answer_steps: int = knob(
+        3,
+        "conjugate-gradient steps, from zero, that make a user's vector from the history; few of them "
+        "regularise, 0 is exact",
+        ge=0,
+        choices=(0, 2, 3, 5),
+    )
     init_scale: float = knob(0.1, "standard deviation of the first item vectors' length", gt=0.0)

@@ -32,7 +32,13 @@ def test_sweeps_lower_the_objective(steps: int) -> None:
     x[train.user, train.item] = 1
     values = []
     for iterations in (1, 2, 4, 8):
-        settings = {"iterations": iterations, "steps": steps, "factors": 8, "regularization": 0.5}
+        settings = {
+            "iterations": iterations,
+            "steps": steps,
+            "factors": 8,
+            "regularization": 0.5,
+            "answer_steps": 0,
+        }
         model = make("ials", train, **settings)
         users = model.user_vectors(histories(train)).double().numpy()
         values.append(objective(x, users, model.items.double().numpy(), 10.0, 0.5))
@@ -58,7 +64,7 @@ def test_counts_weigh_repeats() -> None:
     train = Interactions.from_arrays(users, items)
     dense = {}
     for counts in ("binary", "log", "count"):
-        model = make("ials", train, factors=1, counts=counts, regularization=1.0, alpha=2.0)
+        model = make("ials", train, factors=1, counts=counts, regularization=1.0, alpha=2.0, answer_steps=0)
         dense[counts] = scores(model, histories(train))[0]
     ratio = {name: float(row[0] / row[1]) for name, row in dense.items()}
     assert ratio["binary"] == pytest.approx(1.0, abs=1e-4)
