@@ -6,16 +6,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recengine.data.interactions import Interactions
+from recengine.data.ordering import counting_order
 from recengine.errors import DataError
 
 
 def is_first(interactions: Interactions) -> NDArray[np.bool_]:
     """bool [n]: whether an event is the first of its user with its item, in the order of the store."""
-    pair = interactions.user.astype(np.int64) * max(interactions.n_items, 1) + interactions.item
-    by_pair = np.argsort(pair, kind="stable")
-    ordered = pair[by_pair]
+    user, item = interactions.user, interactions.item
+    by_item = counting_order(None, item, int(item.max(initial=0)))
+    by_pair = counting_order(by_item, user, int(user.max(initial=0)))
+    user, item = user[by_pair], item[by_pair]
     first = np.ones(len(interactions), bool)
-    first[by_pair[1:]] = ordered[1:] != ordered[:-1]
+    first[by_pair[1:]] = (user[1:] != user[:-1]) | (item[1:] != item[:-1])
     return first
 
 

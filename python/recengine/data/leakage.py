@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from recengine.data.findings import Finding, Severity
 from recengine.data.interactions import Interactions
+from recengine.data.ordering import common, distinct
 from recengine.data.split import EvalTask, Split
 from recengine.data.tie_order import Steps, held_out_steps, tie_report
 
@@ -64,7 +65,7 @@ def _overlaps(split: Split, task: EvalTask, views: Sequence[View]) -> Iterator[F
     sources = [View("training events", split.train), View("history of the task", task.history), *views]
     asked = _keys(task.target_users(), task.targets, split.train.n_items)
     for view in sources:
-        shared = np.intersect1d(asked, _view_keys(view.interactions, split.train))
+        shared = common(asked, _view_keys(view.interactions, split.train))
         if not shared.size:
             continue
         severity: Severity = "warn" if _repeats_are_asked(split) else "fail"
@@ -86,7 +87,7 @@ def _tasks_overlap(split: Split) -> Iterator[Finding]:
     if split.validation is None:
         return
     n_items = split.train.n_items
-    both = np.intersect1d(
+    both = common(
         _keys(split.validation.target_users(), split.validation.targets, n_items),
         _keys(split.test.target_users(), split.test.targets, n_items),
     )
@@ -151,7 +152,7 @@ def _later_training(split: Split) -> Iterator[Finding]:
 
 def _repeated_pairs(split: Split) -> Iterator[Finding]:
     keys = _keys(split.train.user, split.train.item, split.train.n_items)
-    repeated = keys.size - np.unique(keys).size
+    repeated = keys.size - distinct(keys).size
     if repeated:
         kept = _setting(split, "repeats") == "keep"
         yield Finding(
@@ -164,7 +165,7 @@ def _repeated_pairs(split: Split) -> Iterator[Finding]:
 
 def _repeated_targets(task: EvalTask) -> Iterator[Finding]:
     keys = _keys(task.target_users(), task.targets, task.history.n_items)
-    repeated = keys.size - np.unique(keys).size
+    repeated = keys.size - distinct(keys).size
     if repeated:
         yield Finding(
             "duplicated pairs",
@@ -175,8 +176,8 @@ def _repeated_targets(task: EvalTask) -> Iterator[Finding]:
 
 
 def _feature(split: Split, feature: FeatureFit) -> Iterator[Finding]:
-    rows = np.unique(np.asarray(feature.rows, np.int64))
-    outside = rows[~np.isin(rows, split.train.source)]
+    rows = distinct(np.asarray(feature.rows, np.int64))
+    outside = np.setdiff1d(rows, common(rows, split.train.source), assume_unique=True)
     if outside.size:
         yield Finding(
             "feature fitted on held-out rows",

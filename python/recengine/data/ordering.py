@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 TieOrder = Literal["hash", "rows"]
+_CHUNK = 1 << 20
 _DIGIT = 16  # numpy sorts 16-bit keys by counting, in linear time
 
 
@@ -62,7 +63,29 @@ def reorder_ties(
     rows = order[at]
     run = np.cumsum(~tied[at], dtype=np.int64) - 1
     by_hash = np.argsort(tie_hash(rows if names is None else names[rows], seed))
-    order[at] = rows[_by_digits(by_hash, run, int(run[-1]))]
+    order[at] = rows[counting_order(by_hash, run, int(run[-1]))]
+
+
+def distinct(values: NDArray[Any]) -> NDArray[Any]:
+    """Sorted, without repeats: by sorting, which beats hashing on millions of integers."""
+    ordered = np.sort(values)
+    if ordered.size == 0:
+        return ordered
+    first: NDArray[np.bool_] = np.append(True, ordered[1:] != ordered[:-1])
+    return np.asarray(ordered[first])
+
+
+def common(asked: NDArray[np.int64], others: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The distinct values of ``asked`` (the smaller side) that occur in ``others``."""
+    wanted = distinct(asked)
+    if not wanted.size or not others.size:
+        return wanted[:0]
+    met = np.zeros(wanted.size, bool)
+    for begin in range(0, others.size, _CHUNK):
+        part = others[begin : begin + _CHUNK]
+        at = np.minimum(np.searchsorted(wanted, part), wanted.size - 1)
+        met[at[wanted[at] == part]] = True
+    return wanted[met]
 
 
 def _is_ordered(user: NDArray[np.int32], time: NDArray[np.int64] | None) -> bool:
@@ -75,12 +98,12 @@ def _by_user_and_time(user: NDArray[np.int32], time: NDArray[np.int64] | None) -
     order = None
     if time is not None and time.size:
         since = time.astype(np.uint64) - np.uint64(int(time.min()) % 2**64)  # wraps to the true distance
-        order = _by_digits(None, since, int(since.max()))
+        order = counting_order(None, since, int(since.max()))
         del since
-    return _by_digits(order, user, int(user.max(initial=0)))
+    return counting_order(order, user, int(user.max(initial=0)))
 
 
-def _by_digits(order: NDArray[np.int64] | None, values: NDArray[Any], largest: int) -> NDArray[np.int64]:
+def counting_order(order: NDArray[np.int64] | None, values: NDArray[Any], largest: int) -> NDArray[np.int64]:
     """Stable sort of ``order`` by ``values[order]`` (0 <= values <= largest), least digit first."""
     if order is None and largest == 0:
         return np.arange(values.shape[0], dtype=np.int64)

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recengine.data.interactions import Interactions
+from recengine.data.ordering import distinct
 from recengine.errors import DataError
 
 Ids = NDArray[np.int64]
@@ -134,7 +135,7 @@ class SeenPairs:
 
     def __init__(self, train: Interactions) -> None:
         self._n_items = train.n_items
-        self._keys = np.unique(train.user.astype(np.int64) * train.n_items + train.item)
+        self._keys = distinct(train.user.astype(np.int64) * train.n_items + train.item)
 
     def __contains__(self, pair: tuple[int, int]) -> bool:
         return bool(self.met(np.array([pair[0]]), np.array([pair[1]]))[0])

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from recengine.data.ordering import distinct
 from recengine.errors import DataError
 
 _CHUNK = 1 << 20
@@ -48,7 +49,7 @@ def index_tokens(tokens: Any) -> tuple[Vocabulary, NDArray[np.int32]]:
         low, high = int(tokens.min()), int(tokens.max())
         if high - low < max(4 * tokens.size, _CHUNK):
             return _index_by_table(tokens, low, high)
-    vocabulary = Vocabulary(np.unique(tokens))
+    vocabulary = Vocabulary(distinct(tokens))
     return vocabulary, rows_within(vocabulary, tokens, "id")
 
 
