@@ -199,12 +199,11 @@ def _row(case: Case, setting: dict[str, object], line: dict, limits: dict[str, f
 
 
 def _memory(case: Case, quick: bool) -> dict[str, float]:
-    names = _child(["--memory", "?", "--only", case.name], "default", 1)
-    found: dict[str, float] = {}
-    for name in names[0]["candidates"]:
-        line = _child(["--memory", name, "--only", case.name, *(["--quick"] * quick)], "default", 1)[0]
-        found[name] = line["mb"]
-    return found
+    def ask(memory: str) -> list[dict]:
+        arguments = ["--memory", memory, "--only", case.name, *(["--quick"] * quick)]
+        return [line for line in _child(arguments, "default", 1) if line["case"] == case.name]
+
+    return {name: ask(name)[0]["mb"] for name in ask("?")[0]["candidates"]}
 
 
 def _markdown(title: str, record: dict) -> str:
