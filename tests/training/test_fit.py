@@ -15,8 +15,8 @@ from walking import walks
 from recengine import fit, load, recommend
 from recengine.data import Interactions, SplitConfig, split
 from recengine.errors import ConfigError, DataError, LeakageError, UsageError
-from recengine.hooks import Host, hookimpl
-from recengine.training import Run, TrainerConfig, reproduce
+from recengine.hooks import Host, hookimpl, host
+from recengine.training import Run, TrainerConfig, reproduce, resolve
 from recengine.training.optimisation import rate
 
 SMALL: dict[str, Any] = {
@@ -49,6 +49,15 @@ def test_a_new_user_is_answered_from_the_history(ring: Interactions) -> None:
     assert got.filter(got["user"] == "nobody").height == 2
     seen = recommend(run, {"x": [105, 106, 107, 108]}, ring.n_items)
     assert not set(seen["item"]) & {105, 106, 107, 108}
+
+
+def test_single_settings_by_dotted_name() -> None:
+    config: Any = resolve(
+        "sasrec", {"model": {"n_blocks": 3}, "model.hidden_dim": 8, "loss.name": "bpr"}, host()
+    )
+    assert (config.model.n_blocks, config.model.hidden_dim, config.loss.name) == (3, 8, "bpr")
+    with pytest.raises(ConfigError, match=r"did you mean 'model\.hidden_dim'"):
+        resolve("sasrec", {"model.hiden_dim": 8}, host())
 
 
 def test_mistakes_are_named(ring: Interactions, tmp_path: Path) -> None:

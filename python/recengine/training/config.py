@@ -88,12 +88,12 @@ def run_config_class(model: Entry, loss: Entry | None) -> type[RunConfig]:
 
 
 def resolve(model: str, settings: Mapping[str, Any] | None, host: Host) -> RunConfig:
-    """Validated settings of a run of the registered ``model``.
+    """Validated settings of a run of the registered ``model``: sections, or 'section.key' for single values.
 
     Raises UsageError for an unknown model or loss, ConfigError for an unknown or invalid setting.
     """
     entry = host.registries["model"].get(model)
-    settings = dict(settings or {})
+    settings = nested(settings or {})
     _known_sections(entry, settings)
     name = loss_name(entry, settings)
     if name is not None and "default_loss" not in entry.extras:
@@ -105,6 +105,18 @@ def resolve(model: str, settings: Mapping[str, Any] | None, host: Host) -> RunCo
         )
     loss = None if name is None else host.registries["loss"].get(name)
     return run_config_class(entry, loss).parse(settings)
+
+
+def nested(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """{'model.hidden_dim': 64} as {'model': {'hidden_dim': 64}}; single values win over their section."""
+    dotted = {key: value for key, value in settings.items() if "." in key}
+    made = {key: value for key, value in settings.items() if "." not in key}
+    for key, value in dotted.items():
+        section, _, name = key.partition(".")
+        before = made.get(section, {})
+        before = before.model_dump() if isinstance(before, Config) else before
+        made[section] = {**before, name: value} if isinstance(before, Mapping) else before
+    return made
 
 
 def _known_sections(entry: Entry, settings: Mapping[str, Any]) -> None:
