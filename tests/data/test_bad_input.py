@@ -46,7 +46,7 @@ CORPUS = {
     "utf-16": (GOOD.decode().encode("utf-16"), "text|UTF-8", "line 1"),
     "binary": (bytes(range(256)) * 20, "text", "line 1"),
     "blank line inside": (HEAD + ROWS + b"\n" + ROWS, "missing", "line 42"),
-    "open quote": (b"user,item\n1,2\n" + b'3,"4\n' + b"5,6\n" * 20, "parsed", "bad.csv"),
+    "open quote": (b"user,item\n1,2\n" + b'3,"4\n' + b"5,6\n" * 20, "parsed|mixes", "bad.csv"),
 }
 
 

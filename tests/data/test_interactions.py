@@ -107,7 +107,7 @@ def test_frame_dates_become_seconds():
         ({"user": [1.0, 2.5], "item": [1, 2]}, "whole number", "row 1"),
         ({"user": [1.0, float("nan")], "item": [1, 2]}, "missing", "row 1"),
         ({"user": [1, 2], "item": ["a", ""]}, "empty", "row 1"),
-        ({"user": [1, 2**63], "item": [1, 2]}, "64 bits", "row 1"),
+        ({"user": pl.Series([1, 2**63], dtype=pl.UInt64), "item": [1, 2]}, "64 bits", "row 1"),
         ({"user": [1, 2], "item": [1, 2], "time": ["1", "yesterday"]}, "text", "row 1, column 'time'"),
         ({"user": [1, 2], "item": [1, 2], "rating": [1.0, float("inf")]}, "finite", "row 1"),
         ({"user": [1, 2], "item": [1, 2], "rating": ["5", "good"]}, "not a number", "row 1"),

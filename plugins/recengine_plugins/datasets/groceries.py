@@ -42,8 +42,8 @@ class Groceries:
             folder / "transactions.parquet", columns=["household_id", "product_id", "transaction_timestamp"]
         )
         buyers = bought.group_by("product_id").agg(pl.col("household_id").n_unique().alias("buyers"))
-        known = buyers.filter(pl.col("buyers") >= SMALLEST_AUDIENCE).select("product_id")
-        kept = bought.join(known, on="product_id", how="semi", maintain_order="left")
+        known = buyers.filter(pl.col("buyers") >= SMALLEST_AUDIENCE)["product_id"]
+        kept = bought.filter(pl.col("product_id").is_in(known.to_list()))
         every = Interactions.from_arrays(
             kept["household_id"].to_numpy(),
             kept["product_id"].to_numpy(),
@@ -75,8 +75,8 @@ def _titles(folder: Path, interactions: Interactions) -> pl.Series:
         folder / "products.parquet",
         columns=["product_id", "product_category", "product_type", "package_size"],
     ).unique("product_id", keep="first")
-    items = pl.DataFrame({"product_id": interactions.items.tokens})
-    described = items.join(products, on="product_id", how="left", maintain_order="left")
+    items = pl.DataFrame({"product_id": interactions.items.tokens}).with_row_index("row")
+    described = items.join(products, on="product_id", how="left").sort("row")
     name = pl.concat_str(["product_category", "product_type"], separator=": ", ignore_nulls=True)
     name = pl.when(name == "").then(pl.col("product_id").cast(pl.String)).otherwise(name)
     return described.select(

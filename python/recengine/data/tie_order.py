@@ -108,9 +108,9 @@ def two_sided_p(ascending: int, steps: int) -> float:
 def id_ranks(vocabulary: Vocabulary) -> NDArray[np.int64]:
     """Rank of each item by original id: text that is all digits in numeric order."""
     n = len(vocabulary)
-    if not vocabulary.is_text or not n or not bool(np.strings.isdigit(vocabulary.tokens).all()):
+    if not vocabulary.is_text or not n or not bool(np.char.isdigit(vocabulary.tokens).all()):
         return np.arange(n, dtype=np.int64)
-    lengths = np.strings.str_len(vocabulary.tokens)
+    lengths = np.char.str_len(vocabulary.tokens)
     if int(lengths.max()) > 18:
         return np.arange(n, dtype=np.int64)
     ranks = np.empty(n, np.int64)

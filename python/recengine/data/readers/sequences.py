@@ -74,7 +74,7 @@ def ragged_columns(source: Source, ids: str = "auto", *, empty_lines: bool = Fal
         _need_items(source, table)
     user = text_ids(table["fields"].list.first(), Place(source.name, "user", 1), ids)
     counts = (table["fields"].list.len() - 1).to_numpy().astype(np.int64)
-    items = table["fields"].list.slice(1).explode(empty_as_null=False)
+    items = table["fields"].list.slice(1).filter(table["fields"].list.len() > 1).explode()
     if not len(items):
         raise DataError("there are no items", where=source.name, expected="lines of: user item item ...")
     rows: Indexed = (user[0], np.repeat(user[1], counts))
