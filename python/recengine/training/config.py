@@ -41,6 +41,9 @@ class TrainerConfig(Config):
     monitor: str = knob("ndcg@10", "validation metric that picks the best epoch and stops early")
     patience: int = knob(10, "validations without a better value before stopping; 0: never", ge=0)
     evaluate_every: int = knob(1, "epochs between validations", ge=1)
+    reshuffle_ties: bool = knob(
+        False, "give events of one user with one time stamp a fresh order in every epoch"
+    )
     checkpoint_every: int = knob(1, "epochs between checkpoints; 0: only at the end of training", ge=0)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from recengine.contracts.batch import PairBatch, SequenceBatch
 from recengine.contracts.model import Feed
-from recengine.data import Interactions
+from recengine.data import Interactions, reshuffle_ties
 from recengine.data.batching import (
     Negatives,
     n_pair_batches,
@@ -27,13 +27,15 @@ SAMPLERS: dict[str, Any] = {"uniform": UniformSampler, "popularity": PopularityS
 
 @dataclass(frozen=True)
 class Feeder:
-    """Where the loop takes its batches; ``rows`` sequences or pairs each."""
+    """Where the loop takes its batches; ``rows`` sequences or pairs each. reshuffle: tied events come in a
+    fresh order in every epoch."""
 
     train: Interactions
     feed: Feed
     rows: int
     seed: int
     negatives: Negatives | None
+    reshuffle: bool = False
 
     @property
     def steps_per_epoch(self) -> int:
@@ -42,18 +44,21 @@ class Feeder:
 
     def epoch(self, epoch: int) -> Iterator[Batch]:
         """All batches of the epoch, the same in every process."""
+        train = reshuffle_ties(self.train, epoch, self.seed) if self.reshuffle else self.train
         if self.feed.kind == "sequences":
             limit = self.feed.max_length or int(self.train.lengths().max(initial=1))
             for sequences in sequence_batches(
-                self.train, self.rows, limit, epoch, self.seed, negatives=self.negatives
+                train, self.rows, limit, epoch, self.seed, negatives=self.negatives
             ):
                 yield SequenceBatch(**sequences.tensors())
         else:
-            for pairs in pair_batches(self.train, self.rows, epoch, self.seed, negatives=self.negatives):
+            for pairs in pair_batches(train, self.rows, epoch, self.seed, negatives=self.negatives):
                 yield PairBatch(**pairs.tensors())
 
 
-def make_feeder(train: Interactions, feed: Feed, rows: int, seed: int, host: Host) -> Feeder:
+def make_feeder(
+    train: Interactions, feed: Feed, rows: int, seed: int, host: Host, *, reshuffle: bool = False
+) -> Feeder:
     """The Feeder that answers ``feed``; rows 0: the usual number for the kind.
 
     Raises UsageError for batches that interactions cannot give or an unknown sampler, DataError when there
@@ -64,7 +69,7 @@ def make_feeder(train: Interactions, feed: Feed, rows: int, seed: int, host: Hos
     negatives = None
     if feed.negatives:
         negatives = Negatives(_sampler(feed.sampler, host)(train), feed.negatives, feed.shared)
-    made = Feeder(train, feed, rows or DEFAULT_ROWS[feed.kind], seed, negatives)
+    made = Feeder(train, feed, rows or DEFAULT_ROWS[feed.kind], seed, negatives, reshuffle)
     if made.steps_per_epoch == 0:
         raise DataError(
             "there is nothing to learn from",

@@ -88,7 +88,10 @@ def _train(run: Run, device: torch.device, listener: Listener, resume: bool) -> 
     hook, network = run.host.manager.hook, run.model
     fabric = make_fabric(run.config.training, device)
     feed = network.feed()  # type: ignore[operator]
-    source = make_feeder(run.split.train, feed, run.config.training.batch_size, run.seed, run.host)
+    asked = run.config.training
+    source = make_feeder(
+        run.split.train, feed, asked.batch_size, run.seed, run.host, reshuffle=asked.reshuffle_ties
+    )
     leader = bool(fabric.is_global_zero)
 
     def epoch_end(epoch: int, metrics: dict[str, float]) -> None:

@@ -1,0 +1,91 @@
+"""Batches of a Feed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from walking import walks
+
+from recengine.contracts.batch import PairBatch, SequenceBatch
+from recengine.contracts.model import Feed
+from recengine.data import Interactions
+from recengine.errors import DataError, UsageError
+from recengine.hooks import host
+from recengine.training.feeding import make_feeder
+
+
+def test_sequences_are_the_recent_past_with_the_item_after_each_event() -> None:
+    train = walks(20, 15, 9)
+    source = make_feeder(train, Feed("sequences", max_length=5), 8, 0, host())
+    batches = list(source.epoch(0))
+    assert len(batches) == source.steps_per_epoch == 3
+    users = torch.cat([batch.users for batch in batches])
+    assert sorted(users.tolist()) == list(range(20))
+    for batch in batches:
+        assert isinstance(batch, SequenceBatch)
+        for row, user in enumerate(batch.users.tolist()):
+            a, b = batch.offsets[row : row + 2].tolist()
+            events = train.item[train.indptr[user] : train.indptr[user + 1]]
+            assert batch.items[a:b].tolist() == events[-6:-1].tolist()
+            assert batch.targets[a:b].tolist() == events[-5:].tolist()
+
+
+def test_an_epoch_is_a_function_of_seed_and_epoch() -> None:
+    train = walks(20, 15, 9)
+
+    def items(seed: int, epoch: int) -> list[int]:
+        feed = Feed("sequences", max_length=5, negatives=3, sampler="popularity")
+        batches = make_feeder(train, feed, 8, seed, host()).epoch(epoch)
+        return torch.cat([torch.cat([b.items, b.negatives.flatten()]) for b in batches]).tolist()
+
+    assert items(1, 2) == items(1, 2)
+    assert items(1, 2) != items(1, 3)
+    assert items(1, 2) != items(2, 2)
+
+
+def test_pairs_cover_every_event_once() -> None:
+    train = walks(20, 15, 9)
+    batches = list(make_feeder(train, Feed("pairs", negatives=2, shared=True), 50, 0, host()).epoch(0))
+    assert all(isinstance(batch, PairBatch) and batch.negatives.shape == (2,) for batch in batches)
+    pairs = sorted(
+        zip(torch.cat([b.users for b in batches]), torch.cat([b.items for b in batches]), strict=True)
+    )
+    assert pairs == sorted(zip(train.user.tolist(), train.item.tolist(), strict=True))
+
+
+def test_ties_are_reshuffled_on_request() -> None:
+    events = walks(30, 40, 9)
+    tied = Interactions.from_arrays(events.user, events.item, np.zeros(len(events), np.int64))
+
+    def epochs(train: Interactions, reshuffle: bool) -> list[list[int]]:
+        source = make_feeder(train, Feed("sequences"), 64, 0, host(), reshuffle=reshuffle)
+        found = []
+        for epoch in range(2):
+            (batch,) = source.epoch(epoch)
+            by_user = {
+                user: batch.items[batch.offsets[i] : batch.offsets[i + 1]].tolist()
+                for i, user in enumerate(batch.users.tolist())
+            }
+            found.append([item for user in sorted(by_user) for item in by_user[user]])
+        return found
+
+    first, second = epochs(tied, True)
+    assert first != second
+    first, second = epochs(tied, False)
+    assert first == second
+    first, second = epochs(events, True)  # every event has a time of its own
+    assert first == second
+
+
+def test_nothing_to_learn_from_and_wrong_feeds_are_named() -> None:
+    train = walks(4, 15, 9)
+    single = replace(train, item=train.item).select(train.time == 0)
+    with pytest.raises(DataError, match="a user with two events"):
+        make_feeder(single, Feed("sequences"), 8, 0, host())
+    with pytest.raises(UsageError, match="no such batches"):
+        make_feeder(train, Feed("features"), 8, 0, host())
+    with pytest.raises(UsageError, match="there is no sampler"):
+        make_feeder(train, Feed("pairs", negatives=1, sampler="popularty"), 8, 0, host())
