@@ -126,6 +126,11 @@ def test_mixed_types_of_pandas_are_named():
     assert "row 1" in caught.value.where
 
 
+def test_what_is_no_table_is_refused():
+    with pytest.raises(DataError, match="from_arrays"):
+        Interactions.from_frame([1, 2])
+
+
 def test_did_you_mean_a_column():
     with pytest.raises(DataError, match="did you mean 'thing'"):
         Interactions.from_frame(pl.DataFrame({"user": [1], "thing": [1]}), item="thin")

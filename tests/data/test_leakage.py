@@ -102,6 +102,12 @@ def test_random_ratio_is_out_of_time_order_by_choice():
     assert {(finding.check, finding.severity) for finding in found} >= {("time order", "info")}
 
 
+def test_given_parts_out_of_time_order_are_a_warning():
+    whole = shopping()
+    marked = replace(whole, part=(whole.source % 5 == 0).astype(np.int8) * 2)
+    assert severe(audit(split(marked))) == [("time order", "warn")]
+
+
 def test_duplicated_pairs():
     parts = split(shopping())
     twice = np.sort(np.append(np.arange(len(parts.train)), 5))

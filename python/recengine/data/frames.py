@@ -44,7 +44,16 @@ def interactions_from_frame(
     """See ``Interactions.from_frame``."""
     import narwhals.stable.v1 as nw
 
-    table = nw.from_native(frame, eager_only=False, strict=True)
+    try:
+        table = nw.from_native(frame, eager_only=False, strict=True)
+    except TypeError:
+        raise DataError(
+            "this is no table",
+            where="table",
+            found=type(frame).__name__,
+            expected="a pandas, polars or Arrow table",
+            fix="for columns use Interactions.from_arrays, for a matrix Interactions.from_csr",
+        ) from None
     if isinstance(table, nw.LazyFrame):
         table = table.collect()
     chosen, _ = choose_columns(table.columns, names)
