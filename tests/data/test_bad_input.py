@@ -115,6 +115,15 @@ def test_no_permission(tmp_path, monkeypatch):
         read(path, layout="table")
 
 
+def test_no_permission_for_a_folder(tmp_path, monkeypatch):
+    def refuse(_: Path) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    with pytest.raises(DataError, match="folder may not be read"):
+        read(tmp_path)
+
+
 def test_parquet_values_are_checked_too(tmp_path):
     path = tmp_path / "bad.parquet"
     pl.DataFrame({"user": [1, None], "item": [2, 3]}).write_parquet(path)

@@ -118,9 +118,9 @@ def _choose(path: Path, layout: str | None, readers: Sequence[LayoutReader]) -> 
         )
     if not path.exists():
         raise DataError("there is no such file or folder", where=str(path), fix="check the path")
-    for reader in readers:
-        if reader.recognises(path):
-            return reader
+    recognised = _recognised(path, readers)
+    if recognised is not None:
+        return recognised
     if path.is_file():
         return next((reader for reader in readers if reader.name == "table"), Table())
     raise DataError(
@@ -130,6 +130,15 @@ def _choose(path: Path, layout: str | None, readers: Sequence[LayoutReader]) -> 
         expected="NAME.inter, train and test files, or a store",
         fix="name a file inside it, or the layout (layout=...)",
     )
+
+
+def _recognised(path: Path, readers: Sequence[LayoutReader]) -> LayoutReader | None:
+    try:
+        return next((reader for reader in readers if reader.recognises(path)), None)
+    except PermissionError:
+        raise DataError(
+            "the folder may not be read", where=str(path), fix="change its permissions (chmod u+rx)"
+        ) from None
 
 
 def _check_options(reader: LayoutReader, accepted: Any, options: dict[str, Any]) -> None:
