@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from recengine.cli.inputs import load_run, read_json
+from recengine.cli.inputs import load_run, read_data, read_json
+from recengine.cli.output import note
+from recengine.cli.sections import given
 from recengine.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -36,9 +39,60 @@ def evaluation_of(folder: Path) -> Evaluation:
     """The test evaluation of a run; measured now if that was not done yet."""
     from recengine.evaluation import Evaluation
 
-    if not (folder / "evaluation.json").is_file():
+    if not (folder / "exposure.parquet").is_file():
         load_run(folder).evaluate().write(folder)
     return Evaluation.read(folder)
+
+
+def complete(
+    systems: Sequence[str],
+    data: str | None,
+    seeds: int,
+    out: Path,
+    options: Sequence[str],
+    sets: Sequence[str],
+) -> list[Path]:
+    """Folders of all runs asked for: those that are folders, and ``seeds`` runs of each model that is named,
+    fitted where they are missing below ``out``. A run that was interrupted is taken up again."""
+    from recengine.hooks import host
+
+    folders: list[Path] = []
+    for name in systems:
+        if Path(name).is_dir():
+            folders += run_folders([Path(name)])
+            continue
+        host().registries["model"].get(name)
+        if data is None:
+            raise UsageError(
+                f"'{name}' is no folder; as a model it needs data", fix="name the data with --data"
+            )
+        for seed in range(seeds):
+            folder = out / f"{name}-seed{seed}"
+            if not (folder / "run.json").is_file():
+                note(f"fitting {name}, seed {seed}")
+                _fit(name, data, seed, folder, options, sets)
+            folders.append(folder)
+    return folders
+
+
+def _fit(model: str, data: str, seed: int, folder: Path, options: Sequence[str], sets: Sequence[str]) -> None:
+    from recengine.training import fit
+
+    settings = given(model, None, sets)
+    resume = (folder / "checkpoints").is_dir()
+    fit(
+        model,
+        _interactions(data, tuple(options)),
+        settings=settings,
+        seed=seed,
+        directory=folder,
+        resume=resume,
+    )
+
+
+@cache
+def _interactions(data: str, options: tuple[str, ...]) -> Any:
+    return read_data(data, options)
 
 
 def collect(paths: Sequence[Path]) -> list[System]:

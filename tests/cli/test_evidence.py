@@ -1,0 +1,134 @@
+"""compare, plan, reliability and tune as a person calls them, on a small generated table."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from recengine.cli.app import app
+from recengine.ops._library import native
+
+native()  # an editable installation builds on first use, which needs a real stdout
+RUNNER = CliRunner()
+
+
+@pytest.fixture(scope="module")
+def events(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    generator = np.random.default_rng(0)
+    path = tmp_path_factory.mktemp("data") / "events.csv"
+    rows = []
+    for user in range(120):
+        liked = generator.permutation(30)[:8] + 30 * (user % 2)
+        rows += [f"{user},{item},{step}" for step, item in enumerate(liked)]
+    path.write_text("user_id,item_id,timestamp\n" + "\n".join(rows) + "\n")
+    return path
+
+
+def call(*arguments: str | Path) -> str:
+    done = RUNNER.invoke(app, [str(argument) for argument in arguments])
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
+def test_compare_fits_what_is_missing_and_goes_on(events: Path, tmp_path: Path) -> None:
+    out = tmp_path / "runs"
+    words = ["compare", "popularity", "bpr", "--data", events, "--seeds", "2", "--out", out, "--json"]
+    quick = ["--set", "evaluation.cutoffs=[10]"]
+    first = json.loads(call(*words, *quick))
+    assert {path.name for path in out.iterdir()} == {
+        f"{m}-seed{s}" for m in ("popularity", "bpr") for s in (0, 1)
+    }
+    stamp = (out / "bpr-seed1" / "run.json").stat().st_mtime_ns
+    again = json.loads(call(*words, *quick))
+    assert (out / "bpr-seed1" / "run.json").stat().st_mtime_ns == stamp
+    assert first == again
+    assert {pair["metric"] for pair in first["pairs"]} >= {"ndcg@10", "hr@10"}
+    assert all("crossed" in pair["test"]["method"] for pair in first["pairs"])
+    text = call("compare", out)
+    assert "popularity" in text
+    assert "on ndcg@10" in text
+
+
+def test_compare_refuses_two_protocols(events: Path, tmp_path: Path) -> None:
+    call("fit", "popularity", "--data", events, "--out", tmp_path / "a")
+    call("fit", "ease", "--data", events, "--out", tmp_path / "b", "--set", "evaluation.cutoffs=[5]")
+    done = RUNNER.invoke(app, ["compare", str(tmp_path / "a"), str(tmp_path / "b")])
+    assert done.exit_code == 2
+    assert "cutoffs" in done.output
+
+
+def test_plan_from_a_pilot(events: Path, tmp_path: Path) -> None:
+    for seed in (0, 1, 2):
+        call("fit", "bpr", "--data", events, "--seed", str(seed), "--out", tmp_path / f"p{seed}")
+    made = json.loads(call("plan", "--delta", "0.05", "--pilot", tmp_path, "--cost", "2", "--json"))
+    assert made["plan"]["curve"][0][0] == 2
+    assert made["metric"] == "ndcg@10"
+
+
+def test_reliability_of_a_table(tmp_path: Path) -> None:
+    path = tmp_path / "runs.csv"
+    path.write_text(
+        "task,run,score\n" + "".join(f"{t},{r},{int(t > r)}\n" for t in range(4) for r in range(3))
+    )
+    found = json.loads(call("reliability", path, "--json", "--draws", "100"))["runs"]
+    assert found["tasks"] == 4
+    assert found["envelope"][0]["best"]["estimate"] == pytest.approx(0.5)
+
+
+def test_tune_goes_on_and_confirms(events: Path, tmp_path: Path) -> None:
+    study = tmp_path / "study.db"
+    words = [
+        "tune",
+        "itemknn",
+        "--data",
+        events,
+        "--tuner",
+        "random",
+        "--study",
+        study,
+        "--confirm",
+        "1",
+        "--json",
+    ]
+    short = json.loads(call(*words, "--trials", "2"))
+    longer = json.loads(call(*words, "--trials", "4"))
+    assert (short["trials"], longer["trials"]) == (2, 4)
+    assert longer["best"]["value"] >= short["best"]["value"]
+    assert len(longer["confirmation"]["default, the same seeds"]) == 1
+
+
+def test_tune_names_a_misspelt_setting(events: Path, tmp_path: Path) -> None:
+    done = RUNNER.invoke(
+        app,
+        [
+            "tune",
+            "ease",
+            "--data",
+            str(events),
+            "--fix",
+            "model.regularisation",
+            "--study",
+            str(tmp_path / "s.db"),
+        ],
+    )
+    assert done.exit_code == 2
+    assert "model.regularization" in done.output
+
+
+@pytest.mark.parametrize(
+    ("text", "terms", "at_most"),
+    [
+        ("a.b + 2*c <= 5", (("a.b", 1.0), ("c", 2.0)), 5.0),
+        ("a - 0.5*b >= 1", (("a", -1.0), ("b", 0.5)), -1.0),
+    ],
+)
+def test_limits_are_read(text: str, terms: tuple[tuple[str, float], ...], at_most: float) -> None:
+    from recengine.cli.tune import _limit
+
+    limit = _limit(text)
+    assert limit.coefficients == terms
+    assert limit.at_most == at_most
