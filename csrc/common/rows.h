@@ -55,6 +55,7 @@ RE_INLINE const float* read_row(const recengine::Matrix& m, int64_t r, int64_t n
 }
 
 RE_INLINE void write_row(const recengine::MutableMatrix& m, int64_t r, int64_t n, const float* from) {
+  if (n == 0) return;  // of an empty tensor even the address may be null
   if (!m.bf16) {
     float* p = static_cast<float*>(m.data) + r * m.row;
     if (m.col == 1)
