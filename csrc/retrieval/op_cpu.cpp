@@ -3,14 +3,13 @@
 
 #include <algorithm>
 #include <cstdlib>
-#include <limits>
 #include <memory>
 #include <optional>
 #include <tuple>
 
 #include "common/amx.h"
-#include "common/checks.h"
 #include "common/isa.h"
+#include "retrieval/inputs.h"
 #include "retrieval/topk.h"
 
 #define RE_JOB const recengine::retrieval::Task &, const recengine::retrieval::Plan &, const recengine::retrieval::Workspace &
@@ -35,13 +34,6 @@ Matrix matrix_of(const Tensor& t) {
           t.scalar_type() == ScalarType::Float ? Element::f32 : Element::bf16};
 }
 
-void check_matrix(const char* op, const char* name, const Tensor& t) {
-  check_dim(op, name, t, 2);
-  const ScalarType type = t.scalar_type();
-  STD_TORCH_CHECK(type == ScalarType::Float || type == ScalarType::BFloat16, op, ": ", name,
-                  " must be float32 or bfloat16");
-}
-
 template <class Id>
 void check_seen_ids(const char* op, const Id* ids, int64_t n, int64_t n_items) {
   if (n == 0) return;
@@ -54,61 +46,21 @@ void check_seen_ids(const char* op, const Id* ids, int64_t n, int64_t n_items) {
                   static_cast<int64_t>(low < 0 ? low : high), ", expected ids of 0 to ", n_items - 1);
 }
 
-// The two seen tensors, contiguous (they are small beside the rest), and the view of them.
-struct SeenInput {
-  optional<Tensor> indptr, items;
-  Seen view{nullptr, nullptr, true};
-};
-
 SeenInput check_seen(const char* op, const optional<Tensor>& indptr, const optional<Tensor>& items, int64_t rows,
                      int64_t n_items) {
-  STD_TORCH_CHECK(indptr.has_value() == items.has_value(), op,
-                  ": seen_indptr and seen_items belong together: give both or neither");
-  SeenInput seen;
-  if (!indptr) return seen;
-  check_dim(op, "seen_indptr", *indptr, 1);
-  check_dim(op, "seen_items", *items, 1);
-  check_size(op, "seen_indptr", *indptr, 0, rows + 1);
-  check_dtype(op, "seen_indptr", *indptr, ScalarType::Long, "int64");
-  const ScalarType type = items->scalar_type();
-  STD_TORCH_CHECK(type == ScalarType::Long || type == ScalarType::Int, op, ": seen_items must be int64 or int32");
-  STD_TORCH_CHECK(indptr->device() == items->device(), op, ": seen_indptr and seen_items are on different devices");
-  seen.indptr = torch::stable::contiguous(*indptr);
-  seen.items = torch::stable::contiguous(*items);
-  const int64_t* p = seen.indptr->const_data_ptr<int64_t>();
+  SeenInput seen = check_seen_shapes(op, indptr, items, rows);
+  if (!seen.indptr) return seen;
+  const int64_t* p = seen.view.indptr;
   const int64_t n = seen.items->size(0);
   STD_TORCH_CHECK(p[0] == 0 && p[rows] == n, op, ": seen_indptr must run from 0 to ", n,
                   " (the length of seen_items), found ", p[0], " to ", p[rows]);
   for (int64_t r = 0; r < rows; ++r)
     STD_TORCH_CHECK(p[r] <= p[r + 1], op, ": seen_indptr falls from ", p[r], " to ", p[r + 1], " at row ", r);
-  if (type == ScalarType::Long)
+  if (seen.view.wide)
     check_seen_ids(op, seen.items->const_data_ptr<int64_t>(), n, n_items);
   else
     check_seen_ids(op, seen.items->const_data_ptr<int32_t>(), n, n_items);
-  seen.view = {p, seen.items->const_data_ptr(), type == ScalarType::Long};
   return seen;
-}
-
-void check_pair(const char* op, const Tensor& queries, const Tensor& items) {
-  check_matrix(op, "queries", queries);
-  check_matrix(op, "items", items);
-  check_size(op, "items", items, 1, queries.size(1));
-  STD_TORCH_CHECK(queries.scalar_type() == items.scalar_type(), op, ": queries and items must have the same dtype");
-  STD_TORCH_CHECK(queries.device() == items.device(), op, ": queries and items are on different devices");
-  STD_TORCH_CHECK(items.size(0) <= std::numeric_limits<int32_t>::max(), op, ": items has ", items.size(0),
-                  " rows, at most 2^31 - 1 can be ranked");
-}
-
-// The bias as contiguous float32, or nothing.
-optional<Tensor> check_bias(const char* op, const optional<Tensor>& bias, const Tensor& items) {
-  if (!bias) return {};
-  check_dim(op, "bias", *bias, 1);
-  check_size(op, "bias", *bias, 0, items.size(0));
-  const ScalarType type = bias->scalar_type();
-  STD_TORCH_CHECK(type == ScalarType::Float || type == items.scalar_type(), op,
-                  ": bias must be float32 or of the dtype of items");
-  STD_TORCH_CHECK(bias->device() == items.device(), op, ": bias and items are on different devices");
-  return torch::stable::contiguous(torch::stable::to(*bias, ScalarType::Float));
 }
 
 struct Free {
@@ -216,7 +168,7 @@ void run_rank(const Task& task, const int64_t* targets, int64_t* ranks) {
 std::tuple<Tensor, Tensor> topk(const Tensor& queries, const Tensor& items, const optional<Tensor>& bias,
                                 const optional<Tensor>& seen_indptr, const optional<Tensor>& seen_items, int64_t k) {
   const char* op = "topk";
-  check_pair(op, queries, items);
+  check_pair(op, queries, items, false);
   STD_TORCH_CHECK(k >= 1 && k <= 1000, op, ": k is ", k, ", expected 1 to 1000");
   const optional<Tensor> flat_bias = check_bias(op, bias, items);
   const SeenInput seen = check_seen(op, seen_indptr, seen_items, queries.size(0), items.size(0));
@@ -232,10 +184,8 @@ std::tuple<Tensor, Tensor> topk(const Tensor& queries, const Tensor& items, cons
 Tensor rank_of(const Tensor& queries, const Tensor& items, const Tensor& targets, const optional<Tensor>& bias,
                const optional<Tensor>& seen_indptr, const optional<Tensor>& seen_items) {
   const char* op = "rank_of";
-  check_pair(op, queries, items);
-  check_dim(op, "targets", targets, 1);
-  check_size(op, "targets", targets, 0, queries.size(0));
-  check_dtype(op, "targets", targets, ScalarType::Long, "int64");
+  check_pair(op, queries, items, false);
+  check_targets(op, targets, queries);
   const optional<Tensor> flat_bias = check_bias(op, bias, items);
   const SeenInput seen = check_seen(op, seen_indptr, seen_items, queries.size(0), items.size(0));
   const Tensor wanted = torch::stable::contiguous(targets);
