@@ -4,27 +4,25 @@ from __future__ import annotations
 
 from typing import Any
 
+import typer
+from typer.testing import CliRunner
+
 from recengine.testing.base import Conformance
 
 
 class CommandConformance(Conformance):
-    """Checks of a command: mounted under its name, documented, refuses what it does not know."""
+    """Checks of a command, a Typer app or a function: documented, refuses what it does not know."""
 
     kind = "command"
 
     def invoke(self, *arguments: str) -> Any:
-        """Run ``recengine NAME ARGUMENTS...`` in this process; the result of Typer's CliRunner."""
-        from typer.testing import CliRunner
-
-        from recengine.cli.app import app
-
-        self.host()
-        return CliRunner().invoke(app, [self.name, *arguments])
-
-    def test_takes_no_built_in_name(self) -> None:
-        from recengine.cli.app import RootGroup
-
-        assert self.name not in RootGroup.table, f"'{self.name}' is a command of recengine itself"
+        """Run the command with ARGUMENTS in this process; the result of Typer's CliRunner."""
+        found = self.entry().load()
+        if isinstance(found, typer.Typer):
+            return CliRunner().invoke(found, list(arguments))
+        app = typer.Typer(add_completion=False)
+        app.command(self.name)(found)
+        return CliRunner().invoke(app, list(arguments))
 
     def test_has_help(self) -> None:
         result = self.invoke("--help")
