@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from recengine.cli.failures import INTERRUPTED
-from recengine.cli.inputs import ConfigFile, Data, DataOptions, Model, Sets, read_data
+from recengine.cli.inputs import ConfigFile, Data, DataOptions, Model, Sets, read_split
 from recengine.cli.output import Json, emit_json, note
 from recengine.cli.progress import FitProgress
 from recengine.cli.sections import given
@@ -43,7 +43,7 @@ def fit(
     settings = given(model, config, sets or [])
     folder = out or Path("runs") / f"{model}-{datetime.now():%Y%m%d-%H%M%S}"
     again = _again(model, data, data_option or [], sets or [], config, folder, seed)
-    interactions = read_data(data, data_option or [])
+    source = read_split(data, data_option or [])
     from recengine.training import fit as train
 
     began = time.perf_counter()
@@ -51,7 +51,7 @@ def fit(
         try:
             run = train(
                 model,
-                interactions,
+                source,
                 settings=settings,
                 seed=seed,
                 directory=folder,

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from recengine.config import did_you_mean
-from recengine.errors import CheckpointError, DataError, UsageError
+from recengine.errors import CheckpointError, UsageError
 
 if TYPE_CHECKING:
-    from recengine.data import Interactions
+    from recengine.data import Interactions, ReadReport, Split
     from recengine.training import Run
 
 Model = Annotated[str, typer.Argument(help="Name of a registered model (recengine models list).")]
@@ -43,7 +43,7 @@ def reader_options(given: Sequence[str]) -> dict[str, Any]:
     return dict(parse_set(text) for text in given)
 
 
-def read_data(name: str, options: Sequence[str] = ()) -> Interactions:
+def read_data(name: str, options: Sequence[str] = (), report: ReadReport | None = None) -> Interactions:
     """The registered data set ``name``, else what lies at that path. Raises UsageError for neither."""
     from recengine.hooks import host
 
@@ -66,17 +66,27 @@ def read_data(name: str, options: Sequence[str] = ()) -> Interactions:
         )
     from recengine.data import read
 
-    return _read(read, path, reader_options(options))
+    return read(path, readers=_readers(), report=report, **reader_options(options))
 
 
-def _read(read: Any, path: Path, options: dict[str, Any]) -> Interactions:
-    try:
-        interactions: Interactions = read(path, **options)
-    except TypeError as wrong:
-        if "unexpected keyword argument" not in str(wrong):
-            raise
-        raise DataError("the reader has no such option", where="--data-option", found=str(wrong)) from None
-    return interactions
+def read_split(name: str, options: Sequence[str] = ()) -> Interactions | Split:
+    """Like ``read_data``; a folder that ``recengine data split`` wrote is taken as the split it is."""
+    if (Path(name).expanduser() / "split.json").is_file():
+        from recengine.training.store import load_split
+
+        return load_split(Path(name).expanduser())
+    return read_data(name, options)
+
+
+def _readers() -> list[Any]:
+    """Readers of plugins first (they know more particular layouts), then the engine's own in their order."""
+    from recengine.data.reading import built_in
+    from recengine.hooks import host
+
+    own = built_in()
+    known = {reader.name for reader in own}
+    added = [entry.load() for entry in host().registries["reader"] if entry.name not in known]
+    return [reader() if isinstance(reader, type) else reader for reader in added] + own
 
 
 def load_run(folder: Path) -> Run:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from recengine.cli.inputs import DataOptions, read_data, read_json
+from recengine.cli.inputs import DataOptions, read_json, read_split
 from recengine.cli.output import Json, emit_json, note
 from recengine.cli.progress import FitProgress
 from recengine.errors import UsageError
@@ -63,14 +63,14 @@ def reproduce(
 
 def _source(folder: Path, data: str | None, options: list[str]) -> Interactions | Split:
     if data is not None:
-        return read_data(data, options)
+        return read_split(data, options)
     if (folder / "split").exists():
         from recengine.training.store import load_split
 
         return load_split(folder / "split")
     if (folder / "source.json").is_file():
         source = read_json(folder / "source.json")
-        return read_data(source["data"], source["options"])
+        return read_split(source["data"], source["options"])
     raise UsageError(
         "the run's data is not beside run.json",
         where=str(folder),

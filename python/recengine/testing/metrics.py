@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from recengine.contracts.metric import RankedLists
-from recengine.testing.base import Conformance, made
+from recengine.contracts.metric import CatalogueMetric, Metric, RankedLists
+from recengine.testing.base import Conformance, made, skip
 
 USERS, LENGTH, ITEMS = 40, 20, 60
 
@@ -45,8 +45,29 @@ class MetricConformance(Conformance):
         assert "\n" not in metric.definition, "the definition is one line"
         assert isinstance(metric.higher_is_better, bool)
 
+    def ranking_metric(self) -> Any:
+        """The metric, where it is one of lists a user."""
+        metric = self.metric()
+        if not isinstance(metric, Metric):
+            skip("it measures all lists together")
+        return metric
+
+    def test_is_a_metric(self) -> None:
+        assert isinstance(self.metric(), Metric | CatalogueMetric), "neither per_user nor over_catalogue"
+
+    def test_one_number_a_catalogue(self) -> None:
+        metric = self.metric()
+        if not isinstance(metric, CatalogueMetric):
+            skip("it measures one list at a time")
+        exposure = np.random.default_rng(0).integers(0, 9, ITEMS)
+        value = metric.over_catalogue(exposure)
+        assert isinstance(value, float), f"{type(value).__name__}, expected float"
+        assert np.isfinite(value), f"the value is {value}"
+        assert np.isclose(metric.over_catalogue(exposure[::-1].copy()), value), "the order of items counts"
+        metric.over_catalogue(np.zeros(ITEMS, np.int64))
+
     def test_one_number_a_user(self) -> None:
-        values = self.metric().per_user(self.lists(), 10)
+        values = self.ranking_metric().per_user(self.lists(), 10)
         assert values.shape == (USERS,), f"shape {values.shape}, expected {(USERS,)}"
         assert values.dtype == np.float64, f"dtype {values.dtype}, expected float64"
         assert not np.isinf(values).any(), "a value is infinite"
@@ -54,25 +75,25 @@ class MetricConformance(Conformance):
     def test_no_users_no_values(self) -> None:
         lists = self.lists()
         none = replace(lists, items=lists.items[:0], hits=lists.hits[:0], n_targets=lists.n_targets[:0])
-        assert self.metric().per_user(none, 10).shape == (0,)
+        assert self.ranking_metric().per_user(none, 10).shape == (0,)
 
     def test_does_not_depend_on_the_order_of_users(self) -> None:
         lists, order = self.lists(), np.random.default_rng(1).permutation(USERS)
         shuffled = replace(
             lists, items=lists.items[order], hits=lists.hits[order], n_targets=lists.n_targets[order]
         )
-        expected = self.metric().per_user(lists, 10)[order]
-        np.testing.assert_allclose(self.metric().per_user(shuffled, 10), expected)
+        expected = self.ranking_metric().per_user(lists, 10)[order]
+        np.testing.assert_allclose(self.ranking_metric().per_user(shuffled, 10), expected)
 
     def test_looks_at_the_first_k_only(self) -> None:
         lists = self.lists()
         items, hits = lists.items.copy(), lists.hits.copy()
         items[:, 5:], hits[:, 5:] = -1, False
-        cut = self.metric().per_user(replace(lists, items=items, hits=hits), 5)
-        np.testing.assert_allclose(self.metric().per_user(lists, 5), cut)
+        cut = self.ranking_metric().per_user(replace(lists, items=items, hits=hits), 5)
+        np.testing.assert_allclose(self.ranking_metric().per_user(lists, 5), cut)
 
     def test_a_better_list_is_no_worse(self) -> None:
-        metric, lists = self.metric(), self.lists()
+        metric, lists = self.ranking_metric(), self.lists()
         full = replace(lists, items=np.where(lists.items < 0, 0, lists.items))
         first = np.zeros_like(full.hits)
         first[:, 0] = True
