@@ -107,14 +107,16 @@ def _write_table(data: Interactions, out: Path) -> None:
 
     from recengine.training.files import write_with
 
+    # in the order of the source: reading the file shuffles ties by row, and shuffling twice may undo itself
+    rows = np.argsort(data.source, kind="stable")
     columns: dict[str, Any] = {
-        "user": data.users.tokens[data.user].tolist(),
-        "item": data.items.tokens[data.item].tolist(),
+        "user": data.users.tokens[data.user[rows]].tolist(),
+        "item": data.items.tokens[data.item[rows]].tolist(),
     }
     if data.time is not None:
-        columns["time"] = np.asarray(data.time)
+        columns["time"] = data.time[rows]
     if data.weight is not None:
-        columns["weight"] = np.asarray(data.weight)
+        columns["weight"] = data.weight[rows]
     frame = pl.DataFrame(columns)
     if out.suffix == ".parquet":
         write_with(out, frame.write_parquet)
@@ -170,7 +172,7 @@ def split_data(
 def audit(
     data: DataArgument, sets: Sets = None, data_option: DataOptions = None, as_json: Json = False
 ) -> None:
-    """Look for held-out data that training could see. Exit code 3 when something is found that fails a fit."""
+    """Look for held-out data that training could see. Exit code 3 when that would stop a fit."""
     from recengine.data import audit as look
 
     findings = look(_divide(data, data_option or [], sets or []))

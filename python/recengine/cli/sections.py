@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from recengine.config import Config
+from recengine.errors import ConfigError
+from recengine.settings import Layered, layer
 
 
 def settings_class(model: str, values: Mapping[str, Any]) -> type[Config]:
@@ -33,16 +35,27 @@ def sections_of(model: str) -> dict[str, type[Config]]:
 
 def given(model: str, file: Path | None, sets: Sequence[str]) -> dict[str, Any]:
     """What a file and the command line set, checked for ``model``; errors name file and line."""
-    from recengine.settings import layer
-
-    layers = layer({}, file, sets)
+    layers = _layers(model, file, sets)
     layers.parse(settings_class(model, layers.values))
     return layers.values
 
 
 def effective(model: str, file: Path | None, sets: Sequence[str]) -> dict[str, Any]:
     """All settings of a fit of ``model``, defaults included."""
-    from recengine.settings import layer
-
-    layers = layer({}, file, sets)
+    layers = _layers(model, file, sets)
     return layers.parse(settings_class(model, layers.values)).model_dump()
+
+
+def _layers(model: str, file: Path | None, sets: Sequence[str]) -> Layered:
+    """File and command line; the model's name that a run's config.toml holds must be this model's."""
+    layers = layer({}, file, sets)
+    named = layers.values.pop("name", model)
+    if named != model:
+        raise ConfigError(
+            "these are the settings of another model",
+            where=layers.where("name"),
+            found=named,
+            expected=model,
+            fix=f"recengine fit {named}, or take the line 'name' out",
+        )
+    return layers
