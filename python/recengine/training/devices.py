@@ -9,7 +9,7 @@ import torch
 from lightning_fabric import Fabric
 
 from recengine.errors import ConfigError
-from recengine.hooks import Host
+from recengine.hooks import Host, ask
 from recengine.training.config import TrainerConfig
 
 
@@ -20,7 +20,7 @@ def choose_device(config: TrainerConfig, host: Host) -> torch.device:
     """
     name = config.device
     if name == "auto":
-        answer = host.manager.hook.recengine_choose_device(config=config)
+        answer = ask(host, "recengine_choose_device", config=config)
         name = answer or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)

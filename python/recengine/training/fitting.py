@@ -12,7 +12,7 @@ import torch
 from recengine.contracts.model import DataFacts, DirectFit
 from recengine.data import Interactions, Split
 from recengine.errors import UsageError
-from recengine.hooks import Host
+from recengine.hooks import Host, emit
 from recengine.hooks import host as process_host
 from recengine.training.build import build_model
 from recengine.training.config import resolve
@@ -60,7 +60,7 @@ def fit(
     run.record = environment()
     listener = progress or silent
     if isinstance(network, DirectFit):
-        host.manager.hook.recengine_fit_start(run=run)
+        emit(host, "recengine_fit_start", run=run)
         _solve(run, network, device, listener)
         leader = True
     else:
@@ -69,7 +69,7 @@ def fit(
     if leader:
         if folder is not None:
             run.save(folder)
-        host.manager.hook.recengine_fit_end(run=run)
+        emit(host, "recengine_fit_end", run=run)
     return run
 
 
@@ -85,7 +85,7 @@ def _solve(run: Run, network: DirectFit, device: torch.device, listener: Listene
 def _train(run: Run, device: torch.device, listener: Listener, resume: bool) -> bool:
     """Run the gradient loop; whether this process is the one that writes."""
     assert run.host is not None
-    hook, network = run.host.manager.hook, run.model
+    host, network = run.host, run.model
     fabric = make_fabric(run.config.training, device)
     feed = network.feed()  # type: ignore[operator]
     asked = run.config.training
@@ -95,10 +95,10 @@ def _train(run: Run, device: torch.device, listener: Listener, resume: bool) -> 
     leader = bool(fabric.is_global_zero)
 
     def epoch_end(epoch: int, metrics: dict[str, float]) -> None:
-        hook.recengine_epoch_end(run=run, epoch=epoch, metrics=metrics)
+        emit(host, "recengine_epoch_end", run=run, epoch=epoch, metrics=metrics)
 
     def saved(path: Path) -> None:
-        hook.recengine_checkpoint_saved(run=run, path=str(path))
+        emit(host, "recengine_checkpoint_saved", run=run, path=str(path))
 
     counts = run.split.train.popularity().astype(np.float32)
     loop = Loop(
@@ -116,7 +116,7 @@ def _train(run: Run, device: torch.device, listener: Listener, resume: bool) -> 
     run.history = loop.position.history
     if resume and loop.resume():
         run.history = loop.position.history
-    hook.recengine_fit_start(run=run)
+    emit(host, "recengine_fit_start", run=run)
     loop.run()
     network.to("cpu")
     return leader

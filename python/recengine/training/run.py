@@ -14,7 +14,7 @@ from recengine.contracts.auditor import Finding
 from recengine.contracts.model import DataFacts
 from recengine.data import Split
 from recengine.errors import CheckpointError, UsageError
-from recengine.hooks import Host
+from recengine.hooks import Host, emit
 from recengine.hooks import host as process_host
 from recengine.training import checkpoint
 from recengine.training.build import build_model
@@ -74,7 +74,7 @@ class Run:
             result.write(self.directory, suffix=SUFFIXES[task])
             self._note_protocols(self.directory / "run.json")
         if self.host is not None:
-            self.host.manager.hook.recengine_evaluation_end(run=self, evaluation=result)
+            emit(self.host, "recengine_evaluation_end", run=self, evaluation=result)
         return result
 
     def recommend(self, users: Sequence[Any] | Mapping[Any, Sequence[Any]], k: int = 10) -> pl.DataFrame:
