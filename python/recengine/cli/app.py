@@ -108,11 +108,15 @@ def _version(asked: bool) -> None:
         raise typer.Exit
 
 
-def _load_plugin_files(paths: list[Path]) -> list[Path]:
-    from recengine.hooks import host
+def _load_plugin_files(paths: list[Path] | None) -> list[Path]:
+    """Loads while options are parsed: the files may bring the command that follows."""
+    if not paths:
+        return []
+    with explained(as_json="--json" in sys.argv):
+        from recengine.hooks import host
 
-    for path in paths:
-        host().add_file(path)
+        for path in paths:
+            host().add_file(path)
     return paths
 
 
@@ -120,12 +124,16 @@ def _load_plugin_files(paths: list[Path]) -> list[Path]:
 def root(
     plugin: Annotated[
         list[Path] | None,
-        typer.Option("--plugin", metavar="FILE.py", help="Load a one-file plugin (repeatable)."),
+        typer.Option(
+            "--plugin",
+            metavar="FILE.py",
+            callback=_load_plugin_files,
+            is_eager=True,
+            help="Load a one-file plugin (repeatable).",
+        ),
     ] = None,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     """Global options; the command that follows does the work."""
-    if plugin:
-        _load_plugin_files(plugin)

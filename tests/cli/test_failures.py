@@ -1,0 +1,75 @@
+"""Failures in plain words, with the right exit code."""
+
+from __future__ import annotations
+
+import errno
+import json
+import warnings
+
+import pytest
+import typer
+
+from recengine.cli.failures import explained
+from recengine.errors import DataError, LeakageError, PluginError, PluginWarning, RecengineError
+
+
+def _exit_code(error: BaseException, *, as_json: bool = False) -> int:
+    with pytest.raises(typer.Exit) as stopped, explained(as_json=as_json):
+        raise error
+    return stopped.value.exit_code
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "text"),
+    [
+        (DataError("no such column", where="a.csv:1", fix="name it"), 2, "a.csv:1: no such column"),
+        (LeakageError("seen"), 3, "seen"),
+        (PluginError("broken"), 4, "broken"),
+        (RecengineError("something"), 1, "something"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (OSError(errno.ENOSPC, "No space left on device", "/out/model"), 2, "/out/model: the disk is full"),
+        (PermissionError(errno.EACCES, "Permission denied", "/root/x"), 2, "/root/x: permission denied"),
+        (OSError(errno.EROFS, "Read-only file system", "/out"), 2, "the file system is read-only"),
+        (OSError(errno.EIO, "Input/output error", "/dev/x"), 1, "/dev/x: Input/output error"),
+        (MemoryError(), 1, "out of memory"),
+        (ZeroDivisionError("division by zero"), 1, "unexpected ZeroDivisionError"),
+    ],
+)
+def test_each_failure_has_its_words_and_its_code(
+    error: BaseException, code: int, text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _exit_code(error) == code
+    printed = capsys.readouterr()
+    assert text in printed.err
+    assert printed.out == ""
+    assert "Traceback" not in printed.err
+
+
+def test_for_machines_the_failure_is_json(capsys: pytest.CaptureFixture[str]) -> None:
+    _exit_code(DataError("bad", where="a.csv", found=3, expected="4"), as_json=True)
+    assert json.loads(capsys.readouterr().err) == {
+        "error": "DataError",
+        "exit_code": 2,
+        "problem": "bad",
+        "where": "a.csv",
+        "found": "3",
+        "expected": "4",
+    }
+
+
+def test_the_traceback_can_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RECENGINE_TRACEBACK", "1")
+    with pytest.raises(DataError), explained(as_json=False):
+        raise DataError("bad")
+
+
+def test_a_closed_pipe_is_left_to_the_caller() -> None:
+    with pytest.raises(BrokenPipeError), explained(as_json=False):
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+
+def test_plugin_warnings_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with warnings.catch_warnings(), explained(as_json=False):
+        warnings.simplefilter("always")
+        warnings.warn("plugin 'x' was skipped: why", PluginWarning, stacklevel=1)
+    assert capsys.readouterr().err == "warning: plugin 'x' was skipped: why\n"

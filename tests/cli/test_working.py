@@ -1,0 +1,206 @@
+"""Commands that work: fit, evaluate, recommend, compare, reproduce, data."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+
+def test_fit_leaves_a_whole_run(small_run: Path) -> None:
+    names = {path.name for path in small_run.iterdir()}
+    assert names >= {"run.json", "config.toml", "model.safetensors", "history.jsonl", "source.json", "split"}
+    settings = (small_run / "config.toml").read_text()
+    assert "hidden_dim = 8" in settings
+    assert "epochs = 2" in settings
+    assert json.loads((small_run / "run.json").read_text())["seed"] == 3
+
+
+def test_fit_speaks_json(cli: Any, small_table: Path, tmp_path: Path) -> None:
+    result = cli("fit", "ease", "--data", small_table, "--out", tmp_path / "r", "--json")
+    report = json.loads(result.stdout)
+    assert report["model"] == "ease"
+    assert Path(report["run"]) == tmp_path / "r"
+    assert 0 <= report["validation"]["ndcg@10"]["mean"] <= 1
+
+
+def test_fit_prints_only_the_folder_on_stdout(cli: Any, small_table: Path, tmp_path: Path) -> None:
+    result = cli("fit", "popularity", "-d", small_table, "--out", tmp_path / "r")
+    assert result.stdout == f"{tmp_path / 'r'}\n"
+    assert "recengine evaluate" in result.stderr
+
+
+def test_the_command_line_wins_over_the_file(cli: Any, small_table: Path, tmp_path: Path) -> None:
+    file = tmp_path / "s.yaml"
+    file.write_text("model: {regularization: 5, nonnegative: true}\n")
+    words = ("fit", "ease", "-d", small_table, "--config", file, "--set", "model.regularization=7")
+    assert cli(*words, "--out", tmp_path / "r").exit_code == 0
+    model = json.loads((tmp_path / "r" / "run.json").read_text())["config"]["model"]
+    assert (model["regularization"], model["nonnegative"]) == (7.0, True)
+
+
+@pytest.mark.parametrize(
+    ("words", "problem", "fix"),
+    [
+        (("sasrce", "-d", "DATA"), "there is no model 'sasrce'", "did you mean 'sasrec'?"),
+        (("ease", "-d", "nowhere.csv"), "nowhere.csv: there is no such file", "datasets list"),
+        (("ease", "-d", "grocereis"), "grocereis: there is no such file", "did you mean 'groceries'?"),
+        (
+            ("ease", "-d", "DATA", "--set", "model.regularisation=3"),
+            "model.regularisation",
+            "regularization'?",
+        ),
+        (("ease", "-d", "DATA", "--set", "model.regularization=-1"), "is not valid", "model.regularization"),
+        (("ease", "-d", "DATA", "--set", "modle.regularization=1"), "unknown setting 'modle'", "'model'"),
+        (("ease", "-d", "DATA", "--set", "nonsense"), "a setting is written a.b=value", "--set"),
+        (
+            ("ease", "-d", "DATA", "--config", "no.toml"),
+            "no.toml: there is no such settings file",
+            "--config",
+        ),
+        (("ease", "-d", "DATA", "--data-option", "tiem=x"), "tiem", "time"),
+    ],
+)
+def test_mistakes_are_named_and_nothing_is_written(
+    cli: Any, small_table: Path, tmp_path: Path, words: tuple[str, ...], problem: str, fix: str
+) -> None:
+    given = [str(small_table) if word == "DATA" else word for word in words]
+    result = cli("fit", *given, "--out", tmp_path / "r")
+    assert result.exit_code == 2, result.output
+    assert problem in result.stderr
+    assert fix in result.stderr
+    assert "Traceback" not in result.output
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_folder_with_a_run_is_not_overwritten(cli: Any, small_table: Path, small_run: Path) -> None:
+    before = (small_run / "run.json").read_bytes()
+    result = cli("fit", "sasrec", "-d", small_table, "--out", small_run)
+    assert result.exit_code == 2
+    assert "already holds a run" in result.stderr
+    assert (small_run / "run.json").read_bytes() == before
+
+
+def test_evaluate_prints_intervals_and_the_protocol(cli: Any, small_run: Path) -> None:
+    report = json.loads(cli("evaluate", small_run, "--cutoff", "5", "--metric", "ndcg", "--json").stdout)
+    row = report["metrics"]["ndcg@5"]
+    assert row["low"] <= row["mean"] <= row["high"]
+    assert row["n"] == 60
+    shown = cli("evaluate", small_run)
+    assert "ndcg@10" in shown.stdout
+    assert "protocol: test, full ranking" in shown.stderr
+    assert (small_run / "per_user.parquet").is_file()
+
+
+def test_evaluate_what_is_no_run(cli: Any, tmp_path: Path) -> None:
+    result = cli("evaluate", tmp_path)
+    assert result.exit_code == 2
+    assert "there is no finished run in this folder" in result.stderr
+
+
+def test_recommend_for_a_user_and_for_a_history(cli: Any, small_run: Path) -> None:
+    known = json.loads(cli("recommend", small_run, "--user", "u1", "-k", "4", "--json").stdout)
+    assert [row["rank"] for row in known] == [1, 2, 3, 4]
+    fresh = json.loads(cli("recommend", small_run, "--history", "1,2", "-k", "3", "--json").stdout)
+    assert len({row["item"] for row in fresh}) == 3
+    assert not {row["item"] for row in fresh} & {1, 2}
+    assert len(json.loads(cli("recommend", small_run, "--history", "", "--json").stdout)) == 10
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (("--user", "nobody"), "users that the run does not know"),
+        (("--history", "1,99999"), "items that the run does not know"),
+        (("--history", "1,two"), "whole numbers"),
+        ((), "say whom to recommend for"),
+        (("--user", "u1", "--history", "1"), "say whom to recommend for"),
+    ],
+)
+def test_recommend_names_what_it_does_not_know(
+    cli: Any, small_run: Path, words: tuple[str, ...], problem: str
+) -> None:
+    result = cli("recommend", small_run, *words)
+    assert result.exit_code == 2
+    assert problem in result.stderr
+
+
+def test_reproduce_gives_the_same_weights(cli: Any, small_run: Path) -> None:
+    result = cli("reproduce", small_run / "run.json", "--json")
+    assert json.loads(result.stdout)["identical"] is True, result.output
+
+
+def test_reproduce_says_when_the_data_is_another(
+    cli: Any, small_table: Path, small_run: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other.csv"
+    other.write_text(small_table.read_text().replace("u0,", "u1,"))
+    result = cli("reproduce", small_run, "--data", other)
+    assert result.exit_code == 1
+    assert "data differ" in result.stderr
+
+
+def test_data_describe_says_what_it_guessed(cli: Any, small_table: Path) -> None:
+    facts = json.loads(cli("data", "describe", small_table, "--json").stdout)
+    assert (facts["users"], facts["items"], facts["events"]) == (60, 30, 480)
+    assert any("time" in sentence for sentence in facts["reader"]["guessed"])
+    assert "events_per_user" in cli("data", "describe", small_table).stdout
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".parquet", ""])
+def test_data_converts_without_loss(cli: Any, small_table: Path, tmp_path: Path, suffix: str) -> None:
+    from recengine.data import read
+
+    out = tmp_path / f"copy{suffix}"
+    assert cli("data", "convert", small_table, out).exit_code == 0
+    one, other = read(small_table), read(out)
+    assert np.array_equal(one.user, other.user)
+    assert np.array_equal(one.item, other.item)
+    assert one.time is not None
+    assert other.time is not None
+    assert np.array_equal(one.time, other.time)
+
+
+def test_converted_ties_are_shuffled_once_not_back(cli: Any, tmp_path: Path) -> None:
+    from recengine.data import read
+
+    table = tmp_path / "tied.csv"
+    rows = [f"{user},{item},1" for user in range(200) for item in range(user, user + 4)]
+    table.write_text("user,item,time\n" + "\n".join(rows) + "\n")
+    cli("data", "convert", table, tmp_path / "copy.csv")
+    assert np.array_equal(read(table).item, read(tmp_path / "copy.csv").item)
+
+
+def test_data_convert_knows_its_formats(cli: Any, small_table: Path, tmp_path: Path) -> None:
+    result = cli("data", "convert", small_table, tmp_path / "x.xls")
+    assert result.exit_code == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_split_can_be_kept_and_used(cli: Any, small_table: Path, tmp_path: Path) -> None:
+    kept = cli(
+        "data", "split", small_table, "--out", tmp_path / "s", "--set", "strategy=leave_one_out", "--json"
+    )
+    assert json.loads(kept.stdout)["test_users"] == 60
+    assert cli("fit", "popularity", "-d", tmp_path / "s", "--out", tmp_path / "r").exit_code == 0
+    again = cli("data", "split", small_table, "--out", tmp_path / "s")
+    assert again.exit_code == 2
+
+
+def test_data_audit_passes_clean_data_and_fails_leaks(cli: Any, small_table: Path, tmp_path: Path) -> None:
+    assert cli("data", "audit", small_table).exit_code == 0
+    leaky = tmp_path / "leaky.csv"
+    rows = [f"{user},{item},1" for user in range(300) for item in range(user % 7, user % 7 + 6)]
+    leaky.write_text("user,item,time\n" + "\n".join(rows) + "\n")
+    result = cli("data", "audit", leaky, "--data-option", "ties=rows", "--json")
+    assert result.exit_code == 3, result.output
+    assert json.loads(result.stdout)["ok"] is False
+
+
+def test_public_sets_are_listed_with_their_licence(cli: Any) -> None:
+    listed = json.loads(cli("data", "fetch", "--json").stdout)
+    assert all(entry["licence"] for entry in listed)
+    assert "ml-latest-small" in cli("data", "fetch").stdout
