@@ -92,11 +92,11 @@ def _shown(systems: list[System]) -> list[str]:
 
 
 def _single(system: System, as_json: bool) -> None:
-    rows = [[name, float(scores.mean())] for name, scores in system.scores.items()]
+    means = {name: float(scores.mean()) for name, scores in system.scores.items()}
     if as_json:
-        emit_json({"system": system.name, "seeds": system.seeds, "means": dict(rows)})
+        emit_json({"system": system.name, "seeds": system.seeds, "means": means})
         return
-    table(["metric", system.name], rows, title=f"{len(system.seeds)} seeds")
+    table(["metric", system.name], list(means.items()), title=f"{len(system.seeds)} seeds")
     note("one system only: name another one to compare with")
 
 

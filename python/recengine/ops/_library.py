@@ -32,7 +32,7 @@ def _load(module: str) -> str:
     if spec is None or spec.origin is None:
         return f"{module} was not built into this installation"
     try:
-        torch.ops.load_library(spec.origin)
+        torch.ops.load_library(spec.origin)  # type: ignore[no-untyped-call]
     except OSError as error:
         return f"{spec.origin}: {error}"
     return ""
