@@ -42,11 +42,12 @@ def test_keep_recent() -> None:
     assert offsets.tolist() == [0, 2, 2, 3, 5]
 
 
-def test_attention_is_torchs_on_each_sequence_alone() -> None:
+@pytest.mark.parametrize("heads", [1, 2, 3])
+@pytest.mark.parametrize("lengths", [[4, 1, 7], [3], [2, 0, 5], [130, 2]])
+def test_attention_is_torchs_on_each_sequence_alone(lengths: list[int], heads: int) -> None:
     torch.manual_seed(0)
-    lengths = [4, 1, 7]
-    layer = CausalSelfAttention(6, 2).double()
-    reference = torch.nn.MultiheadAttention(6, 2, batch_first=True, dtype=torch.float64)
+    layer = CausalSelfAttention(6, heads).double()
+    reference = torch.nn.MultiheadAttention(6, heads, batch_first=True, dtype=torch.float64)
     reference.in_proj_weight.data.copy_(layer.project_in.weight)
     reference.in_proj_bias.data.copy_(layer.project_in.bias)
     reference.out_proj.load_state_dict(layer.project_out.state_dict())
@@ -54,7 +55,7 @@ def test_attention_is_torchs_on_each_sequence_alone() -> None:
     place = layout(offsets_of(lengths))
     found = layer(rows, place)
     parts = []
-    for part in rows.split(lengths):
+    for part in rows.split([length for length in lengths if length]):
         hidden = torch.ones(len(part), len(part), dtype=torch.bool).triu(1)
         parts.append(reference(part[None], part[None], part[None], attn_mask=hidden)[0][0])
     wanted = torch.cat(parts)
