@@ -177,7 +177,10 @@ def _working(what: str) -> Iterator[None]:
 
 @contextmanager
 def _progress() -> Iterator[Callable[[str], Listener]]:
-    """A bar a step with time left and the live metric; it vanishes when the model is done."""
+    """A bar a step with time left and the live metric, where somebody looks; it vanishes at the end."""
+    if not stderr().is_terminal:
+        yield lambda name: lambda event: None
+        return
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (
