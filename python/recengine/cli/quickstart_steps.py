@@ -4,20 +4,20 @@ validation data, a last fit on everything before the test, runs to measure."""
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from recengine.cli.progress import FitProgress
 from recengine.data import Interactions, Split
 
 if TYPE_CHECKING:
     from recengine.data import SplitConfig
     from recengine.hooks import Registry
     from recengine.reports.content import Curve
-    from recengine.training import Progress, Run
+    from recengine.training import Run
 
 WEEK = 7 * 86_400
 METRIC = "ndcg@10"
@@ -29,7 +29,6 @@ _WORK = 4.8e9  # positions x items that SASRec may train on in all: about a minu
 _LENGTHS = (20, 50, 100)
 _BATCH = 64  # sequences; small data get more steps from it than from the default of 128
 
-Listener = Callable[["Progress"], None]
 Settings = Mapping[str, Any]
 
 
@@ -64,14 +63,10 @@ class Learned:
     seconds: float
 
 
-def groceries_question(datasets: Registry, cache: Path) -> Question:
-    """What will a household buy for the first time in the last four weeks of the year?
-
-    Raises DataError when the data package is not installed.
-    """
+def groceries_question(events: Interactions) -> Question:
+    """What will a household buy for the first time in the last four weeks of the year?"""
     from recengine.data import SplitConfig, split
 
-    events: Interactions = datasets.get("groceries").load()().load(cache)
     config = SplitConfig(
         strategy="time_point", test_span=4 * WEEK, validation_span=4 * WEEK, repeats="first", targets="first"
     )
@@ -88,7 +83,7 @@ def groceries_question(datasets: Registry, cache: Path) -> Question:
     return Question("groceries", "Which groceries will a household try next?", made, told)
 
 
-def own_question(path: Path, events: Interactions) -> Question:
+def own_question(name: str, events: Interactions) -> Question:
     """The same for somebody's own data: the split that the data can bear, and why it was taken.
 
     Raises DataError when the data are too few to be divided.
@@ -98,13 +93,13 @@ def own_question(path: Path, events: Interactions) -> Question:
     config, why = choose_split(events)
     made = split(events, config)
     told = (
-        f"{len(events):,} events of {events.n_users:,} users with {events.n_items:,} items from {path.name}. "
+        f"{len(events):,} events of {events.n_users:,} users with {events.n_items:,} items from {name}. "
         f"For each of {made.test.users.size:,} users: which items come next, of all that are not in the "
         "history?",
         f"{why} Settings are picked on the validation part; then each model is fitted once more on "
         "everything before the test.",
     )
-    return Question(path.stem, f"What comes next in {path.name}?", made, told)
+    return Question(name, f"What comes next in {name}?", made, told)
 
 
 def choose_split(events: Interactions) -> tuple[SplitConfig, str]:
@@ -185,17 +180,20 @@ def sasrec_settings(split: Split) -> dict[str, Any]:
     return {
         "model": {"max_length": max_length},
         "loss": {"name": "sampled_softmax" if sampled else "softmax"},
-        "training": {"epochs": epochs, "batch_size": _BATCH, "patience": min(4, epochs), "monitor": METRIC},
+        "training": {
+            "epochs": epochs,
+            "batch_size": _BATCH,
+            "patience": min(4, epochs),
+            "monitor": METRIC,
+            "reshuffle_ties": split.train.time is not None,
+        },
     }
 
 
-def learn(plan: Plan, split: Split, seed: int, listen: Callable[[str], Listener]) -> Learned:
-    """Let the tries compete on the validation data, then fit the winner on everything before the test.
-
-    ``listen`` gives the listener for a step from its name. Without a validation part the first try is taken.
+def learn(plan: Plan, split: Split, seed: int) -> Learned:
+    """Let the tries compete on the validation data, then fit the winner on everything before the test; a bar
+    on the terminal shows each fit. Without a validation part the first try is taken.
     """
-    from recengine.training import fit
-
     start = time.perf_counter()
     scores: dict[Any, float] = {}
     best: Run | None = None
@@ -203,29 +201,30 @@ def learn(plan: Plan, split: Split, seed: int, listen: Callable[[str], Listener]
     if split.validation is not None:
         for value, settings in plan.tries.items():
             said = "" if value is None else f", {plan.tried} {value:g}"
-            run = fit(
-                plan.model,
-                split,
-                settings={**settings, "evaluation": _EVALUATION},
-                seed=seed,
-                progress=listen(f"{plan.label}{said}"),
-            )
+            run = _fit(f"{plan.label}{said}", plan.model, split, settings, seed)
             scores[value] = validation_score(run) if len(plan.tries) > 1 else 0.0
             if best is None or scores[value] > scores[chosen]:
                 best, chosen = run, value
     settings, picked = with_epochs_of(plan.tries[chosen], best)
-    last = fit(
-        plan.model,
-        final_split(split),
-        settings={**settings, "evaluation": _EVALUATION},
-        seed=seed,
-        progress=listen(f"{plan.label}, on all before the test"),
-    )
+    last = _fit(f"{plan.label}, on all before the test", plan.model, final_split(split), settings, seed)
     if plan.tried and len(scores) > 1:
         picked = f"{plan.tried} {chosen:g}"
     return Learned(
         plan.label, last, picked, curves_of(plan, scores, chosen, best), time.perf_counter() - start
     )
+
+
+def _fit(label: str, model: str, split: Split, settings: Settings, seed: int) -> Run:
+    from recengine.training import fit
+
+    with FitProgress(label) as showing:
+        return fit(
+            model,
+            split,
+            settings={**settings, "evaluation": _EVALUATION},
+            seed=seed,
+            progress=showing.listener,
+        )
 
 
 def validation_score(run: Run) -> float:
