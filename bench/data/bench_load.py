@@ -70,6 +70,11 @@ def medians(runs: list[dict[str, Any]]) -> dict[str, float]:
     return {key: statistics.median(run[key] for run in runs) for key in ("seconds", "cpu_seconds", "gb")}
 
 
+def sizes(run: dict[str, Any]) -> tuple[int, ...]:
+    """What came out: both sides must have done the same work."""
+    return tuple(run[key] for key in ("events", "users", "items", "train_events"))
+
+
 def processor() -> str:
     """Its name as the system gives it."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
@@ -91,6 +96,10 @@ def report(record: dict[str, Any]) -> str:
     for name, figures in record["medians"].items():
         lines.append(
             f"| {name} | {figures['seconds']:.1f} | {figures['cpu_seconds']:.1f} | {figures['gb']:.2f} |"
+        )
+    if len(record["medians"]) > 1:
+        lines.append(
+            "\nBoth kept the same events: " + ("yes." if record["same_sizes"] else "NO, compare the sizes.")
         )
     lines += [f"\n{name}: {reason}" for name, reason in record["missing"].items()]
     return "\n".join(lines) + "\n"
@@ -134,6 +143,7 @@ def main() -> None:
         "runs": runs,
         "missing": missing,
         "medians": {name: medians(done) for name, done in runs.items() if done},
+        "same_sizes": len({sizes(done[0]) for done in runs.values() if done}) == 1,
     }
     print(report(record))
     if not asked.quick:
