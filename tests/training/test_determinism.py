@@ -53,7 +53,7 @@ def fitted(settings: dict[str, Any], folder: Path | None = None) -> Run:
 
 @pytest.mark.parametrize("loss", ["softmax", "sampled_softmax"])
 def test_same_bits_for_any_number_of_threads_of_torch(loss: str) -> None:
-    digests = set()
+    digests, answers = set(), set()
     before = torch.get_num_threads()
     try:
         for threads in (1, 2, 3):
@@ -61,9 +61,10 @@ def test_same_bits_for_any_number_of_threads_of_torch(loss: str) -> None:
             run = fitted({**SETTINGS, "loss": {"name": loss}})
             assert torch.get_num_threads() == threads
             digests.add(tensors_digest(run.model.state_dict()))
+            answers.add(run.recommend(run.split.train.users.tokens.tolist(), 20).write_json())
     finally:
         torch.set_num_threads(before)
-    assert len(digests) == 1
+    assert len(digests) == len(answers) == 1
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ import torch
 from walking import walks
 
 from recengine import fit, load, recommend
+from recengine.contracts.model import Feed
 from recengine.data import Interactions, SplitConfig, split
 from recengine.errors import ConfigError, DataError, LeakageError, UsageError
 from recengine.hooks import Host, hookimpl, host
@@ -179,3 +180,44 @@ def test_rate_course() -> None:
     ]  # fmt: skip
     cosine = TrainerConfig(learning_rate=1.0, schedule="cosine")
     assert rate(cosine, 5, 10) == pytest.approx(0.5)
+
+
+class Tags(torch.nn.Module):
+    """Made by hand: a vector for each item, a user is the mean of the history's."""
+
+    def __init__(self, n_items: int) -> None:
+        super().__init__()
+        self.table = torch.nn.EmbeddingBag(n_items, 8, mode="mean")
+
+    def feed(self) -> Feed:
+        return Feed("sequences", max_length=5, negatives=4)
+
+    def training_loss(self, batch: Any, context: Any) -> torch.Tensor:
+        users = self.table(batch.items, batch.offsets[:-1])
+        last = batch.targets[batch.offsets[1:] - 1]
+        return torch.nn.functional.cross_entropy(users @ self.table.weight.T, last)
+
+    def user_vectors(self, histories: Any) -> torch.Tensor:
+        return self.table(histories.items, histories.offsets[:-1])
+
+    def item_vectors(self) -> torch.Tensor:
+        return self.table.weight
+
+    def item_bias(self) -> None:
+        return None
+
+
+def test_a_model_made_by_hand(ring: Interactions, tmp_path: Path) -> None:
+    model = Tags(ring.n_items)
+    run = fit(model, ring, settings={"training.epochs": 3, "training.learning_rate": 0.1}, directory=tmp_path)
+    assert run.model is model
+    assert run.history[-1]["loss"] < run.history[0]["loss"]
+    again = load(tmp_path, model=Tags(ring.n_items))
+    users = list(ring.users.tokens[:3])
+    assert again.recommend(users, 4).equals(run.recommend(users, 4))
+    with pytest.raises(UsageError, match="no model 'tags'"):
+        load(tmp_path)
+    with pytest.raises(UsageError, match="already made"):
+        fit(model, ring, settings={"model.width": 3})
+    with pytest.raises(UsageError, match="registered name or a torch"):
+        fit(3, ring)  # type: ignore[arg-type]

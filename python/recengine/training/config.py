@@ -111,9 +111,10 @@ def resolve(model: str, settings: Mapping[str, Any] | None, host: Host) -> RunCo
 
 
 def nested(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """{'model.hidden_dim': 64} as {'model': {'hidden_dim': 64}}; single values win over their section."""
+    """{'model.hidden_dim': 64} as {'model': {'hidden_dim': 64}}; single values win over their section.
+    A section that is None (a run without a loss of its own, read back) is left out."""
     dotted = {key: value for key, value in settings.items() if "." in key}
-    made = {key: value for key, value in settings.items() if "." not in key}
+    made = {key: value for key, value in settings.items() if "." not in key and value is not None}
     for key, value in dotted.items():
         section, _, name = key.partition(".")
         before = made.get(section, {})

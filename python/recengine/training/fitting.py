@@ -19,6 +19,7 @@ from recengine.training.config import resolve
 from recengine.training.determinism import isolated_randomness, mix
 from recengine.training.devices import choose_device, make_fabric
 from recengine.training.feeding import make_feeder
+from recengine.training.instances import hosted
 from recengine.training.loop import Events, Loop
 from recengine.training.progress import Listener, Progress, silent
 from recengine.training.record import environment, fingerprint
@@ -27,7 +28,7 @@ from recengine.training.splitting import as_split, audited
 
 
 def fit(
-    model: str,
+    model: str | torch.nn.Module,
     data: Interactions | Split,
     *,
     settings: Mapping[str, Any] | None = None,
@@ -37,8 +38,10 @@ def fit(
     resume: bool = False,
     host: Host | None = None,
 ) -> Run:
-    """Fit the registered ``model`` on ``data``.
+    """Fit ``model`` on ``data``.
 
+    model: a registered name, or a module made by hand (it is fitted in place from the weights it has, and a
+    saved run of it is loaded with ``load(path, model=...)``).
     data: a Split, or interactions that are split as ``settings['split']`` says. The leakage audit looks at
     the split first. settings: sections 'model', 'loss', 'training', 'split', 'evaluation'. directory: where
     checkpoints and the finished run are written. progress: called after every step. resume: go on from the
@@ -48,15 +51,15 @@ def fit(
     Raises UsageError (unknown model, directory in use), ConfigError, DataError, LeakageError,
     CheckpointError (resuming something else), KeyboardInterrupt (after saving, so that ``resume`` works).
     """
-    host = host or process_host()
-    config = resolve(model, settings, host)
+    name, given, host = hosted(model, settings, host or process_host())
+    config = resolve(name, given, host)
     folder = _folder(directory, resume)
     split = as_split(data, config.split)  # type: ignore[attr-defined]
     findings = audited(split)
     facts = DataFacts(split.train.n_users, split.train.n_items)
     device = choose_device(config.training, host)
-    network = build_model(model, config, facts, seed, host, device)
-    run = Run(model, network, config, split, facts, seed, folder, findings=findings, host=host)
+    network = build_model(name, config, facts, seed, host, device)
+    run = Run(name, network, config, split, facts, seed, folder, findings=findings, host=host)
     run.record = environment()
     listener = progress or silent
     if isinstance(network, DirectFit):

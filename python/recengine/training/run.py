@@ -20,6 +20,7 @@ from recengine.training import checkpoint
 from recengine.training.build import build_model
 from recengine.training.config import RunConfig, resolve
 from recengine.training.files import write_bytes, write_json, write_toml
+from recengine.training.instances import hosted
 from recengine.training.record import environment, fingerprint
 from recengine.training.store import load_split, save_split
 
@@ -127,14 +128,18 @@ class Run:
         return {task: result.protocol.hash for task, result in self.evaluations.items()}
 
 
-def load(path: str | Path, *, host: Host | None = None) -> Run:
+def load(path: str | Path, *, model: torch.nn.Module | None = None, host: Host | None = None) -> Run:
     """The run in a folder that ``Run.save`` (or ``fit(directory=...)``) wrote.
+
+    model: a module of the same class, for a run of one that was made by hand; its weights are replaced.
 
     Raises CheckpointError when a file is missing, damaged, holds NaN or belongs to another model, UsageError
     when no plugin registers the model.
     """
     folder = Path(path)
     host = host or process_host()
+    if model is not None:
+        host = hosted(model, None, host)[2]
     if not (folder / "run.json").is_file():
         raise CheckpointError(
             "there is no finished run in this folder",
