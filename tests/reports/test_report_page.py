@@ -226,7 +226,8 @@ def test_many_metrics_turn_the_table(report: Report) -> None:
     page = render(
         replace(report, systems=tuple(replace(s, metrics=s.metrics | more) for s in report.systems))
     )
-    assert '<th scope="row">NDCG@7</th>' in page
+    assert '<th scope="row">NDCG@7<small' in page
+    assert '<th scope="row">Fitted in</th>' in page
     assert '<th scope="col">NDCG@7</th>' not in page
     ids = re.findall(r' id="([^"]+)"', page)
     assert len(ids) == len(set(ids))

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from recengine.cli.quickstart_steps import Learned, Question
     from recengine.contracts.auditor import Finding
     from recengine.reports import Report
+    from recengine.reports.content import Example
 
 
 GROCERIES = "groceries"
@@ -121,41 +122,43 @@ def _say_findings(findings: list[Finding]) -> None:
 
 
 def _show(report: Report, page: Path, seconds: float) -> None:
+    _show_figures(report)
+    for shown in report.examples:
+        _show_lists(report, shown)
+    for paragraph in _verdict(report):
+        typer.echo(paragraph)
+    typer.echo(f"report: {page}")
+    typer.echo(f"done in {seconds:.0f} s")
+
+
+def _show_figures(report: Report) -> None:
     from recengine.reports import words
     from recengine.reports.page import metric_columns, ranked
 
     metrics = metric_columns(report.systems)[:3]
     rows = []
     for system in ranked(report):
-        cells = [system.metrics.get(metric) for metric in metrics]
-        rows.append(
-            [
-                system.name,
-                *("" if e is None else f"{e.mean:.4f} ± {(e.high - e.low) / 2:.4f}" for e in cells),
-            ]
-        )
+        found = [system.metrics.get(metric) for metric in metrics]
+        cells = ["" if e is None else f"{e.mean:.4f} ± {(e.high - e.low) / 2:.4f}" for e in found]
+        rows.append([system.name, *cells])
     asked = max((e.n for system in report.systems for e in system.metrics.values()), default=0)
     items = report.data.items if report.data else 0
-    table(
-        ["model", *(words.metric_name(metric) for metric in metrics)],
-        rows,
-        title=f"{asked:,} users, all {items:,} items ranked, seen ones left out; "
-        f"mean ± half of the 95 % interval; protocol {report.protocol_hash}",
+    typer.echo(f"{asked:,} users; all {items:,} items ranked, those already met left out")
+    typer.echo(f"mean ± half of the 95 % interval; protocol {report.protocol_hash}")
+    table(["model", *(words.metric_name(metric) for metric in metrics)], rows)
+
+
+def _show_lists(report: Report, shown: Example) -> None:
+    from recengine.reports.page import ranked
+
+    best = ranked(report)[0].name
+    names = [best, *(name for name in shown.lists if name != best)][:2]
+    depth = max(len(shown.lists[name]) for name in names)
+    lines = [[at + 1, *(_line(shown.lists[name], at) for name in names)] for at in range(depth)]
+    typer.echo(
+        f"{shown.user}, {shown.n_history} events before. ✓: among the {shown.n_targets} that came after"
     )
-    for shown in report.examples:
-        best = ranked(report)[0].name
-        names = [best, *(name for name in shown.lists if name != best)]
-        depth = max(len(items) for items in shown.lists.values())
-        lines = [[at + 1, *(_line(shown.lists[name], at) for name in names)] for at in range(depth)]
-        table(
-            ["", *names],
-            lines,
-            title=f"{shown.user}: {shown.n_history} events before; ✓: among the {shown.n_targets} that came",
-        )
-    for paragraph in _verdict(report):
-        typer.echo(paragraph)
-    typer.echo(f"report: {page}")
-    typer.echo(f"done in {seconds:.0f} s")
+    table(["", *names], lines)
 
 
 def _line(items: tuple[Any, ...], at: int) -> str:

@@ -158,9 +158,17 @@ def system_of(one: Measured) -> System:
             for metric, mean, low, high, n in one.evaluation.summary()
         },
         training_curves(one.run),
-        flat(one.run.config.model_dump(mode="json")) | {"seed": one.run.seed},
+        settings_of(one.run),
         float(seconds) or None,
     )
+
+
+def settings_of(run: Run) -> dict[str, Any]:
+    """The settings that made this model. The split and the evaluation are in the protocol; a model that
+    solves itself has no training loop."""
+    sections = run.config.model_dump(mode="json")
+    wanted = ("model", "loss", *(("training",) if run.history else ()))
+    return flat({name: sections[name] for name in wanted if sections.get(name)}) | {"seed": run.seed}
 
 
 def summary_of(run: Run) -> str:

@@ -35,6 +35,7 @@ def render(report: Report) -> str:
             readings=[verdict.reading(difference) for difference in report.differences],
             curves=[(system.name, curve) for system in report.systems for curve in system.curves],
             parts=parts_of(report),
+            protocol={k: v for k, v in report.protocol.items() if not k.startswith("split.settings.")},
             bounds=column_bounds(report.systems),
             figures=figures,
             words=words,
