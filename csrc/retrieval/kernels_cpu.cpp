@@ -15,7 +15,8 @@ void fill(const Task& task, Plan& plan) {
   plan.group_bytes = round_up(Scorer::group_bytes(d), 64);
   plan.tile_bytes = round_up(Scorer::tile_bytes(d), 64);
   const int64_t first = k <= SMALL_K ? 2048 : 4 * k < 2048 ? 2048 : 4 * k;
-  plan.first_rows = round_up(task.items.rows < first ? task.items.rows : first, Scorer::ROWS);
+  // A small catalogue is one block: its threshold is then nearly the final one.
+  plan.first_rows = round_up(task.items.rows <= 2 * first ? task.items.rows : first, Scorer::ROWS);
   int64_t block = (int64_t{1} << 20) / plan.tile_bytes;  // tiles of a block: about 1 MB
   block = block < 8 ? 8 : block > 128 ? 128 : block;
   plan.block_rows = block * Scorer::ROWS;

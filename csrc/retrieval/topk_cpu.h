@@ -38,7 +38,7 @@ struct Scratch {
   float* query;   // [columns, rounded up to 32, and as many again for roundings]
   float* exact;   // [max(pending, first_rows)]
   Key* keys;      // [k + pending]
-  float* maxima;  // [first_rows][lanes], of runs
+  float* maxima;  // [first_rows + 1][lanes], of runs
   float* tops;    // [SMALL_K][lanes]
   uint64_t* filter;
 
@@ -47,7 +47,7 @@ struct Scratch {
   }
   static int64_t columns(const Task& task) { return (task.queries.cols + 31) / 32 * 32 * 2; }
   static int64_t bytes(const Task& task, const Plan& plan) {
-    return 4 * (2 * plan.first_rows * plan.lanes + columns(task) + longest(plan) + SMALL_K * plan.lanes) +
+    return 4 * ((2 * plan.first_rows + 1) * plan.lanes + columns(task) + longest(plan) + SMALL_K * plan.lanes) +
            8 * (task.k + plan.pending) + FILTER_BITS / 8 + 7 * 64;
   }
   Scratch(char* p, const Task& task, const Plan& plan) {
@@ -57,7 +57,7 @@ struct Scratch {
       return here;
     };
     scores = reinterpret_cast<float*>(take(4 * plan.first_rows * plan.lanes));
-    maxima = reinterpret_cast<float*>(take(4 * plan.first_rows * plan.lanes));
+    maxima = reinterpret_cast<float*>(take(4 * (plan.first_rows + 1) * plan.lanes));
     query = reinterpret_cast<float*>(take(4 * columns(task)));
     exact = reinterpret_cast<float*>(take(4 * longest(plan)));
     keys = reinterpret_cast<Key*>(take(8 * (task.k + plan.pending)));
@@ -255,14 +255,16 @@ struct Topk {
 
   // A run with a seen item says nothing about this user. Fewer than k runs left: no threshold.
   void threshold_of_runs(GroupState& s, int64_t g, int64_t run) {
-    const int64_t k = task.k, n = space.n_items, pieces = pieces_of(run), runs = n_tiles() * pieces;
+    const int64_t k = task.k, pieces = pieces_of(run), runs = n_tiles() * pieces;
     int32_t piece[ROWS];
     for (int64_t r = 0; r < ROWS; ++r) piece[r] = static_cast<int32_t>(r / run);
     for (int64_t u = 0; u < users_of(g); ++u)
       with_seen(task.seen, space.first_user + g * LANES + u, [&](auto* ids, int64_t count) {
         for (int64_t i = 0; i < count; ++i) {
           const uint32_t id = static_cast<uint32_t>(ids[i]);
-          if (static_cast<int64_t>(id) < n) scratch.maxima[(id / ROWS * pieces + piece[id % ROWS]) * LANES + u] = -INF;
+          const int64_t at = static_cast<int64_t>(id / ROWS) * pieces + piece[id % ROWS];
+          // Ids behind the block go to a row of their own: a store is cheaper than a guessed branch.
+          scratch.maxima[(at < runs ? at : runs) * LANES + u] = -INF;
         }
       });
     float* tops = scratch.tops;  // sorted, largest first
