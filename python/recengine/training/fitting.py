@@ -73,6 +73,8 @@ def fit(
         if folder is not None:
             run.save(folder)
         emit(host, "recengine_fit_end", run=run)
+    else:
+        run.directory = None  # the first process writes, also what is evaluated later
     return run
 
 
