@@ -66,8 +66,8 @@ def write(record: dict[str, Any]) -> None:
         "# Quickstart\n\n"
         f"{record['date']}, {record['processor']}, {record['threads']} threads, Python {record['python']}, "
         f"torch {record['torch']}, seed 0; `{record['script']}`\n\n"
-        f"Whole command: {', '.join(f'{s:.0f} s' for s in record['all_seconds'])}. Mean and 95 % interval over "
-        f"users, protocol {record['protocol']}:\n\n"
+        f"Whole command: {', '.join(f'{s:.0f} s' for s in record['all_seconds'])}. Mean and 95 % interval "
+        f"over users, protocol {record['protocol']}:\n\n"
         f"| model | {' | '.join(metrics)} | fitted in, s |\n|---|{'---|' * (len(metrics) + 1)}\n"
         + "\n".join(rows)
         + "\n"
