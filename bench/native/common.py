@@ -264,7 +264,7 @@ def main(title: str, make_cases: Callable[[bool], Sequence[Case]]) -> None:
     rows = []
     memory: dict[str, dict[str, float]] = {}
     for case in wanted:
-        if case.claim or not options.claim:
+        if options.claim in (None, case.claim):
             for threads in options.threads:
                 for malloc in mallocs:
                     arguments = ["--only", case.name, *(["--quick"] * options.quick)]
@@ -272,7 +272,7 @@ def main(title: str, make_cases: Callable[[bool], Sequence[Case]]) -> None:
                         if line["case"] == case.name:
                             setting = {"threads": threads, "malloc": malloc}
                             rows.append(_row(case, setting, line, limits[str(threads)]))
-        if case.memory_claim:
+        if case.memory_claim and options.claim in (None, case.memory_claim):
             memory[case.name] = _memory(case, options.quick)
     script = Path(sys.argv[0]).resolve()
     command = f"python {script.relative_to(ROOT)}"
@@ -304,7 +304,7 @@ def _claims(cases: Sequence[Case], rows: Sequence[dict], memory: dict[str, dict[
                 row["times"] for row in rows if row["case"] == case.name and row["malloc"] != "unlocked"
             ]
             figures.setdefault(case.claim, []).extend(counted)
-        if case.memory_claim:
+        if case.memory_claim and case.name in memory:
             found = memory[case.name]
             rivals = [mb for name, mb in found.items() if name != OURS]
             figure = min(rivals) / max(found[OURS], 1e-9) if case.memory_ratio else found[OURS]

@@ -89,14 +89,17 @@ struct Accumulator<float> {  // thread t: rows 4 * (t / 16) and on, columns t % 
 // Which index runs fastest over the threads of a load: the one that is contiguous in memory.
 enum class Fast { step, other };
 
-// Adds A(row, step) B(step, column) over all steps to acc.
+// Adds A(row, step) B(step, column) over all steps to acc. Loads are unrolled a little only: the operands'
+// addresses would take the registers of the accumulators.
 template <Fast FA, Fast FB, class T, class A, class B>
 __device__ void tile_accumulate(int64_t steps, A&& a, B&& b, TileMemory<T>& m, Accumulator<T>& acc) {
   for (int64_t k0 = 0; k0 < steps; k0 += STEP) {
+#pragma unroll 2
     for (int e = static_cast<int>(threadIdx.x); e < TILE * STEP; e += THREADS) {
       const int i = FA == Fast::step ? e / STEP : e % TILE, k = FA == Fast::step ? e % STEP : e / TILE;
       m.a[i][k] = k0 + k < steps ? a(i, k0 + k) : from_float<T>(0.f);
     }
+#pragma unroll 2
     for (int e = static_cast<int>(threadIdx.x); e < TILE * STEP; e += THREADS) {
       const int j = FB == Fast::step ? e / STEP : e % TILE, k = FB == Fast::step ? e % STEP : e / TILE;
       m.b[k][j] = k0 + k < steps ? b(k0 + k, j) : from_float<T>(0.f);
@@ -120,6 +123,7 @@ __device__ void tile_product(int64_t steps, A&& a, B&& b, TileMemory<T>& m) {
 // f(row, column) over the tile, by all threads, neighbours in a row.
 template <class F>
 __device__ void tile_each(F&& f) {
+#pragma unroll 2
   for (int e = static_cast<int>(threadIdx.x); e < TILE * TILE; e += THREADS) f(e / TILE, e % TILE);
 }
 

@@ -52,7 +52,7 @@ __device__ float warp_sum(float x) {
 // --- routing: a warp a token
 
 template <class T, class R>
-__global__ void __launch_bounds__(THREADS) route_tokens(Tokens<T> x, const R* router, int64_t router_position, int64_t router_row,
+__global__ void __launch_bounds__(THREADS, 1) route_tokens(Tokens<T> x, const R* router, int64_t router_position, int64_t router_row,
                                                         int64_t router_col, int64_t count, int64_t positions, int64_t width,
                                                         int experts, int k, int64_t* chosen, float* gates,
                                                         unsigned long long* load) {
@@ -88,7 +88,7 @@ __global__ void __launch_bounds__(THREADS) route_tokens(Tokens<T> x, const R* ro
 }
 
 // The gradient of the logits, [B, T, E], zero where not chosen.
-__global__ void __launch_bounds__(THREADS)
+__global__ void __launch_bounds__(THREADS, 1)
     route_change(const int64_t* chosen, const float* gates, const float* grad, int64_t count, int experts, int k, float* change) {
   const int64_t token = int64_t{blockIdx.x} * THREADS + threadIdx.x;
   if (token >= count) return;
@@ -100,7 +100,7 @@ __global__ void __launch_bounds__(THREADS)
 }
 
 template <class T, class R>
-__global__ void __launch_bounds__(THREADS)
+__global__ void __launch_bounds__(THREADS, 1)
     route_x(const R* router, int64_t router_position, int64_t router_row, int64_t router_col, const float* change, int64_t count,
             int64_t positions, int64_t width, int experts, T* out) {
   const int64_t i = int64_t{blockIdx.x} * THREADS + threadIdx.x;
@@ -114,7 +114,7 @@ __global__ void __launch_bounds__(THREADS)
 
 // A warp a weight.
 template <class T, class R>
-__global__ void __launch_bounds__(THREADS) route_weight(Tokens<T> x, const float* change, int64_t rows, int64_t positions,
+__global__ void __launch_bounds__(THREADS, 1) route_weight(Tokens<T> x, const float* change, int64_t rows, int64_t positions,
                                                         int64_t width, int experts, R* out) {
   const int64_t i = (int64_t{blockIdx.x} * THREADS + threadIdx.x) / 32;
   if (i >= positions * width * experts) return;
@@ -198,18 +198,21 @@ struct Groups {
 
   __device__ int64_t size(int64_t group) const { return list ? count[group] : rows; }
   // Row and place of member i of a group.
-  __device__ int64_t row(int64_t group, int64_t i) const { return list ? list[group * rows * k + i] / k : i; }
+  // (32-bit divisions: the 64-bit one is a call, around which the tile would spill.)
+  __device__ int64_t row(int64_t group, int64_t i) const {
+    return list ? list[group * rows * k + i] / static_cast<int32_t>(k) : i;
+  }
   __device__ int64_t place(int64_t group, int64_t i) const {
-    const int64_t t = group / experts;
+    const int64_t t = static_cast<int32_t>(group) / static_cast<int32_t>(experts);
     if (!list) return i * positions + t;
-    const int64_t member = list[group * rows * k + i];
-    return (member / k * positions + t) * k + member % k;
+    const int32_t member = list[group * rows * k + i], slots = static_cast<int32_t>(k);
+    return (int64_t{member / slots} * positions + t) * k + member % slots;
   }
   __device__ float scale(int64_t place) const { return gates ? alpha * gates[place] : 1.f; }
 };
 
 // A block a group: its places in row order, by ballots over 256 candidates at a time.
-__global__ void __launch_bounds__(THREADS)
+__global__ void __launch_bounds__(THREADS, 1)
     list_places(const int64_t* chosen, int64_t rows, int64_t positions, int64_t experts, int64_t k, int32_t* list, int32_t* count) {
   __shared__ int before[THREADS / 32];
   const int64_t group = blockIdx.x, t = group / experts, e = group % experts;
@@ -247,9 +250,10 @@ struct Layer {
 
 // Block (x, y, z): 64 members, 64 columns, group. Gate and up in turn, then the activation by place.
 template <class T>
-__global__ void __launch_bounds__(THREADS) hidden_layer(Layer<T> l, T* out) {
+__global__ void __launch_bounds__(THREADS, 1) hidden_layer(Layer<T> l, T* out) {
   __shared__ TileMemory<T> m;
-  const int64_t group = blockIdx.z, t = group / l.groups.experts, e = group % l.groups.experts;
+  const int experts = static_cast<int>(l.groups.experts);
+  const int64_t group = blockIdx.z, t = static_cast<int>(blockIdx.z) / experts, e = static_cast<int>(blockIdx.z) % experts;
   const int64_t first = int64_t{blockIdx.x} * TILE, col = int64_t{blockIdx.y} * TILE, size = l.groups.size(group);
   if (first >= size) return;
   const auto row = [&](int i, int64_t d) {
@@ -275,9 +279,10 @@ __global__ void __launch_bounds__(THREADS) hidden_layer(Layer<T> l, T* out) {
 }
 
 template <class T>
-__global__ void __launch_bounds__(THREADS) output_layer(Layer<T> l, const T* active, float* out) {
+__global__ void __launch_bounds__(THREADS, 1) output_layer(Layer<T> l, const T* active, float* out) {
   __shared__ TileMemory<T> m;
-  const int64_t group = blockIdx.z, t = group / l.groups.experts, e = group % l.groups.experts;
+  const int experts = static_cast<int>(l.groups.experts);
+  const int64_t group = blockIdx.z, t = static_cast<int>(blockIdx.z) / experts, e = static_cast<int>(blockIdx.z) % experts;
   const int64_t first = int64_t{blockIdx.x} * TILE, col = int64_t{blockIdx.y} * TILE, size = l.groups.size(group);
   if (first >= size) return;
   tile_product<Fast::step, Fast::other>(
@@ -296,7 +301,7 @@ __global__ void __launch_bounds__(THREADS) output_layer(Layer<T> l, const T* act
 
 // [B * T, D]: the shared part, then the k places in order.
 template <class T>
-__global__ void __launch_bounds__(THREADS)
+__global__ void __launch_bounds__(THREADS, 1)
     add_places(const float* shared, const float* places, int64_t count, int64_t width, int64_t k, T* out) {
   const int64_t i = int64_t{blockIdx.x} * THREADS + threadIdx.x;
   if (i >= count * width) return;
@@ -308,10 +313,11 @@ __global__ void __launch_bounds__(THREADS)
 // By place: scale * activation, and the gradients of both products before it. change of a scale: one partial sum
 // a column block, added up in order afterwards.
 template <class T>
-__global__ void __launch_bounds__(THREADS)
+__global__ void __launch_bounds__(THREADS, 1)
     hidden_gradient(Layer<T> l, Tokens<T> grad, T* active, T* of_gate, T* of_up, float* scale_parts) {
   __shared__ TileMemory<T> m;
-  const int64_t group = blockIdx.z, t = group / l.groups.experts, e = group % l.groups.experts;
+  const int experts = static_cast<int>(l.groups.experts);
+  const int64_t group = blockIdx.z, t = static_cast<int>(blockIdx.z) / experts, e = static_cast<int>(blockIdx.z) % experts;
   const int64_t first = int64_t{blockIdx.x} * TILE, col = int64_t{blockIdx.y} * TILE, size = l.groups.size(group);
   if (first >= size) return;
   constexpr int OWN = TILE * TILE / THREADS;
@@ -359,7 +365,7 @@ __global__ void __launch_bounds__(THREADS)
   }
 }
 
-__global__ void __launch_bounds__(THREADS) add_parts(const float* parts, int64_t count, int64_t number, float* out) {
+__global__ void __launch_bounds__(THREADS, 1) add_parts(const float* parts, int64_t count, int64_t number, float* out) {
   const int64_t i = int64_t{blockIdx.x} * THREADS + threadIdx.x;
   if (i >= count) return;
   float sum = 0.f;
@@ -369,9 +375,10 @@ __global__ void __launch_bounds__(THREADS) add_parts(const float* parts, int64_t
 
 // By place: the gradient of the row, gate and up together.
 template <class T>
-__global__ void __launch_bounds__(THREADS) row_gradient(Layer<T> l, const T* of_gate, const T* of_up, float* out) {
+__global__ void __launch_bounds__(THREADS, 1) row_gradient(Layer<T> l, const T* of_gate, const T* of_up, float* out) {
   __shared__ TileMemory<T> m;
-  const int64_t group = blockIdx.z, t = group / l.groups.experts, e = group % l.groups.experts;
+  const int experts = static_cast<int>(l.groups.experts);
+  const int64_t group = blockIdx.z, t = static_cast<int>(blockIdx.z) / experts, e = static_cast<int>(blockIdx.z) % experts;
   const int64_t first = int64_t{blockIdx.x} * TILE, col = int64_t{blockIdx.y} * TILE, size = l.groups.size(group);
   if (first >= size) return;
   Accumulator<T> acc;
@@ -396,10 +403,10 @@ __global__ void __launch_bounds__(THREADS) row_gradient(Layer<T> l, const T* of_
 // A weight's gradient: rows are the inner dimension. left: rows of tokens; right: a value by place. Written as
 // [T, E, width, hidden], or across where `across` ([T, E, hidden, width]).
 template <class T>
-__global__ void __launch_bounds__(THREADS)
+__global__ void __launch_bounds__(THREADS, 1)
     weight_gradient(Groups g, Tokens<T> left, const T* right, int64_t width, int64_t hidden, bool across, T* out) {
   __shared__ TileMemory<T> m;
-  const int64_t group = blockIdx.z, t = group / g.experts, size = g.size(group);
+  const int64_t group = blockIdx.z, t = static_cast<int>(blockIdx.z) / static_cast<int>(g.experts), size = g.size(group);
   const int64_t first = int64_t{blockIdx.x} * TILE, col = int64_t{blockIdx.y} * TILE;
   tile_product<Fast::other, Fast::other>(
       size, [&](int i, int64_t r) { return first + i < width ? left(g.row(group, r), t, first + i) : from_float<T>(0.f); },

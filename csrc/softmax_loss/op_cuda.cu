@@ -70,7 +70,7 @@ __device__ void logits(const Catalogue<T>& p, int64_t row, int64_t item, TileMem
 
 // Block (x, y): 64 rows against the y-th part of the catalogue. Four threads a row.
 template <class T>
-__global__ void __launch_bounds__(THREADS) forward_part(Catalogue<T> p, float* largest, float* sum) {
+__global__ void __launch_bounds__(THREADS, 1) forward_part(Catalogue<T> p, float* largest, float* sum) {
   __shared__ TileMemory<T> m;
   const int64_t row = int64_t{blockIdx.x} * TILE, tiles = (p.items + TILE - 1) / TILE;
   const int64_t first = tiles * blockIdx.y / gridDim.y, last = tiles * (blockIdx.y + 1) / gridDim.y;
@@ -105,7 +105,7 @@ __global__ void __launch_bounds__(THREADS) forward_part(Catalogue<T> p, float* l
 
 // A warp a row: the parts in order, and the target's own logit.
 template <class T>
-__global__ void __launch_bounds__(THREADS)
+__global__ void __launch_bounds__(THREADS, 1)
     forward_finish(Catalogue<T> p, const float* largest, const float* sum, int64_t parts, float* loss, float* lse) {
   const int64_t r = (int64_t{blockIdx.x} * THREADS + threadIdx.x) / 32;
   const int lane = static_cast<int>(threadIdx.x) % 32;
@@ -149,7 +149,7 @@ struct Upstream {
 
 // The gradient of the logits of items [start, start + count), as [rows][count].
 template <class T, class P>
-__global__ void __launch_bounds__(THREADS) logit_gradient(Catalogue<T> p, Upstream up, int64_t start, int64_t count, P* out) {
+__global__ void __launch_bounds__(THREADS, 1) logit_gradient(Catalogue<T> p, Upstream up, int64_t start, int64_t count, P* out) {
   __shared__ TileMemory<T> m;
   const int64_t row = int64_t{blockIdx.x} * TILE, item = start + int64_t{blockIdx.y} * TILE;
   logits(p, row, item, m);
@@ -166,7 +166,7 @@ __global__ void __launch_bounds__(THREADS) logit_gradient(Catalogue<T> p, Upstre
 }
 
 template <class T, class P>
-__global__ void __launch_bounds__(THREADS)
+__global__ void __launch_bounds__(THREADS, 1)
     hidden_gradient(Catalogue<T> p, const P* change, int64_t start, int64_t count, float* sum) {
   __shared__ TileMemory<P> m;
   const int64_t row = int64_t{blockIdx.x} * TILE, col = int64_t{blockIdx.y} * TILE;
@@ -182,7 +182,7 @@ __global__ void __launch_bounds__(THREADS)
 }
 
 template <class T, class P>
-__global__ void __launch_bounds__(THREADS)
+__global__ void __launch_bounds__(THREADS, 1)
     weight_gradient(Catalogue<T> p, const P* change, int64_t start, int64_t count, T* out, float* bias) {
   __shared__ TileMemory<P> m;
   const int64_t item = int64_t{blockIdx.x} * TILE, col = int64_t{blockIdx.y} * TILE;
@@ -360,7 +360,7 @@ __device__ float block_reduce(float x, float* shared, F&& f) {
 
 // A block a row, a warp an entry. products, where asked for, keeps the inner products over the temperature.
 template <class T>
-__global__ void __launch_bounds__(THREADS) sampled_products(Sampled<T> p, float* products) {
+__global__ void __launch_bounds__(THREADS, 1) sampled_products(Sampled<T> p, float* products) {
   const int64_t b = blockIdx.x, entries = p.entries();
   for (int64_t j = threadIdx.x / 32; j < entries; j += THREADS / 32) {
     const int64_t n = p.id(b, j);
@@ -370,16 +370,19 @@ __global__ void __launch_bounds__(THREADS) sampled_products(Sampled<T> p, float*
 }
 
 template <class T>
-__global__ void __launch_bounds__(THREADS) sampled_reduce(Sampled<T> p, const float* products, float* lse) {
+__global__ void __launch_bounds__(THREADS, 1) sampled_reduce(Sampled<T> p, const float* products, float* lse) {
   __shared__ float shared[THREADS];
   const int64_t b = blockIdx.x, entries = p.entries();
   const auto logit = [&](int64_t j) { return p.id(b, j) < 0 ? -INFINITY : products[b * entries + j] + p.weight(b, j); };
   float top = -INFINITY;
+#pragma unroll 1
   for (int64_t j = threadIdx.x; j < entries; j += THREADS) top = fmaxf(top, logit(j));
   top = block_reduce(top, shared, [](float x, float y) { return fmaxf(x, y); });
   float total = 0.f;
-  if (top > -INFINITY)
+  if (top > -INFINITY) {
+#pragma unroll 1
     for (int64_t j = threadIdx.x; j < entries; j += THREADS) total += expf(logit(j) - top);
+  }
   total = block_reduce(total, shared, [](float x, float y) { return x + y; });
   if (threadIdx.x == 0) lse[b] = top > -INFINITY ? top + logf(total) : -INFINITY;
 }
@@ -387,7 +390,7 @@ __global__ void __launch_bounds__(THREADS) sampled_reduce(Sampled<T> p, const fl
 // Turns the products of a row into shares (in place) and sums up what follows from them: the anchor's gradient and
 // the temperature's.
 template <class T>
-__global__ void __launch_bounds__(THREADS)
+__global__ void __launch_bounds__(THREADS, 1)
     sampled_shares(Sampled<T> p, Floats grad, Floats lse, float* share, T* anchors, float* temperature) {
   __shared__ float shared[THREADS];
   __shared__ float parts[THREADS / 32][32];
@@ -425,7 +428,7 @@ __global__ void __launch_bounds__(THREADS)
 // so that the largest possible sum (every row's shares add up to its gradient) fits 62 bits. [0]: exponent, [1]: 1
 // where something is not finite.
 template <class T>
-__global__ void __launch_bounds__(THREADS) choose_units(Sampled<T> p, Floats grad, int* units) {
+__global__ void __launch_bounds__(THREADS, 1) choose_units(Sampled<T> p, Floats grad, int* units) {
   __shared__ float shared[THREADS];
   float most = 0.f, wrong = 0.f;
   for (int64_t e = threadIdx.x; e < p.rows * p.width; e += THREADS) {
@@ -444,23 +447,24 @@ __global__ void __launch_bounds__(THREADS) choose_units(Sampled<T> p, Floats gra
 }
 
 template <class T>
-__global__ void __launch_bounds__(THREADS)
+__global__ void __launch_bounds__(THREADS, 1)
     sampled_table(Sampled<T> p, const float* share, const int* units, unsigned long long* sum) {
   const int64_t b = blockIdx.x, entries = p.entries();
+  const double unit = ldexp(1.0, units[0]);
   for (int64_t j = threadIdx.x / 32; j < entries; j += THREADS / 32) {
     const int64_t n = p.id(b, j);
     const float coefficient = share[b * entries + j] * p.inverse(b);
     if (n < 0 || coefficient == 0.f) continue;
     for (int64_t k = threadIdx.x % 32; k < p.width; k += 32) {
       const double value = static_cast<double>(coefficient) * static_cast<double>(to_float(p.anchors(b, k)));
-      const long long whole = llrint(ldexp(value, units[0]));
+      const long long whole = __double2ll_rn(value * unit);
       atomicAdd(sum + n * p.width + k, static_cast<unsigned long long>(whole));
     }
   }
 }
 
 template <class T>
-__global__ void __launch_bounds__(THREADS) from_units(const unsigned long long* sum, const int* units, int64_t count, T* out) {
+__global__ void __launch_bounds__(THREADS, 1) from_units(const unsigned long long* sum, const int* units, int64_t count, T* out) {
   const int64_t i = int64_t{blockIdx.x} * THREADS + threadIdx.x;
   if (i >= count) return;
   const double value = ldexp(static_cast<double>(static_cast<long long>(sum[i])), -units[0]);
