@@ -161,6 +161,11 @@ def test_metrics_where_more_is_not_better_have_no_best(report: Report) -> None:
     assert best_of_each(systems) == {"hr@10": "ease", "ndcg@10": "ease", "recall@20": "ease"}
 
 
+def test_equal_means_have_no_best(report: Report) -> None:
+    same = {"ndcg@10": Estimate(0.5, 0.4, 0.6, 9)}
+    assert best_of_each(tuple(replace(system, metrics=same) for system in report.systems)) == {}
+
+
 def test_json_and_csv_hold_the_same_numbers(report: Report) -> None:
     told = json.loads(to_json(report))
     assert told["systems"][1]["metrics"]["ndcg@10"]["mean"] == report.systems[1].metrics["ndcg@10"].mean

@@ -64,12 +64,14 @@ def metric_columns(systems: tuple[System, ...]) -> list[str]:
 
 def best_of_each(systems: tuple[System, ...]) -> dict[str, str]:
     """The system with the largest mean, by metric; nothing is marked where only one
-    system has it, or where more is not better (coverage, popularity)."""
+    system has it, where two are equal, or where more is not better (coverage, popularity)."""
     best = {}
     for metric in metric_columns(systems):
         having = [system for system in systems if metric in system.metrics]
-        if len(having) > 1 and metric.partition("@")[0] in _MORE_IS_BETTER:
-            best[metric] = max(having, key=lambda system: system.metrics[metric].mean).name
+        largest = max(system.metrics[metric].mean for system in having)
+        leaders = [system.name for system in having if system.metrics[metric].mean == largest]
+        if len(having) > 1 == len(leaders) and metric.partition("@")[0] in _MORE_IS_BETTER:
+            best[metric] = leaders[0]
     return best
 
 
