@@ -11,7 +11,7 @@ using recengine::MutableMatrix;
 
 namespace {
 
-constexpr int64_t AHEAD = 8;  // entries between the request for a row and its use
+constexpr int64_t AHEAD = 16;  // entries between the request for a row and its use
 
 template <class Body>
 RE_INLINE void lanes(int64_t n, Body&& body) {
@@ -48,31 +48,84 @@ RE_INLINE void add_row(const Matrix& m, int64_t row, float weight, int64_t d, fl
 
 Matrix reading(const MutableMatrix& m) { return {m.data, m.row, m.col, m.bf16}; }
 
+// The sum of `count` weighted rows, in registers: VECS vectors of columns from `column` on. entry(i) is the
+// row of entry i, factor(i) its weight.
+template <int VECS, class Row, class Factor>
+RE_INLINE void sum_columns(const float* rows, int64_t step, int64_t column, int64_t count, Row&& row, Factor&& factor,
+                           float* out) {
+  vf sum[VECS] = {};
+  for (int64_t i = 0; i < count; ++i) {
+    const float* x = rows + row(i) * step + column;
+    const float w = factor(i);
+#pragma GCC unroll 4
+    for (int v = 0; v < VECS; ++v) sum[v] += load(x + v * W) * w;
+  }
+#pragma GCC unroll 4
+  for (int v = 0; v < VECS; ++v) store(out + column + v * W, sum[v]);
+}
+
+// sum [d] of weighted rows of m; request(i) is called ahead of entry i.
+template <class Row, class Factor, class Ahead>
+RE_INLINE void sum_rows(const Matrix& m, int64_t d, int64_t count, Row&& row, Factor&& factor, Ahead&& ahead,
+                        float* sum, float* buffer) {
+  if (!m.bf16 && m.col == 1 && d % W == 0) {
+    const float* rows = static_cast<const float*>(m.data);
+    const auto first = [&](int64_t i) {
+      ahead(i);
+      return row(i);
+    };
+    int64_t c = 0;
+    if (d >= 4 * W) sum_columns<4>(rows, m.row, 0, count, first, factor, sum), c = 4 * W;
+    for (; c + 4 * W <= d; c += 4 * W) sum_columns<4>(rows, m.row, c, count, row, factor, sum);
+    for (; c < d; c += W) sum_columns<1>(rows, m.row, c, count, row, factor, sum);
+    return;
+  }
+  std::memset(sum, 0, sizeof(float) * static_cast<size_t>(d));
+  for (int64_t i = 0; i < count; ++i) {
+    ahead(i);
+    add_row(m, row(i), factor(i), d, sum, buffer);
+  }
+}
+
+// Where a row of floats lies contiguous, sums go straight there.
+RE_INLINE float* straight(const MutableMatrix& m, int64_t row) {
+  return !m.bf16 && m.col == 1 ? static_cast<float*>(m.data) + row * m.row : nullptr;
+}
+
 }  // namespace
 
 void bag_sum(const Bags& bags, const Matrix& table, int64_t begin, int64_t end, const MutableMatrix& out,
              float* scratch) {
-  float *sum = scratch, *buffer = scratch + rounded(bags.d);
+  float* buffer = scratch + rounded(bags.d);
   const int64_t last = bags.offsets[end];
   for (int64_t b = begin; b < end; ++b) {
-    std::memset(sum, 0, sizeof(float) * static_cast<size_t>(bags.d));
-    for (int64_t i = bags.offsets[b]; i < bags.offsets[b + 1]; ++i) {
-      if (i + AHEAD < last) request(table, bags.indices[i + AHEAD], bags.d);
-      add_row(table, bags.indices[i], bags.weights ? bags.weights[i] : 1.f, bags.d, sum, buffer);
-    }
-    write_row(out, b, bags.d, sum);
+    const int64_t from = bags.offsets[b];
+    float* direct = straight(out, b);
+    float* sum = direct ? direct : scratch;
+    sum_rows(
+        table, bags.d, bags.offsets[b + 1] - from, [&](int64_t i) { return bags.indices[from + i]; },
+        [&](int64_t i) { return bags.weights ? bags.weights[from + i] : 1.f; },
+        [&](int64_t i) {
+          if (from + i + AHEAD < last) request(table, bags.indices[from + i + AHEAD], bags.d);
+        },
+        sum, buffer);
+    if (!direct) write_row(out, b, bags.d, sum);
   }
 }
 
 void bag_gradient_row(const Bags& bags, const Matrix& grad, const int64_t* entries, const int32_t* bag_of, int64_t n,
                       const MutableMatrix& out, int64_t row, float* scratch) {
-  float *sum = scratch, *buffer = scratch + rounded(bags.d);
-  std::memset(sum, 0, sizeof(float) * static_cast<size_t>(bags.d));
-  for (int64_t i = 0; i < n; ++i) {
-    if (i + AHEAD < n) request(grad, bag_of[entries[i + AHEAD]], bags.d);
-    add_row(grad, bag_of[entries[i]], bags.weights ? bags.weights[entries[i]] : 1.f, bags.d, sum, buffer);
-  }
-  write_row(out, row, bags.d, sum);
+  float* buffer = scratch + rounded(bags.d);
+  float* direct = straight(out, row);
+  float* sum = direct ? direct : scratch;
+  sum_rows(
+      grad, bags.d, n, [&](int64_t i) { return int64_t{bag_of[entries[i]]}; },
+      [&](int64_t i) { return bags.weights ? bags.weights[entries[i]] : 1.f; },
+      [&](int64_t i) {
+        if (i + AHEAD < n) request(grad, bag_of[entries[i + AHEAD]], bags.d);
+      },
+      sum, buffer);
+  if (!direct) write_row(out, row, bags.d, sum);
 }
 
 void bag_weight_gradient(const Bags& bags, const Matrix& grad, const Matrix& table, int64_t begin, int64_t end,

@@ -48,7 +48,9 @@ Bags check_bags(const char* op, const Tensor& indices, const Tensor& offsets, co
                   " and ", o[bags]);
   for (int64_t b = 0; b < bags; ++b) STD_TORCH_CHECK(o[b] <= o[b + 1], op, ": offsets falls at ", b + 1);
   const int64_t* index = longs(indices);
-  for (int64_t i = 0; i < entries; ++i)
+  bool wrong = false;
+  for (int64_t i = 0; i < entries; ++i) wrong |= index[i] < 0 || index[i] >= rows;
+  for (int64_t i = 0; wrong && i < entries; ++i)
     STD_TORCH_CHECK(index[i] >= 0 && index[i] < rows, op, ": indices[", i, "] is ", index[i], ", expected 0 to ",
                     rows - 1);
   if (weights) {
