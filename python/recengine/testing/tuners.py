@@ -41,7 +41,7 @@ class TunerConformance(Conformance):
         """A fresh tuner of the test space."""
         return self.entry().load()(self.config(), Space.of_config(Hill), seed)
 
-    def play(self, seed: int, rounds: int = 12) -> list[Observation]:
+    def play(self, seed: int, rounds: int = 4) -> list[Observation]:
         """Let it propose two points a round and tell it what they were worth."""
         tuner = self.built(seed)
         history: list[Observation] = []
@@ -63,10 +63,10 @@ class TunerConformance(Conformance):
             assert point["kind"] in ("a", "b"), f"kind {point['kind']!r} is no choice"
 
     def test_one_seed_gives_one_course(self) -> None:
-        assert self.play(3) == self.play(3)
+        assert self.play(3, rounds=3) == self.play(3, rounds=3)
 
     def test_ends_no_worse_than_the_default(self) -> None:
-        reached = max(seen.values[0] for seen in self.play(0, rounds=20))
+        reached = max(seen.values[0] for seen in self.play(0, rounds=8))
         assert reached >= worth(Hill().model_dump()), (
             f"best {reached:.3f}, the default has {worth(Hill().model_dump()):.3f}"
         )
