@@ -66,32 +66,38 @@ __global__ void __launch_bounds__(THREADS) heads_kernel(const int64_t* sorted, i
 }
 
 // One warp a start: the sum of the run of equal rows that begins there, to out[row] or to out[k].
+template <bool SPARSE>
 __global__ void __launch_bounds__(THREADS)
     gradient_kernel(Bags g, View grad, const int64_t* sorted, const int64_t* entries, const int32_t* bag_of,
                     const uint8_t* heads, const int64_t* starts, int64_t n, View out, int64_t* ids) {
   const int64_t k = warp_index();
-  if (k >= n || (heads && !heads[k])) return;
-  const int64_t first = starts ? starts[k] : k, row = sorted[first];
+  if (k >= n || (!SPARSE && !heads[k])) return;
+  const int64_t first = SPARSE ? starts[k] : k, row = sorted[first];
   int64_t last = first + 1;
+#pragma unroll 1
   while (last < g.entries && sorted[last] == row) ++last;
+#pragma unroll 1
   for (int64_t j = threadIdx.x % 32; j < g.d; j += 32) {
     float sum = 0;
 #pragma unroll 1
     for (int64_t i = first; i < last; ++i)
       sum += (g.weights ? g.weights[entries[i]] : 1.f) * at(grad, bag_of[entries[i]], j);
-    set(out, starts ? k : row, j, sum);
+    set(out, SPARSE ? k : row, j, sum);
   }
-  if (ids && threadIdx.x % 32 == 0) ids[k] = row;
+  if (SPARSE && threadIdx.x % 32 == 0) ids[k] = row;
 }
 
 __global__ void __launch_bounds__(THREADS) weights_kernel(Bags g, View grad, View table, float* out) {
   const int64_t b = warp_index();
   if (b >= g.count) return;
+#pragma unroll 1
   for (int64_t i = g.offsets[b]; i < g.offsets[b + 1]; ++i) {
     const int64_t row = g.indices[i];
     float sum = 0;
-    if (row >= 0 && row < g.rows)
+    if (row >= 0 && row < g.rows) {
+#pragma unroll 1
       for (int64_t j = threadIdx.x % 32; j < g.d; j += 32) sum += at(grad, b, j) * at(table, row, j);
+    }
     sum = warp_sum(sum);
     if (threadIdx.x % 32 == 0) out[i] = sum;
   }
@@ -203,7 +209,8 @@ Sorted sort_entries(const Bags& g, const Tensor& indices, cudaStream_t stream) {
 void launch_gradient(const Bags& g, const Tensor& grad, const Sorted& s, const Tensor* starts, int64_t n, Tensor& out,
                      Tensor* ids, cudaStream_t stream) {
   if (n == 0) return;
-  gradient_kernel<<<warp_blocks(n), THREADS, 0, stream>>>(
+  const auto kernel = starts ? gradient_kernel<true> : gradient_kernel<false>;
+  kernel<<<warp_blocks(n), THREADS, 0, stream>>>(
       g, view(grad), longs(s.rows), longs(s.entries), static_cast<const int32_t*>(s.bag_of.const_data_ptr()),
       starts ? nullptr : static_cast<const uint8_t*>(s.heads.const_data_ptr()), starts ? longs(*starts) : nullptr, n,
       view(out), ids ? static_cast<int64_t*>(ids->mutable_data_ptr()) : nullptr);
