@@ -1,6 +1,6 @@
 #include "token_mixing/token_mixing.h"
 
-#include "common/rows.h"
+#include "common/bf16.h"
 
 namespace KERN_NS {
 
@@ -25,25 +25,29 @@ Matrix at(const Matrix& m, int64_t row, int64_t col) {
   const int64_t size = m.bf16 ? 2 : 4;
   return {static_cast<const char*>(m.data) + (row * m.row + col * m.col) * size, m.row, m.col, m.bf16};
 }
-bool plain(const Matrix& m) { return !m.bf16 && m.col == 1; }
+// mix_row where whole vectors of T lie side by side.
+template <class T>
+float mix_vectors(const MixSample& a, int64_t h, float* s) {
+  const T* x = static_cast<const T*>(a.x.data) + h * a.part;
+  const T* r = a.residual.data ? static_cast<const T*>(a.residual.data) + h * a.residual.row : nullptr;
+  vf sum{};
+  for (int64_t t = 0; t < a.tokens; ++t, x += a.x.row, s += a.part)
+    for (int64_t j = 0; j < a.part; j += W) {
+      vf v = load(x + j);
+      if (r) v += load(r + t * a.part + j);
+      sum += v * v;
+      store(s + j, v);
+    }
+  return hsum(sum);
+}
 
 // Row h of s, and the sum of its squares.
 float mix_row(const MixSample& a, int64_t h, float* s, float* buffer) {
   const int64_t width = a.tokens * a.part;
   const bool added = a.residual.data != nullptr;
   vf sum{};
-  if (a.part % W == 0 && plain(a.x) && (!added || plain(a.residual))) {
-    const float* x = static_cast<const float*>(a.x.data) + h * a.part;
-    const float* r = added ? static_cast<const float*>(a.residual.data) + h * a.residual.row : nullptr;
-    for (int64_t t = 0; t < a.tokens; ++t, x += a.x.row, s += a.part)
-      for (int64_t j = 0; j < a.part; j += W) {
-        vf v = load(x + j);
-        if (added) v += load(r + t * a.part + j);
-        sum += v * v;
-        store(s + j, v);
-      }
-    return hsum(sum);
-  }
+  if (a.part % W == 0 && a.x.col == 1 && (!added || (a.residual.col == 1 && a.residual.bf16 == a.x.bf16)))
+    return a.x.bf16 ? mix_vectors<bf16>(a, h, s) : mix_vectors<float>(a, h, s);
   for (int64_t t = 0; t < a.tokens; ++t) {
     const float* x = read_row(at(a.x, t, h * a.part), 0, a.part, buffer);
     std::memcpy(s + t * a.part, x, sizeof(float) * static_cast<size_t>(a.part));
@@ -61,6 +65,11 @@ float mix_row(const MixSample& a, int64_t h, float* s, float* buffer) {
 // y = s * r * w, straight into memory where it lies as floats.
 void write_scaled(const MutableMatrix& out, int64_t h, const float* s, const float* w, float r, int64_t width,
                   float* buffer) {
+  if (out.bf16 && out.col == 1 && width % W == 0) {
+    bf16* y = static_cast<bf16*>(out.data) + h * out.row;
+    for (int64_t i = 0; i < width; i += W) store(y + i, load(s + i) * r * load(w + i));
+    return;
+  }
   const bool straight = !out.bf16 && out.col == 1;
   float* y = straight ? static_cast<float*>(out.data) + h * out.row : buffer;
   lanes(width, [&](int64_t i, int n) { put(y + i, get(s + i, n) * r * get(w + i, n), n); });
