@@ -3,6 +3,8 @@
     python bench/claims.py list
     python bench/claims.py check [TOPIC]     recorded figures against their bars; short ones last, exit 1
     python bench/claims.py run ID [--quick]  measure again; the figure is printed last
+    python bench/claims.py record FILE...    take the figures that bench scripts printed into the register
+    python bench/claims.py readme            write the table of measured claims into the README
 
 A claim that is short of its bar stays in the register as short.
 """
@@ -19,6 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 REGISTER = Path(__file__).with_name("claims.toml")
+README = REGISTER.parents[1] / "README.md"
+BEGIN, END = "<!-- claims:begin -->", "<!-- claims:end -->"
 
 
 @dataclass(frozen=True)
@@ -101,6 +105,54 @@ def run(name: str, quick: bool) -> int:
     return 0
 
 
+def record(files: list[Path], machine: str, date: str) -> int:
+    """Write the figures found in ``files`` (the last line of a claim wins) beside their claims."""
+    known = {claim.id for claim in read()}
+    figures: dict[str, float] = {}
+    for file in files:
+        for line in file.read_text().splitlines():
+            if line.startswith('{"claim"'):
+                found = json.loads(line)
+                if found["claim"] in known and found["figure"] is not None:
+                    figures[found["claim"]] = found["figure"]
+    blocks = REGISTER.read_text().split("[[claim]]")
+    for at, block in enumerate(blocks):
+        name = tomllib.loads(block).get("id")
+        if name not in figures:
+            continue
+        kept = [
+            line
+            for line in block.rstrip().splitlines()
+            if line.split(" = ")[0] not in ("figure", "date", "machine")
+        ]
+        kept += [f"figure = {figures[name]:g}", f'date = "{date}"', f"machine = {json.dumps(machine)}"]
+        blocks[at] = "\n".join(kept) + "\n\n"
+        print(f"{name}: {figures[name]:g}")
+    REGISTER.write_text("[[claim]]".join(blocks).rstrip() + "\n")
+    read()  # the register must still parse
+    return 0
+
+
+def table() -> str:
+    """The measured claims as a Markdown table: what falls short is said."""
+    lines = ["| what | measured | bar | |", "| --- | --- | --- | --- |"]
+    for claim in read():
+        if claim.figure is not None:
+            sign = "at least" if claim.direction == "min" else "at most"
+            state = "" if claim.state == "holds" else "**short**"
+            lines.append(f"| {claim.sentence} | {claim.figure:g} | {sign} {claim.bar:g} | {state} |")
+    machines = sorted({f"{claim.machine}, {claim.date}" for claim in read() if claim.figure is not None})
+    return "\n".join([*lines, "", "Measured on " + "; ".join(machines) + "."])
+
+
+def readme() -> int:
+    text = README.read_text()
+    head, _, rest = text.partition(BEGIN)
+    _, _, tail = rest.partition(END)
+    README.write_text(f"{head}{BEGIN}\n{table()}\n{END}{tail}")
+    return 0
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -108,12 +160,21 @@ def main() -> int:
     verbs = parser.add_subparsers(dest="verb", required=True)
     verbs.add_parser("list")
     verbs.add_parser("check").add_argument("topic", nargs="?")
+    recorder = verbs.add_parser("record")
+    recorder.add_argument("files", nargs="+", type=Path)
+    recorder.add_argument("--machine", required=True)
+    recorder.add_argument("--date", required=True)
+    verbs.add_parser("readme")
     runner = verbs.add_parser("run")
     runner.add_argument("id")
     runner.add_argument("--quick", action="store_true")
     asked = parser.parse_args()
     if asked.verb == "list":
         return show()
+    if asked.verb == "record":
+        return record(asked.files, asked.machine, asked.date)
+    if asked.verb == "readme":
+        return readme()
     return check(asked.topic) if asked.verb == "check" else run(asked.id, asked.quick)
 
 
