@@ -28,9 +28,9 @@ struct CatalogueTiles {
   int64_t panel;     // columns of a panel: widths are padded to a multiple
 };
 
-// Floats of scratch that a call needs.
+// Floats of scratch that a call needs, and those of the panels of one backward step's rows.
 struct CatalogueScratch {
-  int64_t forward, backward;
+  int64_t forward, backward, left, right;
 };
 
 // Sampled log-sum-exp: entry (b, j) has the logit inverse_b * <anchor_b, table_n> + log_weight_bj with
@@ -59,8 +59,8 @@ struct SampledLogSumExp {
 #define RECENGINE_SOFTMAX_LOSS_KERNELS                                                                      \
   ::recengine::CatalogueTiles catalogue_tiles();                                                            \
   ::recengine::CatalogueScratch catalogue_scratch(const ::recengine::CatalogueLoss& p);                     \
-  /* Rows [row, row + row_tile) as panels: left [row_tile/group][width][group], and, unless null, right */ \
-  /* [width/panel][row_tile][panel], multiplied by the scale. Rows past the end are zero. */                \
+  /* Rows [row, row + row_tile) as operands of the logits (left) and, unless null, of the items' gradient */ \
+  /* (right). Rows past the end are zero. */                                                                \
   void catalogue_pack_rows(const ::recengine::CatalogueLoss& p, int64_t row, float* left, float* right);    \
   /* Over item blocks [block, block_end): per row the largest logit and the sum of exp(logit - largest). */ \
   void catalogue_forward(const ::recengine::CatalogueLoss& p, const float* left, int64_t row, int64_t rows, \

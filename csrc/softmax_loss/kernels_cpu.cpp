@@ -2,6 +2,8 @@
 
 #include "common/gemm.h"
 #include "common/rows.h"
+#include "softmax_loss/catalogue.h"
+#include "softmax_loss/catalogue_amx.h"
 
 // Linear cross-entropy. A step takes `items` items and some rows: the logits of a few rows against those
 // items fill a tile that stays in the cache, and everything that needs them happens there. The forward pass
@@ -9,20 +11,12 @@
 // into both operands' gradients at once. No logit ever reaches memory.
 namespace KERN_NS {
 
-using recengine::CatalogueLoss;
 using recengine::CatalogueScratch;
 using recengine::CatalogueTiles;
 using recengine::MutableMatrix;
 using recengine::SampledLogSumExp;
 
 namespace {
-
-constexpr int NB = 192;            // items of a step: a multiple of MR and of NR on every instruction set
-constexpr int UB = 8 * MR;         // rows of a backward step
-constexpr float LOWEST = -1e30f;   // stands in for minus infinity: differences of it stay finite
-static_assert(NB % MR == 0 && NB % NR == 0 && UB % MR == 0);
-
-RE_INLINE int64_t padded(int64_t width) { return (width + NR - 1) / NR * NR; }
 
 // Item rows as the right operand of the logits: [NB/NR][width][NR]; items past the end are zero.
 RE_NOINLINE void pack_items(const CatalogueLoss& p, int64_t item, int64_t count, float* panels) {
@@ -40,20 +34,6 @@ void pack_items_scaled(const CatalogueLoss& p, int64_t item, int64_t count, floa
   }
 }
 
-void fill_bias(const CatalogueLoss& p, int64_t item, int64_t count, float* bias) {
-  for (int64_t x = 0; x < NB; ++x) bias[x] = x >= count ? LOWEST : p.bias ? p.bias[item + x] : 0.f;
-}
-
-// Items with the key of a row, the target apart, drop out of that row.
-RE_INLINE void leave_out(const CatalogueLoss& p, int64_t row, int64_t item, int64_t count, float* x) {
-  const int64_t key = p.row_key[row];
-  const int64_t* keys = p.item_key + item;
-  const int64_t hit = p.target[row] - item;
-  const float kept = hit >= 0 && hit < count ? x[hit] : 0.f;
-  for (int64_t j = 0; j < count; ++j) x[j] = keys[j] == key ? LOWEST : x[j];
-  if (hit >= 0 && hit < count) x[hit] = kept;
-}
-
 // The logits of one group of rows against a step's items, into tile [MR][NB].
 RE_NOINLINE void logits(const CatalogueLoss& p, const float* left, const float* panels, const float* bias, float* tile) {
   const vf scale = splat(p.scale);
@@ -66,17 +46,36 @@ RE_NOINLINE void logits(const CatalogueLoss& p, const float* left, const float* 
   }
 }
 
+// Calls fn with the bf16 tiles' way to do it, where the processor has them, and says so.
+template <class F>
+RE_INLINE bool on_tiles(const CatalogueLoss& p, F&& fn) {
+#ifdef RECENGINE_AMX
+  if (!recengine::amx_live()) return false;
+  if (p.weight.bf16)
+    fn(TiledCatalogue<1>{});
+  else
+    fn(TiledCatalogue<3>{});
+  return true;
+#else
+  (void)p, (void)fn;
+  return false;
+#endif
+}
+
 }  // namespace
 
 CatalogueTiles catalogue_tiles() { return {MR, UB, NB, NR}; }
 
 CatalogueScratch catalogue_scratch(const CatalogueLoss& p) {
+  CatalogueScratch floats;
+  if (on_tiles(p, [&](auto tiled) { floats = tiled.scratch(p); })) return floats;
   const int64_t wide = padded(p.width);
   const int64_t forward = NB * p.width + MR * NB + NB + wide;
-  return {forward, NB * p.width + 2 * NB * wide + UB * NB + NB + wide};
+  return {forward, NB * p.width + 2 * NB * wide + UB * NB + NB + wide, UB * p.width, UB * wide};
 }
 
 void catalogue_pack_rows(const CatalogueLoss& p, int64_t row, float* left, float* right) {
+  if (on_tiles(p, [&](auto tiled) { tiled.pack_rows(p, row, left, right); })) return;
   for (int64_t g = 0; g < UB; g += MR) {
     const int64_t* index = p.index + row + g;
     pack_across<MR>(p.hidden, [index](int64_t i) { return index[i]; }, p.rows - row - g, p.width, left + g * p.width);
@@ -91,6 +90,7 @@ void catalogue_pack_rows(const CatalogueLoss& p, int64_t row, float* left, float
 
 void catalogue_forward(const CatalogueLoss& p, const float* left, int64_t row, int64_t rows, int64_t block,
                        int64_t block_end, float* largest, float* sum, float* scratch) {
+  if (on_tiles(p, [&](auto tiled) { tiled.forward(p, left, row, rows, block, block_end, largest, sum, scratch); })) return;
   float* panels = scratch;
   float* tile = panels + NB * p.width;
   float* bias = tile + MR * NB;
@@ -103,23 +103,7 @@ void catalogue_forward(const CatalogueLoss& p, const float* left, int64_t row, i
       logits(p, left + g * p.width, panels, bias, tile);
       for (int64_t r = g; r < rows && r < g + MR; ++r) {
         float* x = tile + (r - g) * NB;
-        if (p.row_key) leave_out(p, row + r, item, count, x);
-        vf top0 = load(x), top1 = load(x + W);
-        for (int64_t j = 2 * W; j < NB; j += 2 * W) {
-          top0 = vmax(top0, load(x + j));
-          top1 = vmax(top1, load(x + j + W));
-        }
-        const float found = hmax(vmax(top0, top1));
-        const float before = largest[r], now = found > before ? found : before;
-        const vf shift = splat(now);
-        vf s0{}, s1{};
-        for (int64_t j = 0; j < NB; j += 2 * W) {
-          s0 += vexp(load(x + j) - shift);
-          s1 += vexp(load(x + j + W) - shift);
-        }
-        const float kept = before == now ? sum[r] : sum[r] * __builtin_expf(before - now);
-        sum[r] = kept + hsum(s0 + s1);
-        largest[r] = now;
+        add_logits(p, row + r, item, count, x, largest + r, sum + r);
       }
     }
   }
@@ -148,6 +132,11 @@ void catalogue_finish(const CatalogueLoss& p, int64_t row, const float* largest,
 void catalogue_backward(const CatalogueLoss& p, const float* left, const float* right, int64_t row, int64_t rows,
                         int64_t block, int64_t block_end, const float* lse, const float* spread, const float* hit,
                         float* hidden_part, float* weight_sum, float* bias_sum, bool first, float* scratch) {
+  if (on_tiles(p, [&](auto tiled) {
+        tiled.backward(p, left, right, row, rows, block, block_end, lse, spread, hit, hidden_part, weight_sum, bias_sum,
+                       first, scratch);
+      }))
+    return;
   const int64_t wide = padded(p.width);
   float* panels = scratch;
   float* items = panels + NB * p.width;
@@ -177,14 +166,7 @@ void catalogue_backward(const CatalogueLoss& p, const float* left, const float* 
             std::memset(x, 0, sizeof(float) * NB);
             continue;
           }
-          if (p.row_key) leave_out(p, row + r, item, count, x);
-          const vf shift = splat(lse[r]), weight = splat(spread[r]);
-          for (int64_t j = 0; j < NB; j += 2 * W) {
-            store(x + j, weight * vexp(load(x + j) - shift));
-            store(x + j + W, weight * vexp(load(x + j + W) - shift));
-          }
-          const int64_t at = p.target[row + r] - item;
-          if (at >= 0 && at < count) x[at] -= hit[r];
+          to_gradient(p, row + r, item, count, lse[r], spread[r], hit[r], x);
         }
         if (bias_sum)
           for (int64_t i = 0; i < MR; ++i)

@@ -60,6 +60,7 @@ struct Catalogue {
   std::vector<int64_t> index, target, row_key, item_key;
   std::vector<float> bias;
   CatalogueTiles tiles;
+  CatalogueScratch floats;
   int64_t blocks, parts, wide, chunk;
 
   Catalogue(const char* op, const Tensor& hidden, const Tensor& weight, const std::optional<Tensor>& target_,
@@ -84,6 +85,7 @@ struct Catalogue {
     p = {view(hidden), view(weight), bias_ ? bias.data() : nullptr, index.data(), target.data(),
          row_key_ ? row_key.data() : nullptr, item_key_ ? item_key.data() : nullptr, static_cast<float>(scale), static_cast<int64_t>(index.size()), items, hidden.size(1)};
     tiles = RECENGINE_PICK(catalogue_tiles)();
+    floats = RECENGINE_PICK(catalogue_scratch)(p);
     blocks = (items + tiles.items - 1) / tiles.items;
     wide = (p.width + tiles.panel - 1) / tiles.panel * tiles.panel;
     chunk = std::min<int64_t>(12, (p.rows + tiles.row_tile - 1) / tiles.row_tile) * tiles.row_tile;
@@ -92,6 +94,7 @@ struct Catalogue {
     parts = std::min(blocks, std::clamp<int64_t>((int64_t{1} << 22) / std::max<int64_t>(1, chunk * wide), 8, 32));
   }
   int64_t first_block(int64_t part) const { return blocks * part / parts; }
+  int64_t tiles_of_rows() const { return chunk / tiles.row_tile; }
   int64_t rows_of(int64_t start) const { return std::min(chunk, p.rows - start); }
 };
 
@@ -100,7 +103,7 @@ void pack_chunk(const Catalogue& c, int64_t start, float* left, float* right) {
   const int64_t tile = c.tiles.row_tile, count = (c.rows_of(start) + tile - 1) / tile;
   parallel_for(0, count, 1, [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t)
-      pack(c.p, start + t * tile, left + t * tile * c.p.width, right ? right + t * tile * c.wide : nullptr);
+      pack(c.p, start + t * tile, left + t * c.floats.left, right ? right + t * c.floats.right : nullptr);
   });
 }
 
@@ -114,15 +117,14 @@ std::tuple<Tensor, Tensor> linear_cross_entropy(const Tensor& hidden, const Tens
   if (hidden.size(0) == 0) return {loss, lse};
   const Catalogue c(op, hidden, weight, target, bias, row_key, item_key, ignore_index, scale);
   float *loss_out = loss.mutable_data_ptr<float>(), *lse_out = lse.mutable_data_ptr<float>();
-  const Scratch left(c.chunk * c.p.width), largest(c.parts * c.chunk), sum(c.parts * c.chunk);
+  const Scratch left(c.tiles_of_rows() * c.floats.left), largest(c.parts * c.chunk), sum(c.parts * c.chunk);
   const auto forward = RECENGINE_PICK(catalogue_forward);
   const auto finish = RECENGINE_PICK(catalogue_finish);
-  const int64_t scratch = RECENGINE_PICK(catalogue_scratch)(c.p).forward;
   for (int64_t start = 0; start < c.p.rows; start += c.chunk) {
     const int64_t rows = c.rows_of(start);
     pack_chunk(c, start, left.get(), nullptr);
     parallel_for(0, c.parts, 1, [&](int64_t begin, int64_t end) {
-      const Scratch own(scratch);
+      const Scratch own(c.floats.forward);
       for (int64_t s = begin; s < end; ++s)
         forward(c.p, left.get(), start, rows, c.first_block(s), c.first_block(s + 1), largest.get() + s * c.chunk,
                 sum.get() + s * c.chunk, own.get());
@@ -167,10 +169,10 @@ std::tuple<Tensor, Tensor, Tensor> linear_cross_entropy_backward(
   const std::vector<float> lse_of = gathered(op, "lse", lse, c, count), hit = gathered(op, "loss_grad", loss_grad, c, count);
   std::vector<float> spread = gathered(op, "lse_grad", lse_grad, c, count);
   for (size_t i = 0; i < spread.size(); ++i) spread[i] = lse_of[i] == -INFINITY ? 0.f : spread[i] + hit[i];
-  const Scratch left(c.chunk * c.p.width), right(c.chunk * c.wide), parts(c.parts * c.chunk * c.wide);
+  const Scratch left(c.tiles_of_rows() * c.floats.left), right(c.tiles_of_rows() * c.floats.right);
+  const Scratch parts(c.parts * c.chunk * c.wide);
   const auto backward = RECENGINE_PICK(catalogue_backward);
   const auto sum_parts = RECENGINE_PICK(catalogue_sum_parts);
-  const int64_t scratch = RECENGINE_PICK(catalogue_scratch)(c.p).backward;
   float* weight_to = weight_sum.mutable_data_ptr<float>();
   float* bias_to = bias_grad ? bias_out.mutable_data_ptr<float>() : nullptr;
   const MutableMatrix hidden_to = mutable_view(hidden_grad);
@@ -178,7 +180,7 @@ std::tuple<Tensor, Tensor, Tensor> linear_cross_entropy_backward(
     const int64_t rows = c.rows_of(start);
     pack_chunk(c, start, left.get(), right.get());
     parallel_for(0, c.parts, 1, [&](int64_t begin, int64_t end) {
-      const Scratch own(scratch);
+      const Scratch own(c.floats.backward);
       for (int64_t s = begin; s < end; ++s) {
         float* part = parts.get() + s * c.chunk * c.wide;
         std::fill_n(part, c.chunk * c.wide, 0.f);

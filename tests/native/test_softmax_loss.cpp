@@ -27,9 +27,10 @@ void catalogue(int64_t rows, int64_t items, int64_t d, bool bf16) {
   const int64_t blocks = (items + tiles.items - 1) / tiles.items, wide = (d + tiles.panel - 1) / tiles.panel * tiles.panel;
   const int64_t chunk = (rows + tiles.row_tile - 1) / tiles.row_tile * tiles.row_tile;
   const auto floats = RECENGINE_PICK(catalogue_scratch)(p);
-  Scratch left(chunk * d), right(chunk * wide), forward(floats.forward), backward(floats.backward), finish(2 * wide);
-  for (int64_t t = 0; t < chunk; t += tiles.row_tile)
-    RECENGINE_PICK(catalogue_pack_rows)(p, t, left.get() + t * d, right.get() + t * wide);
+  const int64_t steps = chunk / tiles.row_tile;
+  Scratch left(steps * floats.left), right(steps * floats.right), forward(floats.forward), backward(floats.backward), finish(2 * wide);
+  for (int64_t t = 0; t < steps; ++t)
+    RECENGINE_PICK(catalogue_pack_rows)(p, t * tiles.row_tile, left.get() + t * floats.left, right.get() + t * floats.right);
   std::vector<float> largest(static_cast<size_t>(chunk)), sum(largest.size()), loss(largest.size()), lse(largest.size());
   RECENGINE_PICK(catalogue_forward)(p, left.get(), 0, rows, 0, blocks, largest.data(), sum.data(), forward.get());
   std::vector<float> spread, hit;

@@ -1,0 +1,153 @@
+// Products of float matrices on the bf16 matrix tiles (amx.h). A float is the sum of up to three bf16 numbers
+// (8 bits each of its 24): operands that are bfloat16 already take one part, others two (relative error about
+// 2^-18) or three (exact). Of the products of two split operands those of parts i + j <= 2 count: what is left
+// out is below 2^-22 of a term.
+//
+// A block is 32 x 32 elements of one operand: two tiles of 16 x 16 words of two bf16. As left operand
+// a tile holds 16 rows, as right operand 16 columns; the inner dimension goes in steps of 32, and a word holds
+// the inner elements j and j + 16 of a step. The parts of a block lie behind one another.
+#pragma once
+
+#include "common/amx.h"
+#include "common/gemm.h"
+#include "common/rows.h"
+
+#ifdef RECENGINE_AMX
+
+namespace KERN_NS {
+
+inline constexpr int64_t BLOCK = 32;         // rows, columns and inner elements of a block
+inline constexpr int64_t BLOCK_WORDS = 512;  // 32-bit words (floats of scratch) of one part of a block
+
+RE_INLINE int64_t in_blocks(int64_t n) { return (n + BLOCK - 1) / BLOCK; }
+
+RE_INLINE vu bits_of(vf x) { return reinterpret_cast<vu>(x); }
+RE_INLINE vf top_half(vf x) { return reinterpret_cast<vf>(bits_of(x) & 0xffff0000u); }
+RE_INLINE vf nearest_half(vf x) { return reinterpret_cast<vf>((bits_of(x) + 0x8000u) & 0xffff0000u); }
+
+// The parts of x: bf16 numbers in the upper halves.
+template <int PARTS>
+RE_INLINE void split(vf x, vf* part) {
+  if constexpr (PARTS == 1) {
+    part[0] = nearest_half(x);
+  } else if constexpr (PARTS == 2) {
+    part[0] = nearest_half(x);
+    part[1] = nearest_half(x - part[0]);
+  } else {
+    part[0] = top_half(x);
+    const vf rest = x - part[0];
+    part[1] = top_half(rest);
+    part[2] = rest - part[1];
+  }
+}
+
+// (The mask matters where a part is subnormal; the tiles read those as zero.)
+RE_INLINE vf word(vf low, vf high) {
+  return reinterpret_cast<vf>((bits_of(low) >> 16) | (bits_of(high) & 0xffff0000u));
+}
+
+// Rows of words become columns, in both tiles of every part of a block.
+template <int PARTS>
+RE_INLINE void transpose_block_words(float* block) {
+  for (int t = 0; t < 2 * PARTS; ++t, block += 256) {
+    vf v[16];
+#pragma GCC unroll 16
+    for (int j = 0; j < 16; ++j) v[j] = load(block + j * 16);
+    transpose(v);
+#pragma GCC unroll 16
+    for (int j = 0; j < 16; ++j) store(block + j * 16, v[j]);
+  }
+}
+
+// A 32 x 32 piece of a matrix (rows ld apart) as left operand and, unless null, as right operand: rows are
+// the left operand's rows and the right operand's inner dimension.
+template <int PARTS>
+RE_NOINLINE void pack_block(const float* from, int64_t ld, float* left, float* right) {
+  for (int64_t r = 0; r < 16; ++r, from += ld) {
+    const float* next = from + 16 * ld;
+    vf a[PARTS], b[PARTS], c[PARTS], d[PARTS];
+    split<PARTS>(load(from), a);
+    split<PARTS>(load(from + 16), b);
+    split<PARTS>(load(next), c);
+    split<PARTS>(load(next + 16), d);
+#pragma GCC unroll 3
+    for (int p = 0; p < PARTS; ++p) {
+      if (left) {
+        float* to = left + p * BLOCK_WORDS + r * 16;
+        store(to, word(a[p], b[p]));
+        store(to + 256, word(c[p], d[p]));
+      }
+      if (right) {
+        float* to = right + p * BLOCK_WORDS + r * 16;
+        store(to, word(a[p], c[p]));
+        store(to + 256, word(b[p], d[p]));
+      }
+    }
+  }
+}
+
+// The same piece transposed: its columns as rows of a left operand or, from its rows, columns of a right one.
+template <int PARTS>
+RE_NOINLINE void pack_block_across(const float* from, int64_t ld, float* left, float* right) {
+  pack_block<PARTS>(from, ld, right, left);
+  if (left) transpose_block_words<PARTS>(left);
+  if (right) transpose_block_words<PARTS>(right);
+}
+
+#define RE_LOAD(tile, from, at) "tileloadd " #at "(%" #from ",%2,1), %%tmm" #tile "\n\t"
+#define RE_DOT(sum, a, b) "tdpbf16ps %%tmm" #b ", %%tmm" #a ", %%tmm" #sum "\n\t"
+// The next part of the left (right) operand against what the other's tiles hold.
+#define RE_NEXT_LEFT(at, at2) \
+  RE_LOAD(4, 0, at) RE_DOT(0, 4, 6) RE_DOT(1, 4, 7) RE_LOAD(5, 0, at2) RE_DOT(2, 5, 6) RE_DOT(3, 5, 7)
+#define RE_NEXT_RIGHT(at, at2) \
+  RE_LOAD(6, 1, at) RE_DOT(0, 4, 6) RE_DOT(2, 5, 6) RE_LOAD(7, 1, at2) RE_DOT(1, 4, 7) RE_DOT(3, 5, 7)
+#define RE_FIRST                                                                                             \
+  RE_LOAD(4, 0, 0) RE_LOAD(6, 1, 0) RE_DOT(0, 4, 6) RE_LOAD(5, 0, 1024) RE_DOT(2, 5, 6) RE_LOAD(7, 1, 1024)   \
+  RE_DOT(1, 4, 7) RE_DOT(3, 5, 7)
+
+// C[32][32] (+)= A B over `steps` blocks; rows of C are ldc floats apart.
+template <int LEFT, int RIGHT, bool ADD>
+RE_INLINE void block_product(int64_t steps, const float* A, const float* B, float* C, int64_t ldc) {
+  const int64_t row = 4 * ldc, line = 64;
+  if (ADD)
+    asm volatile(
+        "tileloadd (%0,%2,1), %%tmm0\n\t"
+        "tileloadd 64(%0,%2,1), %%tmm1\n\t"
+        "tileloadd (%1,%2,1), %%tmm2\n\t"
+        "tileloadd 64(%1,%2,1), %%tmm3" ::"r"(C),
+        "r"(C + 16 * ldc), "r"(row)
+        : "memory");
+  else
+    asm volatile("tilezero %%tmm0\n\ttilezero %%tmm1\n\ttilezero %%tmm2\n\ttilezero %%tmm3" ::: "memory");
+  for (int64_t s = 0; s < steps; ++s, A += LEFT * BLOCK_WORDS, B += RIGHT * BLOCK_WORDS) {
+    if constexpr (LEFT == 3 && RIGHT == 3)
+      asm volatile(RE_FIRST RE_NEXT_LEFT(4096, 5120) RE_NEXT_LEFT(2048, 3072) RE_NEXT_RIGHT(2048, 3072)
+                       RE_NEXT_LEFT(0, 1024) RE_NEXT_RIGHT(4096, 5120)::"r"(A),
+                   "r"(B), "r"(line)
+                   : "memory");
+    else if constexpr (LEFT == 2 && RIGHT == 1)
+      asm volatile(RE_FIRST RE_NEXT_LEFT(2048, 3072)::"r"(A), "r"(B), "r"(line) : "memory");
+    else if constexpr (LEFT == 1 && RIGHT == 2)
+      asm volatile(RE_FIRST RE_NEXT_RIGHT(2048, 3072)::"r"(A), "r"(B), "r"(line) : "memory");
+    else {
+      static_assert(LEFT * RIGHT == 1 || LEFT == 3 || LEFT * RIGHT == 2);
+      asm volatile(RE_FIRST ::"r"(A), "r"(B), "r"(line) : "memory");
+    }
+  }
+  asm volatile(
+      "tilestored %%tmm0, (%0,%2,1)\n\t"
+      "tilestored %%tmm1, 64(%0,%2,1)\n\t"
+      "tilestored %%tmm2, (%1,%2,1)\n\t"
+      "tilestored %%tmm3, 64(%1,%2,1)" ::"r"(C),
+      "r"(C + 16 * ldc), "r"(row)
+      : "memory");
+}
+
+#undef RE_LOAD
+#undef RE_DOT
+#undef RE_NEXT_LEFT
+#undef RE_NEXT_RIGHT
+#undef RE_FIRST
+
+}  // namespace KERN_NS
+#endif
