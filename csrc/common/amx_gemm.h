@@ -11,6 +11,7 @@
 #include "common/amx.h"
 #include "common/gemm.h"
 #include "common/rows.h"
+#include "common/small_gemm.h"
 
 #ifdef RECENGINE_AMX
 
@@ -25,23 +26,7 @@ RE_INLINE vu bits_of(vf x) { return reinterpret_cast<vu>(x); }
 RE_INLINE vf top_half(vf x) { return reinterpret_cast<vf>(bits_of(x) & 0xffff0000u); }
 RE_INLINE vf nearest_half(vf x) { return reinterpret_cast<vf>((bits_of(x) + 0x8000u) & 0xffff0000u); }
 
-// The parts of x: bf16 numbers in the upper halves.
-template <int PARTS>
-RE_INLINE void split(vf x, vf* part) {
-  if constexpr (PARTS == 1) {
-    part[0] = nearest_half(x);
-  } else if constexpr (PARTS == 2) {
-    part[0] = nearest_half(x);
-    part[1] = nearest_half(x - part[0]);
-  } else {
-    part[0] = top_half(x);
-    const vf rest = x - part[0];
-    part[1] = top_half(rest);
-    part[2] = rest - part[1];
-  }
-}
-
-// (The mask matters where a part is subnormal; the tiles read those as zero.)
+// One word of two bf16, from the upper halves of two floats. (The mask matters where a part is subnormal; the tiles read those as zero.)
 RE_INLINE vf word(vf low, vf high) {
   return reinterpret_cast<vf>((bits_of(low) >> 16) | (bits_of(high) & 0xffff0000u));
 }
@@ -49,14 +34,26 @@ RE_INLINE vf word(vf low, vf high) {
 // Rows of words become columns, in both tiles of every part of a block.
 template <int PARTS>
 RE_INLINE void transpose_block_words(float* block) {
-  for (int t = 0; t < 2 * PARTS; ++t, block += 256) {
-    vf v[16];
-#pragma GCC unroll 16
-    for (int j = 0; j < 16; ++j) v[j] = load(block + j * 16);
-    transpose(v);
-#pragma GCC unroll 16
-    for (int j = 0; j < 16; ++j) store(block + j * 16, v[j]);
+  for (int t = 0; t < 2 * PARTS; ++t, block += 256) transpose_block(block, 16, block, 16);
+}
+
+// The words of the next part of four vectors, then those of what is left of them.
+template <int PARTS, int LEFT_OVER>
+RE_INLINE void pack_words(vf a, vf b, vf c, vf d, float* left, float* right) {
+  constexpr bool nearest = PARTS < 3, last = LEFT_OVER == 1;
+  const auto part = [](vf x) { return nearest ? nearest_half(x) : last ? x : top_half(x); };
+  const vf a0 = part(a), b0 = part(b), c0 = part(c), d0 = part(d);
+  if (left) {
+    store(left, word(a0, b0));
+    store(left + 256, word(c0, d0));
   }
+  if (right) {
+    store(right, word(a0, c0));
+    store(right + 256, word(b0, d0));
+  }
+  if constexpr (!last)
+    pack_words<PARTS, LEFT_OVER - 1>(a - a0, b - b0, c - c0, d - d0, left ? left + BLOCK_WORDS : nullptr,
+                                     right ? right + BLOCK_WORDS : nullptr);
 }
 
 // A 32 x 32 piece of a matrix (rows ld apart) as left operand and, unless null, as right operand: rows are
@@ -65,24 +62,8 @@ template <int PARTS>
 RE_NOINLINE void pack_block(const float* from, int64_t ld, float* left, float* right) {
   for (int64_t r = 0; r < 16; ++r, from += ld) {
     const float* next = from + 16 * ld;
-    vf a[PARTS], b[PARTS], c[PARTS], d[PARTS];
-    split<PARTS>(load(from), a);
-    split<PARTS>(load(from + 16), b);
-    split<PARTS>(load(next), c);
-    split<PARTS>(load(next + 16), d);
-#pragma GCC unroll 3
-    for (int p = 0; p < PARTS; ++p) {
-      if (left) {
-        float* to = left + p * BLOCK_WORDS + r * 16;
-        store(to, word(a[p], b[p]));
-        store(to + 256, word(c[p], d[p]));
-      }
-      if (right) {
-        float* to = right + p * BLOCK_WORDS + r * 16;
-        store(to, word(a[p], c[p]));
-        store(to + 256, word(b[p], d[p]));
-      }
-    }
+    vf a = load(from), b = load(from + 16), c = load(next), d = load(next + 16);
+    pack_words<PARTS, PARTS>(a, b, c, d, left ? left + r * 16 : nullptr, right ? right + r * 16 : nullptr);
   }
 }
 

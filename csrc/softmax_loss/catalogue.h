@@ -12,6 +12,7 @@ using recengine::CatalogueLoss;
 
 constexpr int NB = 192;            // items of a step: a multiple of MR and of NR on every instruction set
 constexpr int UB = 8 * MR;         // rows of a backward step
+constexpr int MOST_ROWS = 12 * UB;
 constexpr float LOWEST = -1e30f;   // stands in for minus infinity: differences of it stay finite
 static_assert(NB % MR == 0 && NB % NR == 0 && UB % MR == 0);
 
@@ -31,36 +32,53 @@ RE_INLINE void leave_out(const CatalogueLoss& p, int64_t row, int64_t item, int6
   if (hit >= 0 && hit < count) x[hit] = kept;
 }
 
-// The logits of one row against a step's items, into its running maximum and sum.
-RE_NOINLINE void add_logits(const CatalogueLoss& p, int64_t row, int64_t item, int64_t count, float* x, float* largest,
-                            float* sum) {
+constexpr float LOG2_E = 1.44269504f;
+constexpr int LANES = 2 * W;  // of a row: its largest logit and the sum of exp(logit - largest), lane by lane
+
+// scale times x: the logits of one row against a step's items, into the row's lanes.
+RE_INLINE void add_logits(const CatalogueLoss& p, int64_t row, int64_t item, int64_t count, float scale, float* x,
+                          float* lanes) {
   if (p.row_key) leave_out(p, row, item, count, x);
   vf top0 = load(x), top1 = load(x + W);
+#pragma GCC unroll 6
   for (int64_t j = 2 * W; j < NB; j += 2 * W) {
     top0 = vmax(top0, load(x + j));
     top1 = vmax(top1, load(x + j + W));
   }
-  const float found = hmax(vmax(top0, top1));
-  const float before = *largest, now = found > before ? found : before;
-  const vf shift = splat(now);
-  vf s0{}, s1{};
+  const vf before = load(lanes), by = splat(scale), now = vmax(before, vmax(top0, top1) * by);
+  vf s0{}, s1 = load(lanes + W) * vexp2((before - now) * LOG2_E);
+#pragma GCC unroll 2
   for (int64_t j = 0; j < NB; j += 2 * W) {
-    s0 += vexp(load(x + j) - shift);
-    s1 += vexp(load(x + j + W) - shift);
+    s0 += vexp2((load(x + j) * by - now) * LOG2_E);
+    s1 += vexp2((load(x + j + W) * by - now) * LOG2_E);
   }
-  const float kept = before == now ? *sum : *sum * __builtin_expf(before - now);
-  *sum = kept + hsum(s0 + s1);
-  *largest = now;
+  store(lanes, now);
+  store(lanes + W, s0 + s1);
+}
+
+RE_INLINE void clear_lanes(int64_t rows, float* lanes) {
+  for (int64_t r = 0; r < rows; ++r, lanes += LANES) {
+    store(lanes, splat(LOWEST));
+    store(lanes + W, vf{});
+  }
+}
+
+RE_INLINE void join_lanes(int64_t rows, const float* lanes, float* largest, float* sum) {
+  for (int64_t r = 0; r < rows; ++r, lanes += LANES) {
+    largest[r] = hmax(load(lanes));
+    sum[r] = hsum(load(lanes + W) * vexp2((load(lanes) - splat(largest[r])) * LOG2_E));
+  }
 }
 
 // The same logits become their gradient: spread * softmax - hit * [item is target].
-RE_NOINLINE void to_gradient(const CatalogueLoss& p, int64_t row, int64_t item, int64_t count, float lse, float spread,
-                             float hit, float* x) {
+RE_INLINE void to_gradient(const CatalogueLoss& p, int64_t row, int64_t item, int64_t count, float scale, float lse,
+                           float spread, float hit, float* x) {
   if (p.row_key) leave_out(p, row, item, count, x);
-  const vf shift = splat(lse), weight = splat(spread);
+  const vf shift = splat(lse), weight = splat(spread), by = splat(scale);
+#pragma GCC unroll 2
   for (int64_t j = 0; j < NB; j += 2 * W) {
-    store(x + j, weight * vexp(load(x + j) - shift));
-    store(x + j + W, weight * vexp(load(x + j + W) - shift));
+    store(x + j, weight * vexp2((load(x + j) * by - shift) * LOG2_E));
+    store(x + j + W, weight * vexp2((load(x + j + W) * by - shift) * LOG2_E));
   }
   const int64_t at = p.target[row] - item;
   if (at >= 0 && at < count) x[at] -= hit;

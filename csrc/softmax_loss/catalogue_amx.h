@@ -19,7 +19,7 @@ struct TiledCatalogue {
 
   static recengine::CatalogueScratch scratch(const CatalogueLoss& p) {
     const int64_t steps = in_blocks(p.width), items = PANELS * steps * SIZE, rows = GROUPS * steps * SIZE;
-    return {items + BLOCK * NB + NB,
+    return {items + BLOCK * NB + NB + MOST_ROWS * LANES,
             2 * items + steps * BLOCK * NB + BLOCK * NB + PANELS * (1 + GROUPS) * CHANGE_SIZE + NB, rows, rows};
   }
 
@@ -66,7 +66,12 @@ struct TiledCatalogue {
       }
   }
 
-  // The logits of a group of rows against a step's items, into tile [32][NB].
+  // Whether the logits of a step are the scale times the products, nothing added, nothing left out.
+  static RE_INLINE bool is_plain(const CatalogueLoss& p, int64_t count) {
+    return p.scale > 0 && !p.bias && !p.row_key && count == NB;
+  }
+
+  // The logits (plain: without the scale) of a group of rows against a step's items, into tile [32][NB].
   static __attribute__((noinline)) void logits(const CatalogueLoss& p, const float* left, const float* panels, const float* bias,
                                         bool plain, float* tile) {
     const int64_t steps = in_blocks(p.width);
@@ -85,18 +90,20 @@ struct TiledCatalogue {
     float* panels = scratch;
     float* tile = panels + PANELS * steps * SIZE;
     float* bias = tile + BLOCK * NB;
-    for (int64_t r = 0; r < rows; ++r) largest[r] = LOWEST, sum[r] = 0.f;
+    float* lanes = bias + NB;
+    clear_lanes(rows, lanes);
     for (int64_t b = block; b < block_end; ++b) {
       const int64_t item = b * NB, count = p.items - item < NB ? p.items - item : NB;
       pack_items(p, item, count, panels, nullptr);
       fill_bias(p, item, count, bias);
-      const bool plain = p.scale == 1.f && !p.bias && count == NB;
+      const bool plain = is_plain(p, count);
       for (int64_t g = 0; g < rows; g += BLOCK) {
         logits(p, left + g / BLOCK * steps * SIZE, panels, bias, plain, tile);
         for (int64_t r = g; r < rows && r < g + BLOCK; ++r)
-          add_logits(p, row + r, item, count, tile + (r - g) * NB, largest + r, sum + r);
+          add_logits(p, row + r, item, count, plain ? p.scale : 1.f, tile + (r - g) * NB, lanes + r * LANES);
       }
     }
+    join_lanes(rows, lanes, largest, sum);
   }
 
   // change [width][NB] onto rows of the items' gradient.
@@ -104,17 +111,15 @@ struct TiledCatalogue {
                                             bool first, float* weight_sum) {
     for (int64_t x = 0; x < count; x += W)
       for (int64_t k = 0; k < p.width; k += W) {
-        vf v[W];
-#pragma GCC unroll 16
-        for (int i = 0; i < W; ++i) v[i] = load(change + (k + i) * NB + x);
-        transpose(v);
+        float across[W * W];
+        transpose_block(change + k * NB + x, NB, across, W);
         const int n = static_cast<int>(p.width - k < W ? p.width - k : W);
         for (int64_t i = 0; i < W && x + i < count; ++i) {
           float* to = weight_sum + (item + x + i) * p.width + k;
           if (n == W)
-            store(to, first ? v[i] : load(to) + v[i]);
+            store(to, first ? load(across + i * W) : load(to) + load(across + i * W));
           else
-            store_n(to, first ? v[i] : load_n(to, n) + v[i], n);
+            store_n(to, first ? load(across + i * W) : load_n(to, n) + load(across + i * W), n);
         }
       }
   }
@@ -135,7 +140,7 @@ struct TiledCatalogue {
       const int64_t item = b * NB, count = p.items - item < NB ? p.items - item : NB;
       pack_items(p, item, count, panels, items);
       fill_bias(p, item, count, bias);
-      const bool plain = p.scale == 1.f && !p.bias && count == NB;
+      const bool plain = is_plain(p, count);
       if (bias_sum && first) std::memset(bias_sum + item, 0, sizeof(float) * static_cast<size_t>(count));
       for (int64_t u = 0; u < rows; u += UB) {
         int64_t live = 0;
@@ -146,7 +151,7 @@ struct TiledCatalogue {
             float* x = tile + i * NB;
             const int64_t r = at + i;
             if (r < rows)
-              to_gradient(p, row + r, item, count, lse[r], spread[r], hit[r], x);
+              to_gradient(p, row + r, item, count, plain ? p.scale : 1.f, lse[r], spread[r], hit[r], x);
             else
               std::memset(x, 0, sizeof(float) * NB);
           }

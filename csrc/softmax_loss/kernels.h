@@ -22,8 +22,8 @@ struct CatalogueLoss {
 
 // How the work is cut: constants of an instruction set, so the cut never depends on the threads.
 struct CatalogueTiles {
-  int64_t group;     // rows of one panel of hidden rows
-  int64_t row_tile;  // rows that one backward step takes; a multiple of group
+  int64_t row_tile;  // rows that one backward step takes
+  int64_t most_rows;  // that one call takes; a multiple of row_tile
   int64_t items;     // items that one step takes
   int64_t panel;     // columns of a panel: widths are padded to a multiple
 };
@@ -71,7 +71,7 @@ struct SampledLogSumExp {
                         float* scratch);                                                                    \
   /* Over item blocks: the gradient of the logits is spread * softmax - hit * [item is target]. */          \
   /* hidden_part [rows][padded width] is added to, weight_sum [items][width] and bias_sum [items] too (set */ \
-  /* where first). lse, spread and hit are by row of the chunk. */                                          \
+  /* where first). lse, spread and hit are by row of the chunk; lse is infinite where a row has no item. */ \
   void catalogue_backward(const ::recengine::CatalogueLoss& p, const float* left, const float* right,       \
                           int64_t row, int64_t rows, int64_t block, int64_t block_end, const float* lse,    \
                           const float* spread, const float* hit, float* hidden_part, float* weight_sum,     \

@@ -64,13 +64,13 @@ RE_INLINE bool on_tiles(const CatalogueLoss& p, F&& fn) {
 
 }  // namespace
 
-CatalogueTiles catalogue_tiles() { return {MR, UB, NB, NR}; }
+CatalogueTiles catalogue_tiles() { return {UB, MOST_ROWS, NB, NR}; }
 
 CatalogueScratch catalogue_scratch(const CatalogueLoss& p) {
   CatalogueScratch floats;
   if (on_tiles(p, [&](auto tiled) { floats = tiled.scratch(p); })) return floats;
   const int64_t wide = padded(p.width);
-  const int64_t forward = NB * p.width + MR * NB + NB + wide;
+  const int64_t forward = NB * p.width + MR * NB + NB + MOST_ROWS * LANES;
   return {forward, NB * p.width + 2 * NB * wide + UB * NB + NB + wide, UB * p.width, UB * wide};
 }
 
@@ -94,7 +94,8 @@ void catalogue_forward(const CatalogueLoss& p, const float* left, int64_t row, i
   float* panels = scratch;
   float* tile = panels + NB * p.width;
   float* bias = tile + MR * NB;
-  for (int64_t r = 0; r < rows; ++r) largest[r] = LOWEST, sum[r] = 0.f;
+  float* lanes = bias + NB;
+  clear_lanes(rows, lanes);
   for (int64_t b = block; b < block_end; ++b) {
     const int64_t item = b * NB, count = p.items - item < NB ? p.items - item : NB;
     pack_items(p, item, count, panels);
@@ -103,10 +104,11 @@ void catalogue_forward(const CatalogueLoss& p, const float* left, int64_t row, i
       logits(p, left + g * p.width, panels, bias, tile);
       for (int64_t r = g; r < rows && r < g + MR; ++r) {
         float* x = tile + (r - g) * NB;
-        add_logits(p, row + r, item, count, x, largest + r, sum + r);
+        add_logits(p, row + r, item, count, 1.f, x, lanes + r * LANES);
       }
     }
   }
+  join_lanes(rows, lanes, largest, sum);
 }
 
 void catalogue_finish(const CatalogueLoss& p, int64_t row, const float* largest, const float* sum, int64_t parts,
@@ -166,7 +168,7 @@ void catalogue_backward(const CatalogueLoss& p, const float* left, const float* 
             std::memset(x, 0, sizeof(float) * NB);
             continue;
           }
-          to_gradient(p, row + r, item, count, lse[r], spread[r], hit[r], x);
+          to_gradient(p, row + r, item, count, 1.f, lse[r], spread[r], hit[r], x);
         }
         if (bias_sum)
           for (int64_t i = 0; i < MR; ++i)

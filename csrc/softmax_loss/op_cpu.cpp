@@ -88,7 +88,7 @@ struct Catalogue {
     floats = RECENGINE_PICK(catalogue_scratch)(p);
     blocks = (items + tiles.items - 1) / tiles.items;
     wide = (p.width + tiles.panel - 1) / tiles.panel * tiles.panel;
-    chunk = std::min<int64_t>(12, (p.rows + tiles.row_tile - 1) / tiles.row_tile) * tiles.row_tile;
+    chunk = std::min(tiles.most_rows, (p.rows + tiles.row_tile - 1) / tiles.row_tile * tiles.row_tile);
     // Parts of the catalogue that are summed up on their own and then in order: a matter of shapes only,
     // so that any number of threads gives the same bits. At most 16 MB of partial sums.
     parts = std::min(blocks, std::clamp<int64_t>((int64_t{1} << 22) / std::max<int64_t>(1, chunk * wide), 8, 32));
@@ -166,9 +166,13 @@ std::tuple<Tensor, Tensor, Tensor> linear_cross_entropy_backward(
   // Sums over chunks of rows stay in floats; a bfloat16 gradient is rounded once.
   Tensor weight_sum = direct ? weight_grad : new_empty(weight, {weight.size(0), weight.size(1)}, ScalarType::Float);
   const int64_t count = hidden.size(0);
-  const std::vector<float> lse_of = gathered(op, "lse", lse, c, count), hit = gathered(op, "loss_grad", loss_grad, c, count);
-  std::vector<float> spread = gathered(op, "lse_grad", lse_grad, c, count);
-  for (size_t i = 0; i < spread.size(); ++i) spread[i] = lse_of[i] == -INFINITY ? 0.f : spread[i] + hit[i];
+  const std::vector<float> hit = gathered(op, "loss_grad", loss_grad, c, count);
+  std::vector<float> lse_of = gathered(op, "lse", lse, c, count), spread = gathered(op, "lse_grad", lse_grad, c, count);
+  for (size_t i = 0; i < spread.size(); ++i) {
+    const bool empty = lse_of[i] == -INFINITY;
+    spread[i] = empty ? 0.f : spread[i] + hit[i];
+    if (empty) lse_of[i] = INFINITY;
+  }
   const Scratch left(c.tiles_of_rows() * c.floats.left), right(c.tiles_of_rows() * c.floats.right);
   const Scratch parts(c.parts * c.chunk * c.wide);
   const auto backward = RECENGINE_PICK(catalogue_backward);
