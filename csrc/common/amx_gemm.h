@@ -75,6 +75,19 @@ RE_NOINLINE void pack_block_across(const float* from, int64_t ld, float* left, f
   if (right) transpose_block_words<PARTS>(right);
 }
 
+// Columns [col, col + 32) of 32 rows of m, row i being id(i), rows of `to` 32 apart; what does not exist is zero.
+template <class Id>
+RE_INLINE void stage_block(const recengine::Matrix& m, Id&& id, int64_t count, int64_t col, int64_t width, float* to) {
+  const recengine::Matrix part = shifted(m, 0, col);
+  const int64_t n = width - col < BLOCK ? width - col : BLOCK;
+  for (int64_t i = 0; i < BLOCK; ++i, to += BLOCK) {
+    if (i >= count || n < BLOCK) std::memset(to, 0, sizeof(float) * BLOCK);
+    if (i >= count) continue;
+    const float* from = read_row(part, id(i), n, to);
+    if (from != to) std::memcpy(to, from, sizeof(float) * static_cast<size_t>(n));
+  }
+}
+
 #define RE_LOAD(tile, from, at) "tileloadd " #at "(%" #from ",%2,1), %%tmm" #tile "\n\t"
 #define RE_DOT(sum, a, b) "tdpbf16ps %%tmm" #b ", %%tmm" #a ", %%tmm" #sum "\n\t"
 // The next part of the left (right) operand against what the other's tiles hold.

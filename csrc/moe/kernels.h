@@ -34,10 +34,11 @@ struct Router {
 }  // namespace recengine
 
 #define RECENGINE_MOE_KERNELS                                                                                \
-  /* Floats: of one packed expert; of scratch for `rows` rows at a time; of a padded output row. */          \
-  int64_t swiglu_packed_size(int64_t width, int64_t hidden);                                                 \
-  int64_t swiglu_forward_scratch(int64_t width, int64_t rows);                                               \
-  int64_t swiglu_backward_scratch(int64_t width, int64_t rows);                                              \
+  /* Floats: of one packed expert; of scratch for `rows` rows at a time; of a padded output row. bf16: whether */ \
+  /* all weights (for scratch: rows too) are bfloat16. */                                                    \
+  int64_t swiglu_packed_size(int64_t width, int64_t hidden, bool bf16);                                      \
+  int64_t swiglu_forward_scratch(int64_t width, int64_t rows, bool bf16);                                    \
+  int64_t swiglu_backward_scratch(int64_t width, int64_t rows, bool bf16);                                   \
   int64_t swiglu_row_size(int64_t width);                                                                    \
   void swiglu_pack(const ::recengine::Expert& e, float* packed);                                             \
   /* Adds the expert's scaled outputs to sum[index - first] (rows of swiglu_row_size). */                    \

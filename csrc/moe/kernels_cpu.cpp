@@ -2,6 +2,7 @@
 
 #include "common/gemm.h"
 #include "common/rows.h"
+#include "moe/swiglu_amx.h"
 
 // SwiGLU experts. Rows are gathered while they are packed as left operands; the hidden layer lives in
 // strips of NR columns ([strip][row][NR]), a layout that serves as a left operand (rows by hidden) and as a
@@ -71,25 +72,56 @@ void pack_forward(const Expert& e, int64_t strip, int64_t strips, float* to) {
 
 RE_INLINE vf sigmoid(vf x) { return 1.f / (1.f + vexp(-x)); }
 
+// Calls fn with the bf16 tiles' way to do it, where the processor has them, and says so.
+template <class F>
+RE_INLINE bool on_tiles(bool bf16, F&& fn) {
+#ifdef RECENGINE_AMX
+  if (!recengine::amx_live()) return false;
+  if (bf16)
+    fn(TiledSwiglu<1>{});
+  else
+    fn(TiledSwiglu<3>{});
+  return true;
+#else
+  (void)bf16, (void)fn;
+  return false;
+#endif
+}
+
+RE_INLINE bool all_bf16(const Expert& e) { return e.gate.bf16 && e.up.bf16 && e.down.bf16; }
+
+// Packed weights serve rows of their own kind only.
+RE_INLINE Expert for_rows(Expert e, const Matrix& x) {
+  if (all_bf16(e) && !x.bf16) e.packed = nullptr;
+  return e;
+}
+
 }  // namespace
 
 int64_t swiglu_row_size(int64_t width) { return up_to(width, NR); }
 
-int64_t swiglu_packed_size(int64_t width, int64_t hidden) {
+int64_t swiglu_packed_size(int64_t width, int64_t hidden, bool bf16) {
+  int64_t size = 0;
+  if (on_tiles(bf16, [&](auto tiled) { size = tiled.packed_size(width, hidden); })) return size;
   return up_to(hidden, NR) * (2 * width + up_to(width, NR));
 }
 
-int64_t swiglu_forward_scratch(int64_t width, int64_t rows) {
+int64_t swiglu_forward_scratch(int64_t width, int64_t rows, bool bf16) {
+  int64_t size = 0;
+  if (on_tiles(bf16, [&](auto tiled) { size = tiled.forward_scratch(width, rows); })) return size;
   const int64_t padded = up_to(rows, MR);
   return padded * width + FORWARD_STRIPS * NR * (padded + 2 * width + up_to(width, NR));
 }
 
-int64_t swiglu_backward_scratch(int64_t width, int64_t rows) {
+int64_t swiglu_backward_scratch(int64_t width, int64_t rows, bool bf16) {
+  int64_t size = 0;
+  if (on_tiles(bf16, [&](auto tiled) { size = tiled.backward_scratch(width, rows); })) return size;
   const int64_t padded = up_to(rows, MR), wide = up_to(width, NR), strip = BACKWARD_STRIPS * NR;
   return padded * (2 * width + wide) + strip * (3 * padded + 3 * width + 2 * wide) + 3 * up_to(width, MR) * strip + padded;
 }
 
 void swiglu_pack(const Expert& e, float* packed) {
+  if (on_tiles(all_bf16(e), [&](auto tiled) { tiled.pack(e, packed); })) return;
   for (int64_t strip = 0; strip * NR < e.hidden; strip += FORWARD_STRIPS) {
     const int64_t strips = strips_from(e.hidden, strip, FORWARD_STRIPS);
     pack_forward(e, strip, strips, packed);
@@ -98,6 +130,7 @@ void swiglu_pack(const Expert& e, float* packed) {
 }
 
 void swiglu_forward(const Expert& e, const Matrix& x, const ExpertRows& rows, int64_t first, float* sum, float* scratch) {
+  if (on_tiles(all_bf16(e) && x.bf16, [&](auto tiled) { tiled.forward(for_rows(e, x), x, rows, first, sum, scratch); })) return;
   const int64_t padded = up_to(rows.count, MR), wide = up_to(e.width, NR);
   float* left = scratch;
   float* hidden = left + padded * e.width;
@@ -137,6 +170,9 @@ void swiglu_forward(const Expert& e, const Matrix& x, const ExpertRows& rows, in
 
 void swiglu_backward(const Expert& e, const Matrix& x, const Matrix& grad, const ExpertRows& rows, int64_t first,
                      float* x_grad, const ExpertGradient& weights, float* scale_grad, float* scratch) {
+  if (on_tiles(all_bf16(e) && x.bf16 && grad.bf16,
+               [&](auto tiled) { tiled.backward(e, x, grad, rows, first, x_grad, weights, scale_grad, scratch); }))
+    return;
   const int64_t padded = up_to(rows.count, MR), wide = up_to(e.width, NR), deep = up_to(e.width, MR);
   constexpr int64_t STRIP = BACKWARD_STRIPS * NR;
   float* left_x = scratch;                        // [group][width][MR]

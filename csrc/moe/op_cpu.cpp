@@ -140,6 +140,7 @@ struct Bank {  // [T, E, D, F], [T, E, D, F], [T, E, F, D]
 
   int64_t experts() const { return gate.size(1); }
   int64_t hidden() const { return gate.size(3); }
+  bool bf16() const { return is_bf16(gate) && is_bf16(up) && is_bf16(down); }
   Expert at(int64_t t, int64_t e) const {
     const float* own = packed ? packed + (t * experts() + e) * packed_step : nullptr;
     return {bank(gate, t, e), bank(up, t, e), bank(down, t, e), own, gate.size(2), hidden()};
@@ -203,6 +204,8 @@ struct Mixture {
   const std::optional<Tensor>&experts, &gates;
   double alpha;
 
+  bool bf16() const { return is_bf16(x) && routed.bf16() && (!shared || shared->bf16()); }
+
   void check(const char* op) const {
     check_dim(op, "x", x, 3);
     check_float_or_bf16(op, "x", x);
@@ -252,7 +255,7 @@ std::optional<Bank> optional_bank(const std::optional<Tensor>& gate, const std::
 void use_packed(Bank& b, const std::optional<Tensor>& packed, const char* name) {
   if (!packed) return;
   const char* op = "grouped_swiglu";
-  b.packed_step = RECENGINE_PICK(swiglu_packed_size)(b.gate.size(2), b.hidden());
+  b.packed_step = RECENGINE_PICK(swiglu_packed_size)(b.gate.size(2), b.hidden(), b.bf16());
   check_dim(op, name, *packed, 3);
   check_size(op, name, *packed, 0, b.gate.size(0));
   check_size(op, name, *packed, 1, b.experts());
@@ -274,7 +277,7 @@ Tensor grouped_swiglu(const Tensor& x, const Tensor& gate, const Tensor& up, con
   const int64_t rows = x.size(0), positions = x.size(1), width = x.size(2);
   Tensor y = new_empty(x, {rows, positions, width});
   const int64_t piece = rows_at_once(width), pieces = (rows + piece - 1) / piece;
-  const int64_t wide = RECENGINE_PICK(swiglu_row_size)(width), scratch = RECENGINE_PICK(swiglu_forward_scratch)(width, piece);
+  const int64_t wide = RECENGINE_PICK(swiglu_row_size)(width), scratch = RECENGINE_PICK(swiglu_forward_scratch)(width, piece, m.bf16());
   parallel_for(0, positions * pieces, 1, [&](int64_t begin, int64_t end) {
     const Scratch sum(piece * wide + 1), own(scratch);
     Choice choice;
@@ -341,7 +344,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> group
   const Sums routed(m.routed, parts);
   std::optional<Sums> shared;
   if (m.shared) shared.emplace(*m.shared, parts);
-  const int64_t wide = RECENGINE_PICK(swiglu_row_size)(width), scratch = RECENGINE_PICK(swiglu_backward_scratch)(width, piece);
+  const int64_t wide = RECENGINE_PICK(swiglu_row_size)(width), scratch = RECENGINE_PICK(swiglu_backward_scratch)(width, piece, m.bf16() && is_bf16(grad));
   parallel_for(0, positions * parts, 1, [&](int64_t begin, int64_t end) {
     const Scratch sum(piece * wide + 1), own(scratch), products(piece);
     Choice choice;
@@ -377,7 +380,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> group
 Tensor swiglu_pack(const Tensor& gate, const Tensor& up, const Tensor& down) {
   const Bank b{gate, up, down};
   check_bank("swiglu_pack", "", b);
-  const int64_t size = RECENGINE_PICK(swiglu_packed_size)(gate.size(2), gate.size(3));
+  const int64_t size = RECENGINE_PICK(swiglu_packed_size)(gate.size(2), gate.size(3), b.bf16());
   Tensor packed = new_empty(gate, {gate.size(0), gate.size(1), size}, ScalarType::Float);
   float* to = packed.mutable_data_ptr<float>();
   parallel_for(0, gate.size(0) * gate.size(1), 1, [&](int64_t begin, int64_t end) {

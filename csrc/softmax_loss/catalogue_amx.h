@@ -23,19 +23,6 @@ struct TiledCatalogue {
             2 * items + steps * BLOCK * NB + BLOCK * NB + PANELS * (1 + GROUPS) * CHANGE_SIZE + NB, rows, rows};
   }
 
-  // Columns [col, col + 32) of 32 rows of m, row i being id(i); what does not exist is zero.
-  template <class Id>
-  static RE_INLINE void stage(const recengine::Matrix& m, Id&& id, int64_t count, int64_t col, int64_t width, float* to) {
-    const recengine::Matrix part = shifted(m, 0, col);
-    const int64_t n = width - col < BLOCK ? width - col : BLOCK;
-    for (int64_t i = 0; i < BLOCK; ++i, to += BLOCK) {
-      if (i >= count || n < BLOCK) std::memset(to, 0, sizeof(float) * BLOCK);
-      if (i >= count) continue;
-      const float* from = read_row(part, id(i), n, to);
-      if (from != to) std::memcpy(to, from, sizeof(float) * static_cast<size_t>(n));
-    }
-  }
-
   // left: [group][step], rows by width. right: [step][group], width by rows, or null.
   static __attribute__((noinline)) void pack_rows(const CatalogueLoss& p, int64_t row, float* left, float* right) {
     const int64_t steps = in_blocks(p.width);
@@ -43,7 +30,7 @@ struct TiledCatalogue {
     for (int64_t g = 0; g < GROUPS; ++g) {
       const int64_t* index = p.index + row + g * BLOCK;
       for (int64_t s = 0; s < steps; ++s) {
-        stage(p.hidden, [index](int64_t i) { return index[i]; }, p.rows - row - g * BLOCK, s * BLOCK, p.width, block);
+        stage_block(p.hidden, [index](int64_t i) { return index[i]; }, p.rows - row - g * BLOCK, s * BLOCK, p.width, block);
         float* across = right ? right + (s * GROUPS + g) * SIZE : nullptr;
         pack_block<PARTS>(block, BLOCK, left + (g * steps + s) * SIZE, across);
         if (right) transpose_block_words<PARTS>(across);
@@ -59,7 +46,7 @@ struct TiledCatalogue {
     for (int64_t v = 0; v < PANELS; ++v)
       for (int64_t s = 0; s < steps; ++s) {
         const int64_t first = item + v * BLOCK;
-        stage(p.weight, [first](int64_t i) { return first + i; }, count - v * BLOCK, s * BLOCK, p.width, block);
+        stage_block(p.weight, [first](int64_t i) { return first + i; }, count - v * BLOCK, s * BLOCK, p.width, block);
         float* across = for_logits + (v * steps + s) * SIZE;
         pack_block<PARTS>(block, BLOCK, across, for_rows ? for_rows + (s * PANELS + v) * SIZE : nullptr);
         transpose_block_words<PARTS>(across);
