@@ -115,7 +115,7 @@ def record(files: list[Path], machine: str, date: str) -> int:
                 found = json.loads(line)
                 if found["claim"] in known and found["figure"] is not None:
                     figures[found["claim"]] = found["figure"]
-    blocks = REGISTER.read_text().split("[[claim]]")
+    head, *blocks = REGISTER.read_text().split("\n[[claim]]\n")
     for at, block in enumerate(blocks):
         name = tomllib.loads(block).get("id")
         if name not in figures:
@@ -126,9 +126,9 @@ def record(files: list[Path], machine: str, date: str) -> int:
             if line.split(" = ")[0] not in ("figure", "date", "machine")
         ]
         kept += [f"figure = {figures[name]:g}", f'date = "{date}"', f"machine = {json.dumps(machine)}"]
-        blocks[at] = "\n".join(kept) + "\n\n"
+        blocks[at] = "\n".join(kept) + "\n"
         print(f"{name}: {figures[name]:g}")
-    REGISTER.write_text("[[claim]]".join(blocks).rstrip() + "\n")
+    REGISTER.write_text("\n[[claim]]\n".join([head, *blocks]).rstrip() + "\n")
     read()  # the register must still parse
     return 0
 

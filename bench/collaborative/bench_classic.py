@@ -6,7 +6,7 @@
 Every fit runs in a process of its own library (bench/peers), the two sides take turns, each process fits
 several seeds and its first fit is not timed. A ratio is the median seconds of ours over the peer's; a claim's
 figure is the largest ratio over data sets and thread counts, and the smallest NDCG margin over data sets
-(means over seeds). Writes bench/results/classic.json and classic.md.
+(means over seeds). Writes bench/results/classic[-DATA].json and .md.
 """
 
 from __future__ import annotations
@@ -235,21 +235,22 @@ def main() -> None:
             rows += compare(model, data, threads, rounds, seeds)
             print(table(rows[-2:]).splitlines()[2], table(rows[-2:]).splitlines()[3], sep="\n", flush=True)
     told = claims(rows)
-    if not asked.quick and asked.only is None and asked.data is None:
+    if not asked.quick and asked.only is None:
         RESULTS.mkdir(exist_ok=True)
+        name = f"classic-{asked.data}" if asked.data else "classic"
         facts = {
             "script": "bench/collaborative/bench_classic.py",
             "processor": processor(),
             "python": platform.python_version(),
             "date": datetime.date.today().isoformat(),
-            "settings": {f"{model} on {data}": sides for (model, data), sides in SETTINGS.items()},
+            "settings": {f"{model} on {data}": SETTINGS[model, data] for model, data in keys},
         }
         record = {"facts": facts, "rows": [asdict(row) for row in rows], "claims": told}
-        (RESULTS / "classic.json").write_text(json.dumps(record, indent=1) + "\n")
+        (RESULTS / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
         heading = (
             f"# Classic models beside their peers\n\n{facts['script']}, {facts['processor']}, {facts['date']}"
         )
-        (RESULTS / "classic.md").write_text(f"{heading}\n\n{table(rows)}\n")
+        (RESULTS / f"{name}.md").write_text(f"{heading}\n\n{table(rows)}\n")
     for record in told:
         print(json.dumps(record))
 

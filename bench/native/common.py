@@ -47,6 +47,11 @@ TUNED = {
 RETURNED = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
 
 
+# Between two candidates: the workers of the one before (another process's OpenBLAS, say) spin for some tens
+# of milliseconds before they sleep, and would take a core from the next.
+SETTLE = 0.1
+
+
 @dataclass(frozen=True)
 class Case:
     """One row of the table.
@@ -123,9 +128,10 @@ def alternate(
         call()
         call()
     taken: dict[str, list[float]] = {name: [] for name in candidates}
-    end = time.perf_counter() + seconds * len(candidates)
+    end = time.perf_counter() + (seconds + least * SETTLE) * len(candidates)
     for turn in range(most):
         for name, call in candidates.items():
+            time.sleep(SETTLE)
             start = time.perf_counter()
             call()
             taken[name].append(time.perf_counter() - start)
