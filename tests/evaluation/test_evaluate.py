@@ -132,6 +132,82 @@ def test_means_by_hand(task: EvalTask, mask: bool) -> None:
     assert {one.metric: one.n for one in found.summary()}["hr@5"] == int((np.diff(task.indptr) > 0).sum())
 
 
+def one_target_each(task: EvalTask) -> EvalTask:
+    """The same users with one target each, seen ones among them."""
+    targets = np.random.default_rng(3).integers(0, ITEMS, USERS)
+    targets[7] = task.history.item[task.history.indptr[7]]
+    return EvalTask("test", task.users, np.arange(USERS + 1), targets, task.history)
+
+
+PLACES = ["place", "full_mrr", "full_ndcg", "full_auc"]
+
+
+@pytest.mark.parametrize("mask", [True, False])
+@pytest.mark.parametrize("ability", [lambda v: v, Scores])
+def test_exact_places_by_hand(task: EvalTask, mask: bool, ability: Any) -> None:
+    model, single = Vectors(), one_target_each(task)
+    found = evaluate(
+        ability(model), single, metrics=PLACES, protocol=Protocol(mask_history=mask), memory=9000
+    )
+    scores = (model.users @ model.items.T + model.bias).numpy()
+    for u, target in enumerate(single.targets.tolist()):
+        bounds = task.history.indptr[u : u + 2]
+        seen = set(task.history.item[bounds[0] : bounds[1]].tolist()) - {target} if mask else set()
+        rest = [i for i in range(ITEMS) if i not in seen]
+        place = 1 + sorted(rest, key=lambda i: (-scores[u, i], i)).index(target)
+        assert found.values("place")[u] == place
+        assert found.values("full_mrr")[u] == pytest.approx(1 / place)
+        assert found.values("full_ndcg")[u] == pytest.approx(1 / np.log2(1 + place))
+        assert found.values("full_auc")[u] == pytest.approx((len(rest) - place) / (len(rest) - 1))
+
+
+def test_places_agree_with_lists(task: EvalTask) -> None:
+    single = one_target_each(task)
+    found = evaluate(Vectors(), single, metrics=["place", "hr", "mrr"], cutoffs=(10,))
+    met = np.array([len(set(task.history.item[a:b]) & {t}) for a, b, t in _bounds(single)], bool)
+    place = found.values("place")
+    np.testing.assert_array_equal(found.values("hr@10")[~met], (place <= 10)[~met])
+    np.testing.assert_allclose(found.values("mrr@10")[~met], np.where(place <= 10, 1 / place, 0)[~met])
+    assert found.protocol.cutoffs == (10,)
+    assert set(found.protocol.metrics) == {"place", "hr@10", "mrr@10"}
+
+
+def _bounds(task: EvalTask) -> list[tuple[int, int, int]]:
+    ends = task.history.indptr
+    return [(ends[u], ends[u + 1], t) for u, t in zip(task.users, task.targets, strict=True)]
+
+
+def test_places_among_sampled_candidates(task: EvalTask) -> None:
+    single, protocol = one_target_each(task), Protocol(candidates="uniform-40")
+    by_vectors = evaluate(Vectors(), single, metrics=PLACES, protocol=protocol)
+    by_scores = evaluate(Scores(Vectors()), single, metrics=PLACES, protocol=protocol)
+    for name in PLACES:
+        np.testing.assert_array_equal(by_vectors.values(name), by_scores.values(name))
+    drawn = sampled_candidates(single, slice(0, USERS), protocol)
+    scores = (Vectors().users @ Vectors().items.T + Vectors().bias).numpy()
+    for u, target in enumerate(single.targets.tolist()):
+        others = [i for i in drawn[u].tolist() if i not in (-1, target)]
+        before = sum((-scores[u, i], i) < (-scores[u, target], target) for i in others)
+        assert by_vectors.values("place")[u] == 1 + before
+
+
+def test_places_need_one_target_and_scores(task: EvalTask) -> None:
+    with pytest.raises(UsageError, match="one target a user"):
+        evaluate(Vectors(), task, metrics=["place"])
+    with pytest.raises(UsageError, match="only generates"):
+        evaluate(Writer(Vectors()), one_target_each(task), metrics=["full_mrr"])
+    with pytest.raises(UsageError, match="no cut-off"):
+        evaluate(Vectors(), one_target_each(task), metrics=["full_mrr@10"])
+
+
+def test_a_target_without_a_score_is_last(task: EvalTask) -> None:
+    model, single = Vectors(), one_target_each(task)
+    model.bias[int(single.targets[0])] = -torch.inf
+    found = evaluate(model, single, metrics=PLACES)
+    assert found.values("full_mrr")[0] == found.values("full_auc")[0] == 0
+    assert found.values("place")[0] > 200
+
+
 def test_every_ability_gives_the_same(task: EvalTask) -> None:
     model = Vectors()
     metrics = ["ndcg", "map", "novelty", "diversity", "tail_ndcg", "gini"]

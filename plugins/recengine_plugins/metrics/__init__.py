@@ -19,6 +19,10 @@ _STANDARD = {
     "diversity": ("Diversity", "how little the users of the items shown overlap"),
     "tail_ndcg": ("TailNDCG", "NDCG of the targets in the rarest tenth of the catalogue"),
     "coverage": ("Coverage", "share of the catalogue that is shown to anybody"),
+    "place": ("Place", "exact place of the only target, no cut-off"),
+    "full_mrr": ("FullMRR", "one over the exact place of the only target"),
+    "full_ndcg": ("FullNDCG", "discounted gain of the only target at its exact place"),
+    "full_auc": ("FullAUC", "share of the other ranked items that come after the only target"),
     "gini": ("Gini", "how unevenly the places are shared among the items"),
 }
 

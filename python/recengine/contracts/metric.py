@@ -1,5 +1,5 @@
-"""What a metric is: a formula over the ranked list of each user, kept per user; or over what all lists
-together show of the catalogue."""
+"""What a metric is: a formula over the ranked list of each user, kept per user; over the exact place of a
+user's only target; or over what all lists together show of the catalogue."""
 
 from __future__ import annotations
 
@@ -47,6 +47,23 @@ class Metric(Protocol):
 
     def per_user(self, lists: RankedLists, k: int) -> NDArray[np.float64]:
         """float64 [U]; NaN where the metric is not defined for a user."""
+        ...
+
+
+@runtime_checkable
+class PlaceMetric(Protocol):
+    """A metric of the exact place of a user's only target among everything that was ranked: no cut-off.
+
+    The place is counted, no list is made. It is defined where every user has one target.
+    """
+
+    name: str
+    definition: str
+    higher_is_better: bool
+
+    def of_places(self, places: NDArray[np.int64], n_ranked: NDArray[np.int64]) -> NDArray[np.float64]:
+        """float64 [U]. places: int64 [U], 1 is first, 0 where the target is never retrieved (its score is NaN
+        or -inf). n_ranked: int64 [U], how many items were ranked, the target among them."""
         ...
 
 

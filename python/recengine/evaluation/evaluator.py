@@ -12,11 +12,11 @@ import polars as pl
 import torch
 from numpy.typing import NDArray
 
-from recengine.contracts.metric import CatalogueMetric, Metric, RankedLists
+from recengine.contracts.metric import CatalogueMetric, Metric, PlaceMetric, RankedLists
 from recengine.data import EvalTask, Split
 from recengine.errors import UsageError
 from recengine.evaluation.lists import Block, Progress, parse_memory, positions_of, ranked_lists
-from recengine.evaluation.metrics import AnyMetric, resolve_metrics
+from recengine.evaluation.metrics import AnyMetric, column_name, resolve_metrics
 from recengine.evaluation.protocol import Protocol, task_fingerprint
 from recengine.evaluation.result import Evaluation
 from recengine.evaluation.slices import popularity_deciles
@@ -45,6 +45,8 @@ def evaluate(
         put into evaluation mode meanwhile.
     task: what is asked; of a Split the test task, with the split's description in the protocol.
     metrics: names ('ndcg', or 'ndcg@20' with its own cut-off) and metric objects; None: the default set.
+        'place', 'full_mrr', 'full_ndcg' and 'full_auc' have no cut-off: they come from the exact place of
+        each user's only target, which is counted without making a list.
     cutoffs: list lengths, 1 to 1000.
     memory: what a block of users may cost, about: '256MiB'. It decides speed, never a number.
     device: where to compute; None: where the model is.
@@ -53,7 +55,7 @@ def evaluate(
     Raises
     ------
     UsageError: unknown metric, bad cut-off, a model that cannot recommend, a task of other items than the
-        model's. ConfigError: ``memory``.
+        model's, a place asked of users with several targets. ConfigError: ``memory``.
     """
     description: dict[str, Any] = {}
     if isinstance(task, Split):
@@ -68,13 +70,15 @@ def evaluate(
         asked,
         task=asked.task or task.name,
         split=asked.split or description,
-        cutoffs=tuple(sorted({k for _, k in columns})),
-        metrics={f"{metric.name}@{k}": metric.definition for metric, k in columns},
+        cutoffs=tuple(sorted({k for _, k in columns if k})),
+        metrics={column_name(metric, k): metric.definition for metric, k in columns},
         data=asked.data or task_fingerprint(task),
     )
     chosen = None if device is None else torch.device(device)
     with torch.inference_mode(), _evaluation_mode(model):
-        found = ranked_lists(model, task, asked, max(asked.cutoffs), parse_memory(memory), chosen)
+        longest = max(asked.cutoffs, default=1)
+        places = any(isinstance(metric, PlaceMetric) for metric, _ in columns)
+        found = ranked_lists(model, task, asked, longest, parse_memory(memory), chosen, places)
         return measure(found, task, asked, columns, progress)
 
 
@@ -89,10 +93,12 @@ def measure(
     n, n_items = len(task), task.history.n_items
     popularity = task.history.popularity().astype(np.float64)
     deciles = popularity_deciles(popularity)
-    by_user = [(f"{metric.name}@{k}", metric, k) for metric, k in columns if isinstance(metric, Metric)]
+    by_user = [(column_name(metric, k), metric, k) for metric, k in columns if isinstance(metric, Metric)]
+    by_place = [metric for metric, _ in columns if isinstance(metric, PlaceMetric)]
     overall = tuple((metric, k) for metric, k in columns if isinstance(metric, CatalogueMetric))
-    values = {name: np.full(n, np.nan) for name, _, _ in by_user}
-    exposure = {k: np.zeros(n_items, np.int64) for k in sorted({k for _, k in columns})}
+    named = [column_name(metric, k) for metric, k in columns if not isinstance(metric, CatalogueMetric)]
+    values = {name: np.full(n, np.nan) for name in named}
+    exposure = {k: np.zeros(n_items, np.int64) for k in sorted({k for _, k in columns if k})}
     n_targets, target_decile = np.zeros(n, np.int64), np.full(n, -1, np.int64)
     for block in found:
         rows = slice(block.begin, block.end)
@@ -111,6 +117,11 @@ def measure(
         )
         for name, metric, k in by_user:
             values[name][rows] = _checked(metric, metric.per_user(lists, k), block.end - block.begin)
+        for counted in by_place:
+            if block.places is None or block.n_ranked is None:
+                raise UsageError(f"'{counted.name}' needs the places of the targets", where="measure")
+            given = counted.of_places(block.places, block.n_ranked)
+            values[counted.name][rows] = _checked(counted, given, block.end - block.begin)
         for k, counts in exposure.items():
             shown = block.items[:, :k]
             counts += np.bincount(shown[shown >= 0], minlength=n_items)
@@ -156,13 +167,13 @@ def _middle(deciles: NDArray[np.int64], indptr: NDArray[np.int64]) -> NDArray[np
     return found
 
 
-def _checked(metric: Metric, values: Any, users: int) -> NDArray[np.float64]:
+def _checked(metric: Metric | PlaceMetric, values: Any, users: int) -> NDArray[np.float64]:
     """A metric may come from a plugin: one float64 a user, or a message that names it."""
     array = np.asarray(values, np.float64)
     if array.shape != (users,):
         raise UsageError(
             f"the metric '{metric.name}' broke its contract",
-            where=f"{type(metric).__name__}.per_user",
+            where=f"{type(metric).__name__}.{'of_places' if isinstance(metric, PlaceMetric) else 'per_user'}",
             found=f"an array of shape {array.shape}",
             expected=f"({users},), one value a user",
         )

@@ -19,7 +19,7 @@ from recengine.data.interactions import Histories, ragged_positions
 from recengine.errors import ConfigError, UsageError
 from recengine.evaluation.candidates import sampled_candidates
 from recengine.evaluation.protocol import Protocol
-from recengine.ops import topk
+from recengine.ops import rank_of, topk
 
 _UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 _MOST_USERS = 8192  # of a block, so that progress can be told
@@ -40,11 +40,15 @@ def parse_memory(memory: str | int) -> int:
 
 @dataclass(frozen=True)
 class Block:
-    """Users begin .. end of the task, and their lists: int64 [end - begin, k], -1 where shorter."""
+    """Users begin .. end of the task, and their lists: int64 [end - begin, k], -1 where shorter. places:
+    where they were asked for, the place of each user's only target (1 is first, 0 never retrieved), and
+    n_ranked, among how many items."""
 
     begin: int
     end: int
     items: Ids
+    places: Ids | None = None
+    n_ranked: Ids | None = None
 
 
 def ranked_lists(
@@ -54,11 +58,13 @@ def ranked_lists(
     k: int,
     memory: int,
     device: torch.device | None = None,
+    places: bool = False,
 ) -> Iterator[Block]:
-    """The first k items of every user of the task, block by block within about ``memory`` bytes.
+    """The first k items of every user of the task, block by block within about ``memory`` bytes; with
+    ``places`` the exact place of each user's only target as well.
 
-    Raises UsageError when the model can neither represent, score nor generate, or cannot rank sampled
-    candidates.
+    Raises UsageError when the model can neither represent, score nor generate, cannot rank sampled
+    candidates, or places are asked for and a user has no or several targets.
     """
     device = device or device_of(model)
     if protocol.sampled is not None:
@@ -78,8 +84,28 @@ def ranked_lists(
     budget = Budget(memory, rank.bytes_per_user, rank.bytes_per_event)
     for begin, end in budget.runs(task.history.lengths()[task.users]):
         histories = task.history.history(task.users[begin:end])
-        items = rank(to_device(histories, device), k, begin, protocol.mask_history)
-        yield Block(begin, end, items)
+        batch = to_device(histories, device)
+        if not places:
+            yield Block(begin, end, rank(batch, k, begin, protocol.mask_history)[0])
+            continue
+        targets = torch.from_numpy(only_targets(task, begin, end)).to(device)
+        items, counted, n_ranked = rank(batch, k, begin, protocol.mask_history, targets)
+        yield Block(begin, end, items, counted, n_ranked)
+
+
+def only_targets(task: EvalTask, begin: int, end: int) -> Ids:
+    """int64 [end - begin]: the one distinct target of each user. Raises UsageError where there is not one."""
+    targets, indptr = positions_of(task, begin, end)
+    off = np.flatnonzero(np.diff(indptr) != 1)
+    if off.size:
+        row = int(task.users[begin + int(off[0])])
+        raise UsageError(
+            "the place of the target is defined for one target a user",
+            where=f"task '{task.name}'",
+            found=f"user {task.history.users.tokens[row]!r} has {int(np.diff(indptr)[off[0]])}",
+            fix="leave out the metrics without a cut-off, or split with one target a user (leave-one-out)",
+        )
+    return targets
 
 
 @dataclass(frozen=True)
@@ -160,13 +186,19 @@ def _first_of_ties(scores: Tensor, last: Tensor, k: int) -> Tensor:
     return torch.where(chosen < 0, chosen + scores.shape[1], chosen)
 
 
+Ranking = tuple[Ids, "Ids | None", "Ids | None"]  # lists; places of the targets and among how many
+
+
 class _Ranker:
-    """Lists of a block of users. bytes_per_user and bytes_per_event say what a block costs."""
+    """Lists of a block of users, and the places of their targets where these are given. bytes_per_user and
+    bytes_per_event say what a block costs."""
 
     bytes_per_user: int
     bytes_per_event: int
 
-    def __call__(self, batch: HistoryBatch, k: int, begin: int, mask: bool) -> Ids:
+    def __call__(
+        self, batch: HistoryBatch, k: int, begin: int, mask: bool, targets: Tensor | None = None
+    ) -> Ranking:
         raise NotImplementedError
 
 
@@ -185,7 +217,9 @@ class _ByVectors(_Ranker):
         longest = model.feed().max_length if isinstance(model, Trainable) else None
         self.vectors = Budget(memory, 1024, 4 * _ACTIVATIONS * min(width, 512), longest)
 
-    def __call__(self, batch: HistoryBatch, k: int, begin: int, mask: bool) -> Ids:
+    def __call__(
+        self, batch: HistoryBatch, k: int, begin: int, mask: bool, targets: Tensor | None = None
+    ) -> Ranking:
         parts = [
             self.model.user_vectors(part_of(batch, a, b)).to(self.items.dtype)
             for a, b in self.vectors.runs(batch.offsets.diff().cpu().numpy())
@@ -194,7 +228,11 @@ class _ByVectors(_Ranker):
         seen: dict[str, Tensor] = {}
         if mask:
             seen = {"seen_indptr": batch.offsets, "seen_items": batch.items}
-        return _ids(topk(queries, self.items, k, bias=self.bias, **seen)[1])
+        items = _ids(topk(queries, self.items, k, bias=self.bias, **seen)[1])
+        if targets is None:
+            return items, None, None
+        before = rank_of(queries, self.items, targets, bias=self.bias, **seen)
+        return items, _ids(before + 1), _n_ranked(batch, self.items.shape[0], mask, targets)
 
 
 class _ByScores(_Ranker):
@@ -203,13 +241,21 @@ class _ByScores(_Ranker):
         self.bytes_per_user = 24 * task.history.n_items + 4096
         self.bytes_per_event = 64
 
-    def __call__(self, batch: HistoryBatch, k: int, begin: int, mask: bool) -> Ids:
+    def __call__(
+        self, batch: HistoryBatch, k: int, begin: int, mask: bool, targets: Tensor | None = None
+    ) -> Ranking:
         scores = self.model.score_items(batch)
         _same_items(self.model, scores.shape[1], self.task)
+        own = None if targets is None else scores.gather(1, targets[:, None])
         if mask:
             rows = torch.repeat_interleave(batch.offsets.diff())
             scores = scores.index_put((rows, batch.items), scores.new_tensor(-torch.inf))
-        return _ids(sorted_topk(scores, k)[1])
+        items = _ids(sorted_topk(scores, k)[1])
+        if targets is None or own is None:
+            return items, None, None
+        column = torch.arange(scores.shape[1], device=scores.device)
+        places = _places(scores, own, column < targets[:, None], column == targets[:, None])
+        return items, places, _n_ranked(batch, scores.shape[1], mask, targets)
 
 
 class _ByGeneration(_Ranker):
@@ -219,7 +265,15 @@ class _ByGeneration(_Ranker):
         self.model, self.n_items = model, task.history.n_items
         self.bytes_per_user, self.bytes_per_event = 1 << 20, 1 << 12
 
-    def __call__(self, batch: HistoryBatch, k: int, begin: int, mask: bool) -> Ids:
+    def __call__(
+        self, batch: HistoryBatch, k: int, begin: int, mask: bool, targets: Tensor | None = None
+    ) -> Ranking:
+        if targets is not None:
+            raise UsageError(
+                "a model that only generates lists has no place for every item",
+                where="metrics",
+                fix="leave out the metrics without a cut-off (place, full_mrr, full_ndcg, full_auc)",
+            )
         ids = _ids(self.model.generate(batch, min(2 * k + 10, max(self.n_items, 1)))[0])
         offsets, items = _ids(batch.offsets), _ids(batch.items)
         found = np.full((ids.shape[0], k), -1, np.int64)
@@ -227,7 +281,7 @@ class _ByGeneration(_Ranker):
             left_out = set(items[offsets[row] : offsets[row + 1]].tolist()) if mask else set()
             kept = [item for item in dict.fromkeys(listed.tolist()) if item >= 0 and item not in left_out][:k]
             found[row, : len(kept)] = kept
-        return found
+        return found, None, None
 
 
 class _Sampled(_Ranker):
@@ -251,7 +305,9 @@ class _Sampled(_Ranker):
         self.bytes_per_user += 4096
         self.bytes_per_event = 32 + 4 * _ACTIVATIONS * 64
 
-    def __call__(self, batch: HistoryBatch, k: int, begin: int, mask: bool) -> Ids:
+    def __call__(
+        self, batch: HistoryBatch, k: int, begin: int, mask: bool, targets: Tensor | None = None
+    ) -> Ranking:
         rows = slice(begin, begin + len(batch))
         drawn = sampled_candidates(self.task, rows, self.protocol)
         candidates = torch.from_numpy(drawn).to(batch.items.device)
@@ -264,8 +320,31 @@ class _Sampled(_Ranker):
         else:
             scores = self.model.score_items(batch).gather(1, known)
         scores = torch.where(candidates < 0, -torch.inf, scores)  # columns ascend in the item, so ties do
-        places = sorted_topk(scores, k)[1]
-        return _ids(torch.where(places < 0, -1, candidates.gather(1, places.clamp(min=0))))
+        order = sorted_topk(scores, k)[1]
+        items = _ids(torch.where(order < 0, -1, candidates.gather(1, order.clamp(min=0))))
+        if targets is None:
+            return items, None, None
+        wanted = targets[:, None]
+        own = torch.where(candidates == wanted, scores, -torch.inf).amax(1, keepdim=True)
+        places = _places(scores, own, known < wanted, candidates == wanted)
+        return items, places, _ids((candidates >= 0).sum(1))
+
+
+def _places(scores: Tensor, own: Tensor, earlier: Tensor, itself: Tensor) -> Ids:
+    """1 + how many columns come before the target's score: higher, or equal and ``earlier``; 0 where the own
+    score is NaN or -inf. scores, earlier, itself: [B, C]; own: [B, 1]."""
+    before = ((scores > own) | ((scores == own) & earlier & (scores > -torch.inf))) & ~itself
+    return _ids(torch.where(own[:, 0] > -torch.inf, before.sum(1) + 1, 0))
+
+
+def _n_ranked(batch: HistoryBatch, n_items: int, mask: bool, targets: Tensor) -> Ids:
+    """int64 [B], how many items a user can be given, the target among them."""
+    if not mask:
+        return np.full(len(batch), n_items, np.int64)
+    rows = torch.repeat_interleave(batch.offsets.diff())
+    others = batch.items != targets[rows]
+    keys = torch.unique(rows[others] * n_items + batch.items[others])
+    return n_items - _ids(torch.bincount(keys // max(n_items, 1), minlength=len(batch)))
 
 
 def _same_items(model: object, n_items: int, task: EvalTask) -> None:

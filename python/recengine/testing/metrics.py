@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from recengine.contracts.metric import CatalogueMetric, Metric, RankedLists
+from recengine.contracts.metric import CatalogueMetric, Metric, PlaceMetric, RankedLists
 from recengine.testing.base import Conformance, made, skip
 
 USERS, LENGTH, ITEMS = 40, 20, 60
@@ -49,22 +49,36 @@ class MetricConformance(Conformance):
         """The metric, where it is one of lists a user."""
         metric = self.metric()
         if not isinstance(metric, Metric):
-            skip("it measures all lists together")
+            skip("it does not measure lists a user")
         return metric
 
     def test_is_a_metric(self) -> None:
-        assert isinstance(self.metric(), Metric | CatalogueMetric), "neither per_user nor over_catalogue"
+        assert isinstance(self.metric(), Metric | PlaceMetric | CatalogueMetric), (
+            "none of per_user, of_places and over_catalogue"
+        )
 
     def test_one_number_a_catalogue(self) -> None:
         metric = self.metric()
         if not isinstance(metric, CatalogueMetric):
-            skip("it measures one list at a time")
+            skip("it does not measure all lists together")
         exposure = np.random.default_rng(0).integers(0, 9, ITEMS)
         value = metric.over_catalogue(exposure)
         assert isinstance(value, float), f"{type(value).__name__}, expected float"
         assert np.isfinite(value), f"the value is {value}"
         assert np.isclose(metric.over_catalogue(exposure[::-1].copy()), value), "the order of items counts"
         metric.over_catalogue(np.zeros(ITEMS, np.int64))
+
+    def test_one_number_a_place(self) -> None:
+        metric = self.metric()
+        if not isinstance(metric, PlaceMetric):
+            skip("it does not measure places")
+        places = np.arange(ITEMS + 1, dtype=np.int64)
+        values = metric.of_places(places, np.full(ITEMS + 1, ITEMS))
+        assert values.shape == (ITEMS + 1,), f"shape {values.shape}, expected {(ITEMS + 1,)}"
+        assert values.dtype == np.float64, f"dtype {values.dtype}, expected float64"
+        assert not np.isinf(values).any(), "a value is infinite"
+        steps = np.diff(values[1:]) * (-1 if metric.higher_is_better else 1)
+        assert (steps >= 0).all(), "a better place is worse"
 
     def test_one_number_a_user(self) -> None:
         values = self.ranking_metric().per_user(self.lists(), 10)
