@@ -6,11 +6,14 @@ import pytest
 import torch
 from torch.nn import functional
 
-from recengine.nn.attention import CausalSelfAttention
+from recengine.errors import UsageError
+from recengine.nn.attention import BidirectionalSelfAttention, CausalSelfAttention
+from recengine.nn.cosine_attention import CosineAttention
 from recengine.nn.dropout import Dropout, keep_mask
-from recengine.nn.ragged import gather, keep_recent, layout, spread
+from recengine.nn.norm import StdNorm
+from recengine.nn.ragged import append_one, gather, keep_recent, keep_window, layout, spread, window_of
 from recengine.nn.threads import all_threads, one_thread
-from recengine.nn.transformer import CausalBlock
+from recengine.nn.transformer import BidirectionalBlock, Block, CausalBlock
 
 
 def offsets_of(lengths: list[int]) -> torch.Tensor:
@@ -44,9 +47,12 @@ def test_keep_recent() -> None:
 
 @pytest.mark.parametrize("heads", [1, 2, 3])
 @pytest.mark.parametrize("lengths", [[4, 1, 7], [3], [2, 0, 5], [130, 2]])
-def test_attention_is_torchs_on_each_sequence_alone(lengths: list[int], heads: int) -> None:
+@pytest.mark.parametrize("kind", [CausalSelfAttention, BidirectionalSelfAttention])
+def test_attention_is_torchs_on_each_sequence_alone(
+    kind: type[CausalSelfAttention] | type[BidirectionalSelfAttention], lengths: list[int], heads: int
+) -> None:
     torch.manual_seed(0)
-    layer = CausalSelfAttention(6, heads).double()
+    layer = kind(6, heads).double()
     reference = torch.nn.MultiheadAttention(6, heads, batch_first=True, dtype=torch.float64)
     reference.in_proj_weight.data.copy_(layer.project_in.weight)
     reference.in_proj_bias.data.copy_(layer.project_in.bias)
@@ -56,7 +62,7 @@ def test_attention_is_torchs_on_each_sequence_alone(lengths: list[int], heads: i
     found = layer(rows, place)
     parts = []
     for part in rows.split([length for length in lengths if length]):
-        hidden = torch.ones(len(part), len(part), dtype=torch.bool).triu(1)
+        hidden = torch.ones(len(part), len(part), dtype=torch.bool).triu(1) if layer.causal else None
         parts.append(reference(part[None], part[None], part[None], attn_mask=hidden)[0][0])
     wanted = torch.cat(parts)
     torch.testing.assert_close(found, wanted)
@@ -67,13 +73,100 @@ def test_attention_is_torchs_on_each_sequence_alone(lengths: list[int], heads: i
     )
 
 
-def test_last_is_the_end_of_forward() -> None:
+def blocks() -> dict[str, Block]:
+    cosine = {
+        "cosine": CosineAttention(8, 2),
+        "causal cosine": CosineAttention(8, 2, causal=True),
+        "key prefix": CosineAttention(8, 2, causal=True, scale="key_prefix"),
+        "elu": CosineAttention(8, 2, activation="elu", scale="sqrt_d", project_out=False),
+    }
+    made = {name: Block(attention, 8, 16, 0.3, "gelu") for name, attention in cosine.items()}
+    made["causal"] = CausalBlock(8, 2, 16, 0.3, "gelu")
+    made["bidirectional"] = BidirectionalBlock(8, 2, 16, 0.3, "gelu")
+    return made
+
+
+@pytest.mark.parametrize("wanted", [[3, 4, 11], [0, 2, 3, 5, 6, 10], [4], list(range(12))])
+@pytest.mark.parametrize("kind", list(blocks()))
+def test_some_rows_are_those_of_all_rows(kind: str, wanted: list[int]) -> None:
     torch.manual_seed(0)
-    offsets = offsets_of([4, 1, 7])
-    block = CausalBlock(8, 2, 16, 0.3, "gelu").double().eval()
+    place, at = layout(offsets_of([4, 1, 7])), torch.tensor(wanted)
+    block = blocks()[kind].double().eval()
+    rows = torch.randn(12, 8, dtype=torch.float64, requires_grad=True)
+    some, every = block.at(rows, place, at), block(rows, place)[at]
+    torch.testing.assert_close(some, every)
+    weights = torch.randn_like(every)
+    torch.testing.assert_close(
+        torch.autograd.grad((some * weights).sum(), rows)[0],
+        torch.autograd.grad((every * weights).sum(), rows)[0],
+    )
+
+
+@pytest.mark.parametrize("kind", ["cosine", "elu", "bidirectional"])
+def test_a_sequence_is_mixed_with_itself_alone(kind: str) -> None:
+    torch.manual_seed(0)
+    block = blocks()[kind].double().eval()
     rows = torch.randn(12, 8, dtype=torch.float64)
-    place = layout(offsets)
-    torch.testing.assert_close(block.last(rows, place, offsets[1:] - 1), block(rows, place)[offsets[1:] - 1])
+    together = block(rows, layout(offsets_of([4, 1, 7])))
+    alone = torch.cat([block(part, layout(offsets_of([len(part)]))) for part in rows.split([4, 1, 7])])
+    torch.testing.assert_close(together, alone)
+
+
+@pytest.mark.parametrize("kind", ["causal cosine", "key prefix"])
+def test_one_event_at_a_time_is_the_whole_sequence(kind: str) -> None:
+    torch.manual_seed(0)
+    block = blocks()[kind].double().eval()
+    rows = torch.randn(10, 8, dtype=torch.float64)
+    whole = block(rows, layout(offsets_of([5, 5])))
+    state, count = block.attention.empty_state(2), torch.zeros(2, dtype=torch.int64)
+    for step in range(5):
+        count += 1
+        taken = block.step(rows.view(2, 5, 8)[:, step], state, count)
+        torch.testing.assert_close(taken, whole.view(2, 5, 8)[:, step], rtol=1e-12, atol=1e-12)
+
+
+def test_later_events_change_what_cannot_be_carried_along() -> None:
+    for attention in (CosineAttention(8, 2), CosineAttention(8, 2, causal=True, scale="sequence")):
+        with pytest.raises(UsageError, match="one event at a time"):
+            attention.empty_state(1)
+
+
+def test_cosine_attention_is_its_formula() -> None:
+    torch.manual_seed(0)
+    layer = CosineAttention(6, 2).double()
+    rows, place = torch.randn(7, 6, dtype=torch.float64), layout(offsets_of([5, 2]))
+    found = layer(rows, place)
+    assert layer.m is not None
+    power = torch.sigmoid(layer.m)
+    for low, high in ((0, 5), (5, 7)):
+        query, key, value = layer.project_in(rows[low:high]).view(-1, 3, 2, 3).unbind(1)
+        heads = []
+        for head in range(2):
+            q = query[:, head] / query[:, head].norm(dim=1, keepdim=True)
+            k = key[:, head] / key[:, head].norm(dim=1, keepdim=True)
+            heads.append((high - low) ** -power[head] * q @ (k.T @ value[:, head]))
+        torch.testing.assert_close(found[low:high], layer.project_out(torch.cat(heads, 1)))
+
+
+def test_std_norm_adds_eps_to_the_unbiased_deviation() -> None:
+    norm = StdNorm(4, eps=0.5)
+    rows = torch.tensor([[1.0, 2.0, 3.0, 6.0]])
+    torch.testing.assert_close(norm(rows), (rows - 3) / ((14 / 3) ** 0.5 + 0.5))
+
+
+def test_what_is_seen_is_a_function_of_the_number_of_events() -> None:
+    counts = torch.arange(0, 14)
+    assert window_of(counts, 5).tolist() == [0, 1, 2, 3, 4, 5, 3, 4, 5, 3, 4, 5, 3, 4]
+    assert window_of(counts[:5], 1).tolist() == [0, 1, 1, 1, 1]
+    items, offsets = keep_window(torch.arange(9), offsets_of([6, 3]), 5)
+    assert items.tolist() == [3, 4, 5, 6, 7, 8]
+    assert offsets.tolist() == [0, 3, 6]
+
+
+def test_one_more_item_behind_every_sequence() -> None:
+    items, offsets = append_one(torch.arange(5), offsets_of([2, 0, 3]), 9)
+    assert items.tolist() == [0, 1, 9, 9, 2, 3, 4, 9]
+    assert offsets.tolist() == [0, 3, 4, 8]
 
 
 def test_heads_must_divide() -> None:

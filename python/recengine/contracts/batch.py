@@ -35,7 +35,8 @@ class HistoryBatch:
 @dataclass(frozen=True)
 class SequenceBatch:
     """Training sequences, packed: for next-item models ``items`` are the inputs and ``targets`` the
-    item after each of them (-1 where there is no loss).
+    item after each of them (-1 where there is no loss). With masking (``Feed.masking``), ``items`` is what is
+    shown (n_items: a hidden event) and ``targets`` the hidden item (-1 elsewhere).
 
     users [B], items [T], targets [T], offsets [B + 1], all int64; negatives: int64 [T, N] or [N] when
     the loss asked for them, log_q: float32 like negatives (log of the proposal probability).

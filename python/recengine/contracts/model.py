@@ -4,8 +4,9 @@ A model is built from its config and the facts of the data (``Model(config, fact
 is said by small protocols rather than a class tree; a class implements as many as fit:
 
 * to be fitted: ``Trainable`` (gradient steps over batches it names) or ``DirectFit`` (solves itself);
-* to answer: ``Represents`` (vectors; gets the fused top-k for free), ``ScoresItems`` (dense scores),
-  ``Generates`` (item ids, as generators of item codes do), ``PredictsClicks`` (a probability a row).
+* to answer: ``Represents`` (vectors; gets the fused top-k for free), ``Appends`` (those, event by event),
+  ``ScoresItems`` (dense scores), ``Generates`` (item ids, as generators of item codes do),
+  ``PredictsClicks`` (a probability a row).
 
 The evaluator and ``recommend`` take the strongest that a model has: Represents, ScoresItems, Generates.
 """
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from recengine.contracts.batch import FeatureBatch, HistoryBatch, PairBatch, SequenceBatch, StepContext
     from recengine.data.interactions import Interactions
+    from recengine.data.masking import Masking
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ class Feed:
     max_length: longest sequence fed (the most recent events are kept).
     negatives: how many sampled negatives a row (0: none); shared: one set for the whole batch.
     sampler: name of a registered sampler.
+    masking: sequences with hidden events in place of next-item steps (recengine.data.Masking).
     """
 
     kind: Literal["sequences", "pairs", "features"]
@@ -48,6 +51,7 @@ class Feed:
     negatives: int = 0
     shared: bool = False
     sampler: str = "uniform"
+    masking: Masking | None = None
 
 
 @runtime_checkable
@@ -86,6 +90,29 @@ class Represents(Protocol):
 
     def item_bias(self) -> Tensor | None:
         """float [n_items], or None."""
+        ...
+
+
+@runtime_checkable
+class Appends(Represents, Protocol):
+    """Takes a person's events one at a time, without the history before them.
+
+    A state is a dict of tensors with one row a person. After n events it stands for the newest
+    ``recengine.nn.ragged.window_of(n, window)``, and ``user_vectors`` reads the same events of a history, so
+    both give the same vector. ``recengine.serving.Sessions`` keeps states.
+    """
+
+    @property
+    def window(self) -> int:
+        """Most events that a state stands for."""
+        ...
+
+    def empty_state(self, count: int) -> dict[str, Tensor]:
+        """The state of ``count`` empty histories; raises UsageError where the settings rule it out."""
+        ...
+
+    def append(self, state: dict[str, Tensor], items: Tensor) -> Tensor:
+        """User vectors float [B, d] after one more event each, int64 [B]; ``state`` takes the events in."""
         ...
 
 

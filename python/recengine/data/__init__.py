@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from recengine.data.generator import GeneratorConfig, Truth, generate
     from recengine.data.groups import Groups, cold_items, cold_targets, cold_users, history_buckets
     from recengine.data.leakage import FeatureFit, View, audit, failures
+    from recengine.data.masking import Masking, masked_batches
     from recengine.data.reading import ReadReport, read, read_table
     from recengine.data.reshuffling import reshuffle_ties
     from recengine.data.sampling import AliasTable, PopularitySampler, Sampler, SeenPairs, UniformSampler
@@ -41,6 +42,7 @@ _HOME = {
     "Finding": "findings",
     "GeneratorConfig": "generator",
     "Groups": "groups",
+    "Masking": "masking",
     "Negatives": "batching",
     "PUBLIC_SETS": "fetching",
     "PairArrays": "batching",
@@ -68,6 +70,7 @@ _HOME = {
     "is_fetched": "fetching",
     "k_core": "filtering",
     "load_fetched": "fetching",
+    "masked_batches": "masking",
     "n_pair_batches": "batching",
     "n_sequence_batches": "batching",
     "pair_batches": "batching",
@@ -89,6 +92,7 @@ __all__ = [
     "Groups",
     "Histories",
     "Interactions",
+    "Masking",
     "Negatives",
     "PairArrays",
     "PopularitySampler",
@@ -118,6 +122,7 @@ __all__ = [
     "is_fetched",
     "k_core",
     "load_fetched",
+    "masked_batches",
     "n_pair_batches",
     "n_sequence_batches",
     "pair_batches",

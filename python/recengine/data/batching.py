@@ -100,6 +100,29 @@ def sequence_batches(
         yield _sequences(interactions, chosen, steps[chosen], negatives, generator)
 
 
+def whole_sequences(
+    interactions: Interactions,
+    batch_size: int,
+    max_length: int,
+    epoch: int,
+    seed: int,
+    *,
+    negatives: Negatives | None = None,
+) -> Iterator[SequenceArrays]:
+    """As ``sequence_batches``, but the newest ``max_length`` events themselves: ``targets`` is ``items``."""
+    generator = _generator(seed, epoch, _SEQUENCES)
+    users = generator.permutation(np.flatnonzero(interactions.lengths() >= 2))
+    counts = np.minimum(interactions.lengths(), max_length)
+    for begin in range(0, len(users), batch_size):
+        chosen = users[begin : begin + batch_size]
+        at, offsets = ragged_positions(interactions.indptr[chosen + 1] - counts[chosen], counts[chosen])
+        owners = np.repeat(chosen, counts[chosen])
+        drawn = (None, None) if negatives is None else negatives.draw(owners, generator)
+        items = interactions.item[at].astype(np.int64)
+        times = None if interactions.time is None else np.asarray(interactions.time[at])
+        yield SequenceArrays(chosen, items, items, offsets, times, *drawn)
+
+
 def pair_batches(
     interactions: Interactions,
     batch_size: int,

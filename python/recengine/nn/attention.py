@@ -1,6 +1,8 @@
-"""Causal self-attention over packed sequences."""
+"""Softmax self-attention over packed sequences."""
 
 from __future__ import annotations
+
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -9,15 +11,16 @@ from torch.nn import functional
 from recengine.nn.ragged import Layout, gather, spread
 
 
-class CausalSelfAttention(nn.Module):
-    """Multi-head attention in which a position sees itself and what came before it in its own sequence.
+class _SelfAttention(nn.Module):
+    """softmax(Q K^T / sqrt(d_h) + mask) V, heads concatenated, then an output projection.
 
-    softmax(Q K^T / sqrt(d_h) + causal) V, heads concatenated, then an output projection. Projections run on
-    the packed rows [T, d]; only the scores are made on the grid [B, longest].
+    Projections run on the packed rows [T, d]; only the scores are made on the grid [B, longest].
     Source: Vaswani et al., "Attention is all you need", 2017.
 
     dim must be a multiple of heads (ValueError otherwise).
     """
+
+    causal: ClassVar[bool]
 
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
@@ -29,25 +32,46 @@ class CausalSelfAttention(nn.Module):
 
     def forward(self, rows: Tensor, place: Layout) -> Tensor:
         """rows [T, d] -> [T, d]."""
-        out: Tensor = self.project_out(self._mix(self.project_in(rows), place))
+        grid = spread(self.project_in(rows), place).view(place.sequences, place.length, 3, self.heads, -1)
+        query, key, value = grid.permute(2, 0, 3, 1, 4)
+        whole = self.causal or place.free.numel() == 0
+        mixed = functional.scaled_dot_product_attention(
+            query, key, value, attn_mask=None if whole else self._real(place), is_causal=self.causal
+        )
+        out: Tensor = self.project_out(gather(mixed.transpose(1, 2).flatten(2), place))
         return out
 
-    def last(self, rows: Tensor, place: Layout, ends: Tensor) -> Tensor:
-        """The output [B, d] at the last position of each sequence only; ends int64 [B], their rows."""
-        dim = rows.shape[1]
-        query = functional.linear(rows[ends], self.project_in.weight[:dim], self.project_in.bias[:dim])
-        keys = functional.linear(rows, self.project_in.weight[dim:], self.project_in.bias[dim:])
+    def at(self, rows: Tensor, place: Layout, wanted: Tensor) -> Tensor:
+        """The output [R, d] at some rows only; wanted int64 [R], ascending."""
+        dim, asked = rows.shape[1], place.of(wanted)
+        weight, bias = self.project_in.weight, self.project_in.bias
+        queries = functional.linear(rows.index_select(0, wanted), weight[:dim], bias[:dim])
+        keys = functional.linear(rows, weight[dim:], bias[dim:])
+        query = spread(queries, asked).view(place.sequences, asked.length, self.heads, -1).transpose(1, 2)
         grid = spread(keys, place).view(place.sequences, place.length, 2, self.heads, -1)
         key, value = grid.permute(2, 0, 3, 1, 4)
-        steps = torch.arange(place.length, device=rows.device)
-        visible = (steps < place.lengths[:, None])[:, None, None, :]
-        query = query.view(place.sequences, 1, self.heads, -1).transpose(1, 2)
+        visible = self._real(place)
+        if self.causal:
+            newest = place.position[wanted][asked.row].view(place.sequences, 1, asked.length, 1)
+            visible = torch.arange(place.length, device=rows.device) <= newest
         mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=visible)
-        out: Tensor = self.project_out(mixed.reshape(place.sequences, dim))
+        out: Tensor = self.project_out(gather(mixed.transpose(1, 2).flatten(2), asked))
         return out
 
-    def _mix(self, projected: Tensor, place: Layout) -> Tensor:
-        grid = spread(projected, place).view(place.sequences, place.length, 3, self.heads, -1)
-        query, key, value = grid.permute(2, 0, 3, 1, 4)
-        mixed = functional.scaled_dot_product_attention(query, key, value, is_causal=True)
-        return gather(mixed.transpose(1, 2).flatten(2), place)
+    @staticmethod
+    def _real(place: Layout) -> Tensor:
+        """bool [B, 1, 1, length], the cells that hold an event."""
+        steps = torch.arange(place.length, device=place.lengths.device)
+        return (steps < place.lengths[:, None])[:, None, None, :]
+
+
+class CausalSelfAttention(_SelfAttention):
+    """Multi-head attention in which a position sees itself and what came before it in its own sequence."""
+
+    causal = True
+
+
+class BidirectionalSelfAttention(_SelfAttention):
+    """Multi-head attention in which a position sees all of its own sequence."""
+
+    causal = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -13,27 +14,56 @@ from torch import Tensor
 class Layout:
     """How the T rows of B packed sequences lie in a grid [B, length], each sequence at the left.
 
-    cell: int64 [T], row t sits in cell b * length + i. position: int64 [T], i. lengths: int64 [B].
-    row: int64 [B * length], which row a cell shows; a free cell shows its sequence's last row (row 0 of all
-    where the sequence is empty). free: int64, the free cells.
-    Under a causal mask the free cells at the right need no mask: no real position sees them.
+    offsets: int64 [B + 1]. sequence, position: int64 [T], whose row it is and its place there from 0.
+    lengths: int64 [B]; length: the longest. Under a causal mask the free cells at the right need no mask:
+    no real position sees them.
     """
 
-    cell: Tensor
-    position: Tensor
+    offsets: Tensor
     lengths: Tensor
     length: int
-    row: Tensor
-    free: Tensor
+    sequence: Tensor
+    position: Tensor
 
     @property
     def sequences(self) -> int:
         return int(self.lengths.shape[0])
 
+    @cached_property
+    def cell(self) -> Tensor:
+        """int64 [T], row t sits in cell b * length + i."""
+        return self.sequence * self.length + self.position
+
+    @cached_property
+    def row(self) -> Tensor:
+        """int64 [B * length], which row a cell shows; a free cell shows its sequence's last row (row 0 of all
+        where the sequence is empty)."""
+        inside = torch.minimum(self._steps, self.lengths[:, None] - 1)
+        return (self.offsets[:-1, None] + inside).clamp_(min=0).flatten()
+
+    @cached_property
+    def free(self) -> Tensor:
+        """int64, the free cells."""
+        return torch.nonzero((self._steps >= self.lengths[:, None]).flatten()).flatten()
+
     @property
     def from_end(self) -> Tensor:
         """int64 [T], how many events of the sequence come after the row."""
-        return self.lengths.repeat_interleave(self.lengths) - 1 - self.position
+        return self.lengths[self.sequence] - 1 - self.position
+
+    @property
+    def ends(self) -> Tensor:
+        """int64 [B], the last row of each sequence (none of them empty)."""
+        return self.offsets[1:] - 1
+
+    @property
+    def _steps(self) -> Tensor:
+        return torch.arange(self.length, device=self.lengths.device)
+
+    def of(self, wanted: Tensor) -> Layout:
+        """The Layout of some of the rows; wanted int64 [R], ascending."""
+        counts = torch.bincount(self.sequence[wanted], minlength=self.sequences)
+        return layout(torch.cat([counts.new_zeros(1), counts.cumsum(0)]))
 
 
 def layout(offsets: Tensor) -> Layout:
@@ -43,10 +73,7 @@ def layout(offsets: Tensor) -> Layout:
     longest = int(lengths.max()) if lengths.numel() else 0
     sequence = torch.repeat_interleave(torch.arange(lengths.shape[0], device=device), lengths)
     position = torch.arange(sequence.shape[0], device=device) - offsets[sequence]
-    steps = torch.arange(longest, device=device)
-    row = (offsets[:-1, None] + torch.minimum(steps, lengths[:, None] - 1)).clamp_(min=0)
-    free = torch.nonzero((steps >= lengths[:, None]).flatten()).flatten()
-    return Layout(sequence * longest + position, position, lengths, longest, row.flatten(), free)
+    return Layout(offsets, lengths, longest, sequence, position)
 
 
 def keep_recent(items: Tensor, offsets: Tensor, limit: int) -> tuple[Tensor, Tensor]:
@@ -57,6 +84,33 @@ def keep_recent(items: Tensor, offsets: Tensor, limit: int) -> tuple[Tensor, Ten
     after = offsets[1:].repeat_interleave(lengths) - torch.arange(items.shape[0], device=items.device)
     kept = lengths.clamp(max=limit)
     return items[after <= limit], torch.cat([kept.new_zeros(1), kept.cumsum(0)])
+
+
+def keep_window(items: Tensor, offsets: Tensor, limit: int) -> tuple[Tensor, Tensor]:
+    """The last ``window_of(n, limit)`` events of each packed sequence of n events: (items, offsets)."""
+    lengths = offsets[1:] - offsets[:-1]
+    if not lengths.numel() or int(lengths.max()) <= limit:
+        return items, offsets
+    kept = window_of(lengths, limit)
+    after = offsets[1:].repeat_interleave(lengths) - torch.arange(items.shape[0], device=items.device)
+    return items[after <= kept.repeat_interleave(lengths)], torch.cat([kept.new_zeros(1), kept.cumsum(0)])
+
+
+def window_of(lengths: Tensor, limit: int) -> Tensor:
+    """How many of a history's newest events a model sees that takes events one at a time: all of them up to
+    ``limit``; the next event starts again with the newest ``limit // 2`` events and itself. A function of
+    the number of events alone, so a state that was carried along and a history read at once see the same."""
+    step = limit - limit // 2
+    return torch.where(lengths <= limit, lengths, limit // 2 + 1 + (lengths - limit - 1) % step)
+
+
+def append_one(items: Tensor, offsets: Tensor, item: int) -> tuple[Tensor, Tensor]:
+    """``item`` behind every packed sequence: (items, offsets)."""
+    more = torch.arange(offsets.shape[0], device=offsets.device)
+    made = items.new_full((items.shape[0] + offsets.shape[0] - 1,), item)
+    place = torch.repeat_interleave(more[:-1], offsets[1:] - offsets[:-1])
+    made[torch.arange(items.shape[0], device=items.device) + place] = items
+    return made, offsets + more
 
 
 def spread(rows: Tensor, place: Layout) -> Tensor:

@@ -2,16 +2,35 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal, Protocol
 
 from torch import Tensor, nn
 
-from recengine.nn.attention import CausalSelfAttention
+from recengine.nn.attention import BidirectionalSelfAttention, CausalSelfAttention
 from recengine.nn.dropout import Dropout
 from recengine.nn.ragged import Layout
 
-Activation = Literal["relu", "gelu", "silu"]
-ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU}
+Activation = Literal["relu", "gelu", "gelu_tanh", "silu"]
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "relu": nn.ReLU,
+    "gelu": nn.GELU,
+    "gelu_tanh": partial(nn.GELU, approximate="tanh"),
+    "silu": nn.SiLU,
+}
+
+
+class Attention(Protocol):
+    """What a block mixes the rows of a sequence with; also a ``torch.nn.Module``."""
+
+    def __call__(self, rows: Tensor, place: Layout) -> Tensor:
+        """rows [T, d] -> [T, d]."""
+        ...
+
+    def at(self, rows: Tensor, place: Layout, wanted: Tensor) -> Tensor:
+        """The output [R, d] at some rows only; wanted int64 [R], ascending."""
+        ...
 
 
 class FeedForward(nn.Sequential):
@@ -23,26 +42,60 @@ class FeedForward(nn.Sequential):
         )
 
 
-class CausalBlock(nn.Module):
-    """x + dropout(attention(norm(x))), then x + dropout(feed-forward(norm(x))).
+class Block(nn.Module):
+    """x + dropout(attention(norm(x))), then x + dropout(feed-forward(norm(x))), then ``closing`` (identity).
 
     Pre-norm keeps the residual path free of normalisation (Xiong et al., 2020), so no warm-up is needed.
     """
 
-    def __init__(self, dim: int, heads: int, inner: int, dropout: float, activation: Activation) -> None:
+    def __init__(
+        self,
+        attention: Any,
+        dim: int,
+        inner: int,
+        dropout: float,
+        activation: Activation,
+        *,
+        norm: Callable[[int], nn.Module] = nn.LayerNorm,
+        closing: nn.Module | None = None,
+    ) -> None:
         super().__init__()
-        self.attention_norm = nn.LayerNorm(dim)
-        self.attention = CausalSelfAttention(dim, heads)
-        self.feed_forward_norm = nn.LayerNorm(dim)
+        self.attention_norm = norm(dim)
+        self.attention: Any = attention
+        self.feed_forward_norm = norm(dim)
         self.feed_forward = FeedForward(dim, inner, dropout, activation)
         self.dropout = Dropout(dropout)
+        self.closing = nn.Identity() if closing is None else closing
 
     def forward(self, rows: Tensor, place: Layout) -> Tensor:
         """rows [T, d] -> [T, d]."""
-        rows = self.dropout.add(rows, self.attention(self.attention_norm(rows), place))
-        return self.dropout.add(rows, self.feed_forward(self.feed_forward_norm(rows)))
+        return self._close(rows, self.attention(self.attention_norm(rows), place))
 
-    def last(self, rows: Tensor, place: Layout, ends: Tensor) -> Tensor:
-        """The output [B, d] at the last position of each sequence; no other position is computed."""
-        kept = self.dropout.add(rows[ends], self.attention.last(self.attention_norm(rows), place, ends))
-        return self.dropout.add(kept, self.feed_forward(self.feed_forward_norm(kept)))
+    def at(self, rows: Tensor, place: Layout, wanted: Tensor) -> Tensor:
+        """The output [R, d] at some rows; nothing but their keys and values is computed for the others.
+        wanted: int64 [R], ascending."""
+        mixed = self.attention.at(self.attention_norm(rows), place, wanted)
+        return self._close(rows.index_select(0, wanted), mixed)
+
+    def step(self, rows: Tensor, state: Tensor, count: Tensor) -> Tensor:
+        """The output [B, d] for one more event a sequence, which ``state`` takes in."""
+        return self._close(rows, self.attention.step(self.attention_norm(rows), state, count))
+
+    def _close(self, rows: Tensor, mixed: Tensor) -> Tensor:
+        rows = self.dropout.add(rows, mixed)
+        out: Tensor = self.closing(self.dropout.add(rows, self.feed_forward(self.feed_forward_norm(rows))))
+        return out
+
+
+class CausalBlock(Block):
+    """A block with softmax attention to the past."""
+
+    def __init__(self, dim: int, heads: int, inner: int, dropout: float, activation: Activation) -> None:
+        super().__init__(CausalSelfAttention(dim, heads), dim, inner, dropout, activation)
+
+
+class BidirectionalBlock(Block):
+    """A block with softmax attention to the whole sequence."""
+
+    def __init__(self, dim: int, heads: int, inner: int, dropout: float, activation: Activation) -> None:
+        super().__init__(BidirectionalSelfAttention(dim, heads), dim, inner, dropout, activation)

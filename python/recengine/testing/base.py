@@ -43,7 +43,12 @@ class Conformance:
     def config(cls) -> Any:
         """Its config with ``settings``, or None where it has none."""
         config = cls.entry().load_config()
-        return None if config is None else config.parse(cls.settings)
+        return None if config is None else config.parse(cls.own_settings())
+
+    @classmethod
+    def own_settings(cls) -> dict[str, Any]:
+        """``settings`` as the config of the thing itself takes them."""
+        return cls.settings
 
     def test_is_registered_with_a_summary(self) -> None:
         entry = self.entry()
@@ -56,7 +61,7 @@ class Conformance:
 
     def test_its_settings_round_trip(self) -> None:
         config = self._config_class()
-        made = config.parse(self.settings)
+        made = config.parse(self.own_settings())
         assert config.parse(made.model_dump()) == made, "model_dump() does not give the config back"
         assert config.parse(made.model_dump(mode="json")) == made, "JSON does not give the config back"
 
@@ -64,7 +69,7 @@ class Conformance:
         from recengine.errors import ConfigError
 
         try:
-            self._config_class().parse({**self.settings, "no_such_setting": 1})
+            self._config_class().parse({**self.own_settings(), "no_such_setting": 1})
         except ConfigError:
             return
         raise AssertionError("a misspelt setting passes unnoticed: derive the config from recengine's")
@@ -78,7 +83,7 @@ class Conformance:
             whole = isinstance(config.model_fields[key].get_default(call_default_factory=True), int)
             for point in points:
                 value = int(point) if whole and isinstance(point, float) and point.is_integer() else point
-                config.parse({**self.settings, key: value})
+                config.parse({**self.own_settings(), key: value})
 
     def _config_class(self) -> type[Config]:
         config = self.entry().load_config()

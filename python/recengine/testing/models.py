@@ -84,24 +84,8 @@ class ModelConformance(Conformance):
         return build_model(cls.name, config, DataFacts(train.n_users, train.n_items), 0, cls.host())
 
     @classmethod
-    def config(cls) -> Any:
-        config = cls.entry().load_config()
-        return None if config is None else config.parse(cls.settings.get("model", {}))
-
-    def test_its_settings_round_trip(self) -> None:
-        config = self._config_class()
-        given = config.parse(self.settings.get("model", {}))
-        assert config.parse(given.model_dump()) == given, "model_dump() does not give the config back"
-        assert config.parse(given.model_dump(mode="json")) == given, "JSON does not give the config back"
-
-    def test_unknown_settings_are_refused(self) -> None:
-        from recengine.errors import ConfigError
-
-        try:
-            self._config_class().parse({"no_such_setting": 1})
-        except ConfigError:
-            return
-        raise AssertionError("a misspelt setting passes unnoticed: derive the config from ModelConfig")
+    def own_settings(cls) -> dict[str, Any]:
+        return dict(cls.settings.get("model", {}))
 
     def test_keeps_to_the_contract(self) -> None:
         model = self.built()

@@ -11,11 +11,13 @@ from recengine.contracts.model import Feed
 from recengine.data import Interactions, reshuffle_ties
 from recengine.data.batching import (
     Negatives,
+    SequenceArrays,
     n_pair_batches,
     n_sequence_batches,
     pair_batches,
     sequence_batches,
 )
+from recengine.data.masking import masked_batches
 from recengine.data.sampling import PopularitySampler, UniformSampler
 from recengine.errors import DataError, UsageError
 from recengine.hooks import Host
@@ -47,13 +49,17 @@ class Feeder:
         train = reshuffle_ties(self.train, epoch, self.seed) if self.reshuffle else self.train
         if self.feed.kind == "sequences":
             limit = self.feed.max_length or int(self.train.lengths().max(initial=1))
-            for sequences in sequence_batches(
-                train, self.rows, limit, epoch, self.seed, negatives=self.negatives
-            ):
+            for sequences in self._sequences(train, limit, epoch):
                 yield SequenceBatch(**sequences.tensors())
         else:
             for pairs in pair_batches(train, self.rows, epoch, self.seed, negatives=self.negatives):
                 yield PairBatch(**pairs.tensors())
+
+    def _sequences(self, train: Interactions, limit: int, epoch: int) -> Iterator[SequenceArrays]:
+        given = (train, self.rows, limit, epoch, self.seed)
+        if self.feed.masking is None:
+            return sequence_batches(*given, negatives=self.negatives)
+        return masked_batches(*given, self.feed.masking, negatives=self.negatives)
 
 
 def make_feeder(

@@ -12,7 +12,8 @@ from recengine.training.config import TrainerConfig
 
 
 def make_optimizer(parameters: Iterable[torch.nn.Parameter], config: TrainerConfig) -> torch.optim.Optimizer:
-    """The optimiser of ``config``; fused (one pass over memory a tensor) where torch has it."""
+    """The optimiser of ``config``; fused (one pass over memory a tensor) where torch has it. A parameter with
+    an attribute ``decays`` that is False is left alone by weight decay."""
     kinds: dict[str, Any] = {
         "adam": torch.optim.Adam,
         "adamw": torch.optim.AdamW,
@@ -20,8 +21,13 @@ def make_optimizer(parameters: Iterable[torch.nn.Parameter], config: TrainerConf
         "sgd": torch.optim.SGD,
     }
     wanted = [parameter for parameter in parameters if parameter.requires_grad]
+    decaying = [parameter for parameter in wanted if getattr(parameter, "decays", True)]
+    spared = [parameter for parameter in wanted if not getattr(parameter, "decays", True)]
+    groups: list[dict[str, Any]] = [{"params": decaying}]
+    if spared:
+        groups.append({"params": spared, "weight_decay": 0.0})
     made: torch.optim.Optimizer = kinds[config.optimizer](
-        wanted,
+        groups,
         lr=config.learning_rate,
         weight_decay=config.weight_decay,
         fused=all(parameter.is_floating_point() for parameter in wanted),

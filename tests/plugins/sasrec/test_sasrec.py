@@ -18,6 +18,23 @@ class TestConformance(ModelConformance):
     name = "sasrec"
 
 
+class TestGSASRec(ModelConformance):
+    name = "gsasrec"
+
+
+def test_gsasrec_is_sasrec_with_gbce() -> None:
+    config = resolve("gsasrec", {}, host())
+    assert config.loss is not None
+    assert config.loss.model_dump() == {
+        "name": "gbce",
+        "negatives": 256,
+        "shared": True,
+        "sampler": "uniform",
+        "calibration": 0.75,
+    }
+    assert type(build_model("gsasrec", config, DataFacts(5, ITEMS), 1, host())) is type(make())
+
+
 def make(loss: str = "softmax", **settings: object) -> torch.nn.Module:
     given = {"model": {"hidden_dim": 16, "max_length": 6, **settings}, "loss": {"name": loss}}
     config = resolve("sasrec", given, host())
@@ -36,7 +53,7 @@ def test_a_user_vector_is_the_last_hidden_state(positions: str, heads: int) -> N
     model = make(positions=positions, n_heads=heads)
     asked = histories([1, 2, 3], [4], [5, 6, 7, 8, 9, 10])
     with torch.inference_mode():
-        hidden = model.hidden(asked.items, asked.offsets)
+        hidden = model.encoder.states(asked.items, asked.offsets)
         torch.testing.assert_close(model.user_vectors(asked), hidden[asked.offsets[1:] - 1])
 
 
@@ -55,8 +72,8 @@ def test_no_position_sees_its_future() -> None:
     model = make(positions="first")
     offsets = torch.tensor([0, 5])
     with torch.inference_mode():
-        one = model.hidden(torch.tensor([1, 2, 3, 4, 5]), offsets)
-        other = model.hidden(torch.tensor([1, 2, 3, 20, 21]), offsets)
+        one = model.encoder.states(torch.tensor([1, 2, 3, 4, 5]), offsets)
+        other = model.encoder.states(torch.tensor([1, 2, 3, 20, 21]), offsets)
     assert torch.equal(one[:3], other[:3])
     assert not torch.allclose(one[3:], other[3:])
 
@@ -72,11 +89,11 @@ def test_positions_without_a_target_cost_nothing(loss: str) -> None:
     batch = SequenceBatch(torch.tensor([0, 1]), items, targets, torch.tensor([0, 3, 5]), negatives=negatives)
     total = model.training_loss(batch, StepContext())
     kept = targets >= 0
-    hidden = model.hidden(items, batch.offsets)[kept]
+    hidden = model.encoder.states(items, batch.offsets)[kept]
     rows = negatives if negatives is None or shared else negatives[kept]
     from recengine.contracts.loss import LossInput
 
-    wanted = model.loss(LossInput(hidden, model.items.weight, targets[kept], rows), StepContext())
+    wanted = model.loss(LossInput(hidden, model.item_vectors(), targets[kept], rows), StepContext())
     torch.testing.assert_close(total, wanted)
 
 

@@ -1,0 +1,31 @@
+"""Settings of LinRec."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import model_validator
+
+from recengine.config import knob
+from recengine.nn.settings import MaskedConfig
+
+
+class LinRecConfig(MaskedConfig):
+    """Width, depth, regularisation and hidden events; the loss has its own section."""
+
+    direction: Literal["bidirectional", "causal"] = knob(
+        "bidirectional", "whether an event is seen with both of its sides or with its past alone"
+    )
+    objective: Literal["masked", "next"] = knob(
+        "masked", "fill hidden events, or predict the next event at every event (causal only)"
+    )
+    positions: Literal["recent", "first", "none"] = knob(
+        "recent", "learned positions counted from the newest event, from the oldest, or none"
+    )
+    item_bias: bool = knob(True, "a learned bias for each item")
+
+    @model_validator(mode="after")
+    def _causal_only(self) -> Self:
+        if self.objective == "next" and self.direction != "causal":
+            raise ValueError("objective 'next' needs direction 'causal'")
+        return self

@@ -1,0 +1,166 @@
+"""The sequence recommender around an encoder: batches, loss, states of people, item vectors."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from recengine.contracts.batch import HistoryBatch, SequenceBatch, StepContext
+from recengine.contracts.loss import LossInput
+from recengine.contracts.model import Feed
+from recengine.data.masking import Masking
+from recengine.errors import UsageError
+from recengine.nn.ragged import append_one, keep_recent, keep_window
+from recengine.nn.sequence_encoder import SequenceEncoder
+
+
+class SequenceRecommender(nn.Module):
+    """score of item i = <h, e_i> + b_i, h the encoder's state where the item is missing.
+
+    masking None: h is the state at the last event, and every event is trained on the one after it.
+    masking given: h is the state at a hidden event; training hides events as it says, and an answer is asked
+    for by one hidden event behind the history. Only rows with a target reach the output, in training and in
+    use alike.
+
+    tied: e is the encoder's item table, else a table of its own. bias: whether there is b.
+    max_length: most events the encoder sees, the hidden one included.
+    A history without events has the state zero: b decides, and without it nothing is preferred.
+    """
+
+    encoder: SequenceEncoder
+
+    def __init__(
+        self,
+        encoder: Any,
+        max_length: int,
+        *,
+        masking: Masking | None = None,
+        tied: bool = True,
+        bias: bool = False,
+    ) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.max_length, self.masking = max_length, masking
+        n_items, dim = encoder.items.num_embeddings, encoder.items.embedding_dim
+        self.output = None if tied else nn.Embedding(n_items, dim)
+        self.bias = nn.Parameter(torch.zeros(n_items)) if bias else None
+        self.loss: Any = None
+
+    def attach_loss(self, loss: Any) -> None:
+        """Take the loss that the settings name."""
+        self.loss = loss
+
+    def feed(self) -> Feed:
+        return Feed(
+            "sequences",
+            max_length=self.max_length,
+            negatives=getattr(self.loss, "negatives", 0),
+            shared=getattr(self.loss, "shared", False),
+            sampler=getattr(self.loss, "sampler", "uniform"),
+            masking=self.masking,
+        )
+
+    def training_loss(self, batch: SequenceBatch, context: StepContext) -> Tensor:
+        wanted = (batch.targets >= 0).nonzero().flatten()
+        targets, negatives, log_q = batch.targets, batch.negatives, batch.log_q
+        if wanted.numel() == targets.numel():
+            hidden = self.encoder.states(batch.items, batch.offsets, batch.times)
+        else:
+            hidden = self.encoder.at(batch.items, batch.offsets, wanted, batch.times)
+            targets = targets[wanted]
+            if negatives is not None and negatives.ndim == 2:
+                negatives = negatives[wanted]
+                log_q = None if log_q is None else log_q[wanted]
+        popularity = context.extras.get("popularity")
+        given = LossInput(
+            hidden,
+            self.item_vectors(),
+            targets,
+            negatives,
+            log_q,
+            bias=self.bias,
+            popularity=popularity if isinstance(popularity, Tensor) else None,
+        )
+        loss: Tensor = self.loss(given, context)
+        return loss
+
+    def user_vectors(self, histories: HistoryBatch) -> Tensor:
+        """float [B, d]."""
+        table = self.encoder.items.weight
+        items, offsets, times = self._seen(histories)
+        known = offsets[1:] > offsets[:-1]
+        vectors = torch.zeros(len(histories), table.shape[1], device=table.device)
+        if not bool(known.any()):
+            return vectors
+        offsets = torch.cat([offsets[:1], offsets[1:][known]])
+        if self.masking is not None:
+            items, offsets = append_one(items, offsets, table.shape[0])
+        items, offsets = items.to(table.device), offsets.to(table.device)
+        last = self.encoder.at(items, offsets, offsets[1:] - 1, times)
+        vectors[known.to(table.device)] = last.to(vectors.dtype)
+        return vectors
+
+    def item_vectors(self) -> Tensor:
+        return self.encoder.items.weight if self.output is None else self.output.weight
+
+    def item_bias(self) -> Tensor | None:
+        return self.bias
+
+    def _seen(self, histories: HistoryBatch) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The events that the encoder may see."""
+        limit = self.max_length - (self.masking is not None)
+        items, offsets = keep_recent(histories.items, histories.offsets, limit)
+        if histories.times is None or self.masking is not None:
+            return items, offsets, None
+        times = keep_recent(histories.times, histories.offsets, limit)[0]
+        return items, offsets, times.to(self.encoder.items.weight.device)
+
+
+class AppendingEncoder(SequenceEncoder, Protocol):
+    """An encoder that can also take one event at a time."""
+
+    def empty_state(self, count: int) -> dict[str, Tensor]:
+        """The state of ``count`` empty histories; every tensor has one row each."""
+        ...
+
+    def append(self, state: dict[str, Tensor], items: Tensor) -> Tensor:
+        """float [B, d] after one more event a sequence, int64 [B]; ``state`` takes the events in."""
+        ...
+
+
+class AppendingRecommender(SequenceRecommender):
+    """A sequence recommender that takes events one at a time (contract: Appends).
+
+    It sees a window that is a function of the number of events alone (nn.ragged.window_of), so that a state
+    carried along and a history read at once give the same answer.
+    """
+
+    encoder: AppendingEncoder
+
+    @property
+    def window(self) -> int:
+        """Most events that a state stands for."""
+        return self.max_length
+
+    def empty_state(self, count: int) -> dict[str, Tensor]:
+        """The state of ``count`` empty histories; raises UsageError where the settings rule it out."""
+        if self.masking is not None:
+            raise UsageError(
+                "a model that fills hidden events cannot take one event at a time",
+                found=type(self).__name__,
+                expected="a causal model of the next event",
+                fix="fit it with direction = 'causal', objective = 'next', positions = 'first'",
+            )
+        return self.encoder.empty_state(count)
+
+    def append(self, state: dict[str, Tensor], items: Tensor) -> Tensor:
+        """User vectors float [B, d] after one more event each, int64 [B]; ``state`` takes the events in."""
+        return self.encoder.append(state, items)
+
+    def _seen(self, histories: HistoryBatch) -> tuple[Tensor, Tensor, Tensor | None]:
+        if self.masking is not None:
+            return super()._seen(histories)
+        items, offsets = keep_window(histories.items, histories.offsets, self.max_length)
+        return items, offsets, None
