@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recengine_plugins.ellice import conic
-from recengine_plugins.ellice.rashomon import Ellipsoid
+from recengine_plugins.ellice.cone import Cone
 from recengine_plugins.ellice.secular import project
 
 Array = NDArray[np.float64]
@@ -41,7 +41,7 @@ class BoxSolution:
 
 
 def solve_box(
-    ellipsoid: Ellipsoid, people: Array, weights: Array, low: Array, high: Array, *, tau: float
+    ellipsoid: Cone, people: Array, weights: Array, low: Array, high: Array, *, tau: float
 ) -> BoxSolution:
     """Cheapest robust points within low <= x <= high [N, d] in the cost sum w_j (x_j - x0_j)^2."""
     n = len(people)
@@ -87,7 +87,7 @@ def solve_box(
 
 
 def _tight(
-    ellipsoid: Ellipsoid, people: Array, x: Array, weights: Array, low: Array, high: Array, tau: float
+    ellipsoid: Cone, people: Array, x: Array, weights: Array, low: Array, high: Array, tau: float
 ) -> NDArray[np.bool_]:
     """Who is within 1e-8 of the certified bound (relative); the others need the conic solver."""
     cost = np.square(x - people) @ weights
@@ -96,7 +96,7 @@ def _tight(
 
 
 def lower_bound(
-    ellipsoid: Ellipsoid, people: Array, x: Array, weights: Array, low: Array, high: Array, tau: float
+    ellipsoid: Cone, people: Array, x: Array, weights: Array, low: Array, high: Array, tau: float
 ) -> Array:
     """Rigorous lower bounds [N] of the optimal cost, from the worst model at x and the multiplier there."""
     h = np.c_[x, np.ones(len(x))]
@@ -119,9 +119,7 @@ def lower_bound(
     return best
 
 
-def _multipliers(
-    ellipsoid: Ellipsoid, people: Array, x: Array, weights: Array, free: NDArray[np.bool_]
-) -> Array:
+def _multipliers(ellipsoid: Cone, people: Array, x: Array, weights: Array, free: NDArray[np.bool_]) -> Array:
     """Gradient of the Lagrangian [N, d]: >= 0 keeps a coordinate at its lower bound, <= 0 at its upper."""
     slope = ellipsoid.worst_model(np.c_[x, np.ones(len(x))])[:, :-1]  # gradient of g (Danskin)
     pull = 2 * weights * (x - people)
@@ -131,7 +129,7 @@ def _multipliers(
 
 
 def _project_by_mask(
-    ellipsoid: Ellipsoid, people: Array, held: Array, weights: Array, at_bound: NDArray[np.bool_], tau: float
+    ellipsoid: Cone, people: Array, held: Array, weights: Array, at_bound: NDArray[np.bool_], tau: float
 ) -> Array:
     """project() for each distinct set of free coordinates, the others held where they are."""
     start = np.where(at_bound, held, people)
@@ -143,7 +141,7 @@ def _project_by_mask(
     return moved
 
 
-def _nudge(ellipsoid: Ellipsoid, x: Array, low: Array, high: Array, tau: float) -> Array:
+def _nudge(ellipsoid: Cone, x: Array, low: Array, high: Array, tau: float) -> Array:
     """Step along the gradient of g until rounding no longer leaves a point outside."""
     size = 1e-14
     for _ in range(40):

@@ -23,6 +23,20 @@ class ElliCEConfig(Config):
     cost: Literal["l2", "l1", "changes"] = knob(
         "l2", "squared distance, absolute distance, or number of changed features"
     )
+    plausible: float | None = knob(
+        None,
+        "no further from the rows of the wanted class (Mahalanobis) than this share of them; None: any",
+        gt=0,
+        le=1,
+    )
     margin: float = knob(1e-6, "logit kept in hand against rounding", ge=0)
     samples: int = knob(2000, "models drawn for the sampled guarantee", ge=1)
-    l2: float = knob(1e-3, "penalty of the refitted last layer", ge=0, low=1e-5, high=1.0, log=True)
+    nodes: int = knob(2000, "steps of branch and bound a person, then the gap is reported", ge=1)
+    l2: float = knob(
+        1e-3,
+        "penalty of the refitted last layer (a given classifier's own, where known, unless this is set)",
+        ge=0,
+        low=1e-5,
+        high=1.0,
+        log=True,
+    )

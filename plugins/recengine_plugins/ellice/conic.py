@@ -1,11 +1,11 @@
-"""The general convex problem through the interior-point solver Clarabel, one person at a time.
+"""The convex problem through the interior-point solver Clarabel, one person at a time.
 
-min cost(x - x0)  s.t.  ||sqrt(2 eps) L^-1 h(x)|| <= theta.h(x) - tau,  low <= x <= high,  A x <= b,
-linked features; cost is sum w_j (x_j - x0_j)^2 or sum w_j |x_j - x0_j|.
+It also gives the multipliers from which the certified bound is built, and its infeasibility certificate.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -13,9 +13,19 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from recengine.errors import UsageError
-from recengine_plugins.ellice.rashomon import Ellipsoid
+from recengine_plugins.ellice.cone import Cone
+from recengine_plugins.ellice.dual import Multipliers
+from recengine_plugins.ellice.problem import Convex
 
 Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class ConicAnswer:
+    """x [d] and the multipliers of one person."""
+
+    x: Array
+    given: Multipliers
 
 
 def _clarabel() -> Any:
@@ -29,7 +39,7 @@ def _clarabel() -> Any:
 
 
 def solve(
-    ellipsoid: Ellipsoid,
+    ellipsoid: Cone,
     person: Array,
     weights: Array,
     low: Array,
@@ -44,69 +54,114 @@ def solve(
 ) -> Array | None:
     """The cheapest robust point [d], or None when a certificate of infeasibility was found.
 
-    cuts [k, d + 1]: with them the cone is replaced by the half-spaces cuts.h(x) >= tau (true-set mode).
+    cost: sum w_j (x_j - x0_j)^2 or sum w_j |x_j - x0_j|. cuts [k, d + 1]: with them the cone is replaced by
+    the half-spaces cuts.h(x) >= tau (true-set mode).
+    """
+    d = len(person)
+    rows = np.zeros((0, d)) if A is None or b is None else A
+    limits = np.zeros(0) if A is None or b is None else b
+    if cuts is not None:
+        rows, limits = np.r_[rows, -cuts[:, :-1]], np.r_[limits, cuts[:, -1] - tau]
+    flat, zero = np.asarray(weights, dtype=np.float64), np.zeros(d)
+    problem = Convex(
+        (ellipsoid,) if cuts is None else (),
+        np.full(int(cuts is None), tau),
+        flat if cost == "l2" else zero,
+        flat if cost == "l1" else zero,
+        rows,
+        limits,
+        link_rows(links, d),
+    )
+    answer = solve_problem(problem, person, low, high)
+    return None if answer is None else answer.x
+
+
+def link_rows(links: tuple[tuple[int, int, float], ...], d: int) -> Array:
+    """One row E with E x = E x0 for each pair that moves together."""
+    E = np.zeros((len(links), d))
+    for row, (feature, moves, ratio) in enumerate(links):
+        E[row, moves], E[row, feature] = 1.0, -ratio
+    return E
+
+
+def solve_problem(problem: Convex, person: Array, low: Array, high: Array) -> ConicAnswer | None:
+    """The optimum for one person, or None with a certificate of infeasibility.
+
+    Raises UsageError when the solver stops without either.
     """
     clarabel = _clarabel()
     d = len(person)
-    l1 = cost == "l1"
-    n = 2 * d if l1 else d
-    rows: list[Array] = []
-    limits: list[float] = []
-    cones: list[Any] = []
-
-    def widen(matrix: Array) -> Array:
-        return np.c_[matrix, np.zeros((len(matrix), n - d))] if n > d else matrix
-
-    for feature, moves, ratio in links:
-        row = np.zeros(d)
-        row[moves], row[feature] = 1.0, -ratio
-        rows.append(row[None])
-        limits.append(float(row @ person))
+    kinked = np.flatnonzero(problem.absolute > 0)
+    n = d + len(kinked)
     fixed = np.flatnonzero(low == high)
-    rows.append(np.eye(d)[fixed])
-    limits.extend(low[fixed])
-    equalities = len(limits)
-    if equalities:
-        cones.append(clarabel.ZeroConeT(equalities))
     free_low = np.flatnonzero(np.isfinite(low) & (low < high))
     free_high = np.flatnonzero(np.isfinite(high) & (low < high))
-    rows += [-np.eye(d)[free_low], np.eye(d)[free_high]]
-    limits += [*(-low[free_low]), *high[free_high]]
-    if A is not None and b is not None and len(A):
-        rows.append(A)
-        limits += list(b)
-    if cuts is not None:
-        rows.append(-cuts[:, :-1])
-        limits += list(cuts[:, -1] - tau)
-    wide = [widen(matrix) for matrix in rows]
-    if l1:  # |x - x0| <= t
-        eye = np.eye(d)
-        wide += [np.c_[eye, -eye], np.c_[-eye, -eye]]
-        limits += [*person, *(-person)]
-    inequalities = len(limits) - equalities
+    eye = np.eye(d)
+    blocks = [problem.E, eye[fixed], -eye[free_low], eye[free_high], problem.A]
+    limits = [problem.E @ person, low[fixed], -low[free_low], high[free_high], problem.b]
+    wide = [np.c_[block, np.zeros((len(block), n - d))] for block in blocks]
+    if kinked.size:  # |x - x0| <= t
+        t = np.eye(len(kinked))
+        wide += [np.c_[eye[kinked], -t], np.c_[-eye[kinked], -t]]
+        limits += [person[kinked], -person[kinked]]
+    equalities = len(problem.E) + len(fixed)
+    inequalities = sum(len(part) for part in limits) - equalities
+    cones = [clarabel.ZeroConeT(equalities)] if equalities else []
     if inequalities:
         cones.append(clarabel.NonnegativeConeT(inequalities))
-    if cuts is None:  # (theta.h - tau, sqrt(2 eps) R h) in the second-order cone, with R'R = H^-1
-        R = np.linalg.cholesky(ellipsoid.P).T * np.sqrt(2 * ellipsoid.eps)
-        head = ellipsoid.theta[None, :-1]
-        wide.append(widen(-np.r_[head, R[:, :-1]]))
-        limits += [float(ellipsoid.theta[-1] - tau), *R[:, -1]]
-        cones.append(clarabel.SecondOrderConeT(len(ellipsoid.theta) + 1))
-    scale = np.sqrt(weights)
-    P = sparse.csc_matrix((n, n)) if l1 else sparse.diags(2 * scale**2, format="csc")
-    q = np.r_[np.zeros(d), weights] if l1 else -2 * weights * person
+    for cone, tau in zip(problem.cones, problem.tau, strict=True):
+        R = cone.root * np.sqrt(2 * cone.eps)
+        block = -np.r_[cone.theta[None, :-1], R[:, :-1]]
+        wide.append(np.c_[block, np.zeros((len(block), n - d))])
+        limits.append(np.r_[cone.theta[-1] - tau, R[:, -1]])
+        cones.append(clarabel.SecondOrderConeT(len(block)))
+    diagonal = np.r_[2 * problem.square, np.zeros(n - d)]
+    linear = np.r_[-2 * problem.square * person, problem.absolute[kinked]]
+    solution = _run(clarabel, diagonal, linear, np.concatenate(wide), np.concatenate(limits), cones)
+    if solution is None:
+        return None
+    x, z = solution
+    return ConicAnswer(np.clip(x[:d], low, high), _multipliers(problem, z, equalities, inequalities, kinked))
+
+
+def _run(
+    clarabel: Any, diagonal: Array, linear: Array, rows: Array, limits: Array, cones: list[Any]
+) -> tuple[Array, Array] | None:
     settings = clarabel.DefaultSettings()
     settings.verbose = False
     settings.tol_gap_abs = settings.tol_gap_rel = settings.tol_feas = 1e-10
     solver = clarabel.DefaultSolver(
-        P, q, sparse.csc_matrix(np.concatenate(wide)), np.asarray(limits, dtype=np.float64), cones, settings
+        sparse.diags(diagonal, format="csc"), linear, sparse.csc_matrix(rows), limits, cones, settings
     )
     solution = solver.solve()
     status = str(solution.status)
     if "Infeasible" in status:
         return None
-    if "Solved" not in status:
+    if "Solved" not in status and status != "InsufficientProgress":
         raise UsageError(
             "the conic solver did not reach an answer", found=status, fix="relax the constraints"
         )
-    return np.clip(np.asarray(solution.x)[:d], low, high)
+    return np.asarray(solution.x), np.asarray(solution.z)
+
+
+def _multipliers(
+    problem: Convex, z: Array, equalities: int, inequalities: int, kinked: NDArray[np.int64]
+) -> Multipliers:
+    """The solver's multipliers in the terms of ``dual``: models of the ellipsoids, lambda, mu, nu."""
+    nu = z[: len(problem.E)]
+    rows = z[equalities : equalities + inequalities - 2 * len(kinked)]
+    mu = rows[len(rows) - len(problem.A) :]
+    at = equalities + inequalities
+    models, lam = [], []
+    for cone in problem.cones:
+        R = cone.root
+        part = z[at : at + len(R) + 1]
+        at += len(part)
+        head = max(float(part[0]), 0.0)
+        tail = part[1:] / max(head, float(np.linalg.norm(part[1:])), 1e-300)
+        models.append(cone.theta + np.sqrt(2 * cone.eps) * R.T @ tail)
+        lam.append(head)
+    worst = np.stack(models) if models else np.zeros((0, len(problem.square) + 1))
+    return Multipliers(
+        worst[None, :, :-1], worst[None, :, -1], np.array([lam]).reshape(1, -1), mu[None], nu[None]
+    )

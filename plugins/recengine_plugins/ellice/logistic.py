@@ -8,6 +8,7 @@ its minimum; a model that minimises another loss would make it off-centre.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -25,6 +26,14 @@ class LogisticProblem:
     signs: Array
     penalty: Array
 
+    @property
+    def n(self) -> int:
+        return len(self.signs)
+
+    @property
+    def size(self) -> int:
+        return int(self.H.shape[1])
+
     def loss(self, theta: Array) -> float:
         margins = self.signs * (self.H @ theta)
         return float(np.logaddexp(0.0, -margins).mean() + 0.5 * (self.penalty * theta) @ theta)
@@ -40,20 +49,24 @@ class LogisticProblem:
         return np.asarray(curved + np.diag(self.penalty))
 
 
-@dataclass(frozen=True)
-class FittedLayer:
-    """theta [m] (weights, then bias) minimises ``problem``; loss and Hessian there."""
+class Problem(Protocol):
+    """A smooth convex loss of a flat parameter vector."""
 
-    problem: LogisticProblem
-    theta: Array
-    loss: float
-    hessian: Array
+    @property
+    def n(self) -> int: ...
+
+    @property
+    def size(self) -> int: ...
+
+    def loss(self, theta: Array) -> float: ...
+
+    def gradient(self, theta: Array) -> Array: ...
+
+    def hessian(self, theta: Array) -> Array: ...
 
 
-def logistic_problem(
-    features: ArrayLike, labels: ArrayLike, *, l2: float = 1e-3, penalise_bias: bool = False
-) -> LogisticProblem:
-    """Check and assemble. Raises DataError for one class, non-finite or constant columns without penalty."""
+def checked_features(features: ArrayLike, labels: ArrayLike, l2: float) -> tuple[Array, NDArray[Any]]:
+    """Features [n, d] and labels [n], or DataError: shapes, missing values, one class, singular by design."""
     X = np.asarray(features, dtype=np.float64)
     y = np.asarray(labels).ravel()
     if X.ndim != 2 or X.shape[0] != y.shape[0] or X.shape[0] == 0:
@@ -68,13 +81,8 @@ def logistic_problem(
             expected="finite numbers",
             fix="impute or drop them before fitting",
         )
-    classes = np.unique(y)
-    if not np.isin(classes, (0, 1)).all():
-        raise DataError("labels must be 0 and 1", where="labels", found=classes[:5].tolist())
-    if classes.size < 2:
-        raise DataError(
-            "only one class occurs: there is nothing to separate", where="labels", found=classes[0]
-        )
+    if np.unique(y).size < 2:
+        raise DataError("only one class occurs: there is nothing to separate", where="labels", found=y[0])
     if l2 < 0:
         raise DataError("the penalty must not be negative", where="l2", found=l2)
     constant = np.ptp(X, axis=0) == 0
@@ -84,15 +92,36 @@ def logistic_problem(
             where=f"column {int(np.argmax(constant))}",
             fix="drop the column, or set l2 > 0",
         )
+    return X, y
+
+
+def logistic_problem(
+    features: ArrayLike, labels: ArrayLike, *, l2: float = 1e-3, penalise_bias: bool = False
+) -> LogisticProblem:
+    """Check and assemble. Raises DataError for one class, non-finite or constant columns without penalty."""
+    X, y = checked_features(features, labels, l2)
+    classes = np.unique(y)
+    if not np.isin(classes, (0, 1)).all():
+        raise DataError("labels must be 0 and 1", where="labels", found=classes[:5].tolist())
     penalty = np.full(X.shape[1] + 1, float(l2))
     if not penalise_bias:
         penalty[-1] = 0.0
     return LogisticProblem(np.c_[X, np.ones(len(X))], 2.0 * y - 1.0, penalty)
 
 
-def fit_layer(problem: LogisticProblem, *, start: Array | None = None, iterations: int = 100) -> FittedLayer:
+@dataclass(frozen=True)
+class FittedLayer:
+    """theta [m] (weights, then bias) minimises ``problem``; loss and Hessian there."""
+
+    problem: Problem
+    theta: Array
+    loss: float
+    hessian: Array
+
+
+def fit_layer(problem: Problem, *, start: Array | None = None, iterations: int = 100) -> FittedLayer:
     """Damped Newton to the minimum. Raises DataError when there is none (separable data without penalty)."""
-    theta = np.zeros(problem.H.shape[1]) if start is None else start.copy()
+    theta = np.zeros(problem.size) if start is None else start.copy()
     value = problem.loss(theta)
     for _ in range(iterations):
         gradient, hessian = problem.gradient(theta), problem.hessian(theta)

@@ -1,4 +1,4 @@
-"""The recourse method: from a fitted last layer, people and constraints to certified answers."""
+"""The recourse method: from a classifier, people and constraints to certified answers."""
 
 from __future__ import annotations
 
@@ -8,17 +8,27 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from recengine.contracts.recourse import RecourseAnswer
+from recengine.contracts.recourse import Classifier, Piece, RecourseAnswer
 from recengine.errors import DataError, UsageError
 from recengine.recourse import Constraints
-from recengine_plugins.ellice import conic
-from recengine_plugins.ellice.box import solve_box
+from recengine.recourse.representations import Affine
 from recengine_plugins.ellice.branch import solve_discrete
+from recengine_plugins.ellice.cone import RootedCone, unlikely_region
 from recengine_plugins.ellice.config import ElliCEConfig
 from recengine_plugins.ellice.logistic import FittedLayer, fit_layer, logistic_problem
-from recengine_plugins.ellice.rashomon import Ellipsoid, eps_from_level, eps_from_loss
-from recengine_plugins.ellice.sparse import solve_sparse
-from recengine_plugins.ellice.trueset import solve_true_set
+from recengine_plugins.ellice.net import walk
+from recengine_plugins.ellice.radius import Radius, radius_for
+from recengine_plugins.ellice.rashomon import Ellipsoid, true_worst
+from recengine_plugins.ellice.region import (
+    EllipsoidRelaxation,
+    Head,
+    Relaxation,
+    SampledRelaxation,
+    TrueSetRelaxation,
+    problem_over,
+)
+from recengine_plugins.ellice.softmax import softmax_problem
+from recengine_plugins.ellice.sparse import count_changed, solve_sparse, things
 
 Array = NDArray[np.float64]
 
@@ -30,54 +40,253 @@ GUARANTEES = {
 
 
 @dataclass(frozen=True)
-class Radius:
-    """eps, the eps* beyond which nobody has robust recourse, and where eps came from."""
+class Found:
+    """Points [N, d] (NaN where none) and what the search says about them."""
 
-    eps: float
-    largest: float
-    origin: str
-
-    @property
-    def share(self) -> float:
-        return self.eps / self.largest if self.largest > 0 else float("inf")
+    points: Array
+    extras: dict[str, Any]
 
 
 class ElliCE:
     """Recourse that survives a retrained model (arXiv 2602.07674), for a linear last layer.
 
-    Built from the features of the training rows (or the penultimate activations of a net) and labels: the
-    last layer is refitted by Newton on exactly the loss whose Hessian is used.
+    Built from the features of the training rows (or the penultimate activations of a net) and 0/1 labels;
+    ``of`` takes any classifier with a linear last layer. Either way the last layer is refitted by Newton on
+    exactly the loss whose Hessian is used.
     """
 
     def __init__(self, features: ArrayLike, labels: ArrayLike, config: ElliCEConfig | None = None) -> None:
-        self.config = config or ElliCEConfig()
-        self.layer: FittedLayer = fit_layer(logistic_problem(features, labels, l2=self.config.l2))
-        self.features = np.asarray(features, dtype=np.float64)
-        self.radius = self._radius()
-        self.ellipsoid = Ellipsoid.of(self.layer, self.radius.eps)
+        rows = np.asarray(features, dtype=np.float64)
+        d = rows.shape[1] if rows.ndim == 2 else 0
+        names = tuple(f"x{j}" for j in range(d))
+        self._build(Classifier(Affine.identity(d), (0, 1), names), rows, labels, config, None)
 
-    def _radius(self) -> Radius:
-        config = self.config
-        largest = Ellipsoid.of(self.layer, 0.0).largest_eps()
-        if config.eps is not None:
-            return Radius(config.eps, largest, "given")
-        if config.percent_of_loss is not None:
-            eps = eps_from_loss(self.layer, config.percent_of_loss)
-            return Radius(eps, largest, f"{config.percent_of_loss:g} % of the training loss")
-        eps = eps_from_level(self.layer, config.level, joint=config.joint)
-        origin = f"chi-square level {config.level:g}, {'joint' if config.joint else 'one person'}"
-        if eps > config.cap * largest:
-            return Radius(config.cap * largest, largest, f"{origin}, capped at {config.cap:g} of eps*")
-        return Radius(eps, largest, origin)
+    @classmethod
+    def of(
+        cls,
+        classifier: Classifier,
+        rows: ArrayLike,
+        labels: ArrayLike,
+        config: ElliCEConfig | None = None,
+        *,
+        target: int | None = None,
+    ) -> ElliCE:
+        """Recourse for ``classifier``, its last layer refitted on rows [n, d] and labels [n].
+
+        labels: indices of the classifier's classes. target: index of the class that people want; default the
+        last one.
+        """
+        made = cls.__new__(cls)
+        made._build(classifier, np.asarray(rows, dtype=np.float64), labels, config, target)
+        return made
+
+    def _build(
+        self,
+        classifier: Classifier,
+        rows: Array,
+        labels: ArrayLike,
+        config: ElliCEConfig | None,
+        target: int | None,
+    ) -> None:
+        self.config = config or ElliCEConfig()
+        self.classifier, self.features = classifier, rows
+        l2 = self.config.l2
+        if classifier.l2 is not None and "l2" not in self.config.model_fields_set:
+            l2 = classifier.l2
+        C = len(classifier.classes)
+        self.target = C - 1 if target is None else target
+        if not 0 <= self.target < C:
+            raise UsageError("there is no such class", where="target", found=target, expected=f"0 .. {C - 1}")
+        if rows.ndim != 2 or not np.isfinite(rows).all():
+            logistic_problem(rows, labels, l2=l2)  # names what is wrong
+        phi = classifier.representation(rows)
+        problem = logistic_problem(phi, labels, l2=l2) if C == 2 else softmax_problem(phi, labels, C, l2=l2)
+        self.labels = np.asarray(labels).ravel().astype(np.int64)
+        self.layer: FittedLayer = fit_layer(problem)
+        contrasts = (
+            np.array([[1.0 if self.target == 1 else -1.0]])
+            if C == 2
+            else np.delete(np.eye(C)[self.target] - np.eye(C), self.target, axis=0)
+        )
+        factor = np.linalg.cholesky(self.layer.hessian)
+        bare = Head(self.layer, factor, contrasts, 0.0)
+        self.radius: Radius = radius_for(bare, self.config)
+        self.head = Head(self.layer, factor, contrasts, self.radius.eps)
+        self.ellipsoid = Ellipsoid.of(self.layer, self.radius.eps)
+        self.moved_by_refit = self._moved(phi)
+        self.unlikely: RootedCone | None = None
+        if self.config.plausible is not None:
+            wanted = rows[self.labels == self.target]
+            spread = np.where(rows.std(axis=0) > 0, rows.std(axis=0), 1.0)
+            self.unlikely = unlikely_region(wanted, self.config.plausible, spread)
+
+    def _moved(self, phi: Array) -> float | None:
+        """Largest change of a training row's score contrasts by the refit; None without a given layer."""
+        given = self.classifier.weights
+        if given is None:
+            return None
+        v = self.head.directions(phi)
+        return float(np.abs(v @ (given.ravel() - self.layer.theta)).max())
 
     def solve(self, people: ArrayLike, constraints: Constraints | None = None) -> RecourseAnswer:
         """Cheapest accepted points for ``people`` [N, d].
 
         Points are NaN for who has no recourse under the constraints; ``details['status']`` says why.
-        Raises UsageError when eps >= eps* and nothing bounds the features: then nobody has robust recourse.
+        Raises UsageError when eps >= eps*: then nobody has robust recourse.
         """
         x0 = self._check(people)
-        limits = constraints or Constraints.free([f"x{j}" for j in range(x0.shape[1])])
+        limits = constraints or Constraints.free(self.classifier.names)
+        self._possible()
+        found = self.search(x0, limits)
+        points = found.points
+        feasible = np.isfinite(points).all(axis=1)
+        worst = np.full(len(x0), np.nan)
+        worst[feasible] = self.worst(points[feasible])
+        certified = feasible & (worst >= 0.5 * self.config.margin)
+        certified[certified] = kept(points[certified], x0[certified], limits)
+        cost = np.full(len(x0), np.nan)
+        cost[feasible] = self.cost(points[feasible], x0[feasible], limits)
+        stayed = feasible & (points == x0).all(axis=1)
+        status = np.where(
+            stayed, "already accepted", np.where(feasible, "found", "none under these constraints")
+        )
+        units = things(limits)
+        details: dict[str, Any] = {
+            "status": status,
+            "worst_logit": self._ellipsoid_worst(points),
+            "changed": np.where(feasible, count_changed(np.nan_to_num(points), np.nan_to_num(x0), units), 0),
+            "eps": self.radius.eps,
+            "largest_eps": self.radius.largest,
+            "eps_share": self.radius.share,
+            "eps_origin": self.radius.origin,
+            **found.extras,
+        }
+        if self.config.guarantee == "exact":
+            details["true_worst_logit"] = worst
+        return RecourseAnswer(points, cost, certified, GUARANTEES[self.config.guarantee], details)
+
+    def search(self, x0: Array, limits: Constraints) -> Found:
+        """Points without the checks and the words of ``solve``."""
+        if not self.classifier.representation.affine:
+            return walk(self, x0, limits)
+        low, high = limits.bounds(x0)
+        relax = self.relaxation(x0, limits)
+        if self.config.cost == "changes":
+            return self._fewest(relax, x0, limits, low, high)
+        if limits.discrete:
+            tree = solve_discrete(relax, x0, limits, low, high, most_nodes=self.config.nodes)
+            gap = (tree.cost - tree.bound) / np.maximum(tree.cost, 1e-12)
+            return Found(tree.points, {"bound": tree.bound, "gap": gap, "search_complete": tree.complete})
+        one = relax(np.arange(len(x0)), low, high)
+        return Found(one.points, {"bound": one.bound, "gap": one.gap})
+
+    def relaxation(
+        self,
+        x0: Array,
+        limits: Constraints,
+        piece: Piece | None = None,
+        *,
+        extra: tuple[RootedCone, ...] = (),
+    ) -> Relaxation:
+        """The problem of the chosen guarantee on one affine piece (default: the only one)."""
+        piece = self.classifier.representation.around(self.features[0]) if piece is None else piece
+        config, head = self.config, self.head
+        beside = (*extra, self.unlikely) if self.unlikely is not None else extra
+        kind = "l1" if config.cost == "l1" else "l2"
+        problem = problem_over(head, piece, limits, kind, config.margin, beside)
+        centre, scale = self.features.mean(axis=0), 1.0 / limits.cost
+        if config.guarantee == "exact":
+            return TrueSetRelaxation(problem, x0, centre, scale, head, head.maps(piece), config.margin)
+        if config.guarantee == "sampled":
+            return SampledRelaxation(
+                problem, x0, centre, scale, head, head.maps(piece), config.margin, self.drawn()
+            )
+        return EllipsoidRelaxation(problem, x0, centre, scale)
+
+    def drawn(self) -> Array:
+        """Models drawn uniformly from the ellipsoid, the same ones each time: [k, p]."""
+        return self.ellipsoid.sample(self.config.samples, np.random.default_rng(0))
+
+    def _fewest(self, relax: Relaxation, x0: Array, limits: Constraints, low: Array, high: Array) -> Found:
+        units = things(limits)
+
+        def solve(rows: NDArray[np.int64], least: Array, most: Array) -> tuple[Array, Array]:
+            if limits.discrete:
+                tree = solve_discrete(
+                    relax, x0[rows], limits, least, most, rows=rows, most_nodes=self.config.nodes
+                )
+                return tree.points, np.where(tree.feasible, tree.cost, np.inf)
+            one = relax(rows, least, most)
+            return one.points, np.where(one.feasible, one.cost, np.inf)
+
+        gain, need = self._gains(x0, limits, low, high, units)
+        few = solve_sparse(solve, x0, units, low, high, gain, need)
+        return Found(few.points, {"proved_least": few.proved_least})
+
+    def _gains(
+        self, x0: Array, limits: Constraints, low: Array, high: Array, units: list[NDArray[np.int64]]
+    ) -> tuple[Array, Array]:
+        """What each thing alone can add to the centre model's worst contrast, and what is missing there."""
+        piece = self.classifier.representation.around(self.features[0])
+        slopes = np.stack([T.T @ self.layer.theta for T in self.head.maps(piece)])
+        scores = np.c_[x0, np.ones(len(x0))] @ slopes.T
+        w = slopes[scores.argmin(axis=1), :-1]
+        with np.errstate(invalid="ignore"):
+            best = np.where(w == 0, 0.0, np.maximum(w * (high - x0), w * (low - x0)))
+        gain = np.stack([best[:, unit].sum(axis=1) for unit in units], axis=1)
+        for k, unit in enumerate(units):
+            if any(np.array_equal(np.sort(group), unit) for group in limits.groups):
+                open_to = np.where(high[:, unit] > 0, w[:, unit], -np.inf).max(axis=1)
+                gain[:, k] = np.maximum(open_to - (w[:, unit] * x0[:, unit]).sum(axis=1), 0.0)
+        return gain, self.config.margin - scores.min(axis=1)
+
+    def cost(self, points: Array, x0: Array, limits: Constraints) -> Array:
+        """Cost of each change: sum (c delta)^2 or sum c |delta|; categories always c |delta|."""
+        away = np.abs(points - x0) * limits.cost
+        flat = limits.indicator | (self.config.cost == "l1")
+        return np.asarray(np.where(flat, away, away**2).sum(axis=1))
+
+    def worst(self, points: Array) -> Array:
+        """The certified worst score contrast of each point [N, d] under the chosen guarantee, recomputed."""
+        v = self.head.directions(self.classifier.representation(points))
+        if self.config.guarantee == "exact":
+            found = [
+                min(true_worst(self.layer, self.radius.eps, one).bound for one in directions)
+                for directions in v
+            ]
+            return np.array(found, dtype=np.float64)
+        if self.config.guarantee == "sampled":
+            return np.asarray((v @ self.drawn().T).min(axis=(1, 2)))
+        return self._over_ellipsoid(v, self.radius.eps)
+
+    def margin(self, points: ArrayLike, eps: float) -> Array:
+        """Worst score contrast [N] over the ellipsoid of another ``eps``: the margin's curve."""
+        v = self.head.directions(
+            self.classifier.representation(np.atleast_2d(np.asarray(points, np.float64)))
+        )
+        return self._over_ellipsoid(v, eps)
+
+    def true_margin(self, point: Array, eps: float) -> float:
+        """A certified bound of the worst contrast of one point over the true set of ``eps``."""
+        v = self.head.directions(self.classifier.representation(point[None]))[0]
+        return min(true_worst(self.layer, eps, one).bound for one in v)
+
+    def _over_ellipsoid(self, v: Array, eps: float) -> Array:
+        from scipy.linalg import solve_triangular
+
+        flat = v.reshape(-1, v.shape[-1])
+        spread = np.square(solve_triangular(self.head.factor, flat.T, lower=True)).sum(axis=0)
+        worst = flat @ self.layer.theta - np.sqrt(2 * eps * spread)
+        return np.asarray(worst.reshape(v.shape[:2]).min(axis=1))
+
+    def _ellipsoid_worst(self, points: Array) -> Array:
+        worst = np.full(len(points), np.nan)
+        ok = np.isfinite(points).all(axis=1)
+        if ok.any():
+            worst[ok] = self.margin(points[ok], self.radius.eps)
+        return worst
+
+    def _possible(self) -> None:
         if self.radius.eps >= self.radius.largest:
             raise UsageError(
                 "nobody can have recourse that survives all these models",
@@ -86,99 +295,6 @@ class ElliCE:
                 expected=f"less than eps* = {self.radius.largest:.4g}",
                 fix=f"ask for at most about {0.9 * self.radius.largest:.3g}",
             )
-        tau = self.config.margin
-        already = self.ellipsoid.worst_logit(_with_bias(x0)) >= tau
-        points, certified, extras = self._dispatch(x0, limits, tau)
-        feasible = np.isfinite(points).all(axis=1)
-        cost = np.full(len(x0), np.nan)
-        cost[feasible] = self._cost(points[feasible], x0[feasible], limits)
-        status = np.where(
-            already, "already accepted", np.where(feasible, "found", "none under these constraints")
-        )
-        worst = np.full(len(x0), np.nan)
-        worst[feasible] = self.ellipsoid.worst_logit(_with_bias(points[feasible]))
-        details: dict[str, Any] = {
-            "status": status,
-            "worst_logit": worst,
-            "changed": np.where(feasible, (points != x0).sum(axis=1), 0),
-            "eps": self.radius.eps,
-            "largest_eps": self.radius.largest,
-            "eps_share": self.radius.share,
-            "eps_origin": self.radius.origin,
-            **extras,
-        }
-        return RecourseAnswer(points, cost, certified & feasible, GUARANTEES[self.config.guarantee], details)
-
-    def _dispatch(
-        self, x0: Array, limits: Constraints, tau: float
-    ) -> tuple[Array, NDArray[np.bool_], dict[str, Any]]:
-        low, high = limits.bounds(x0)
-        if self.config.guarantee == "exact":
-            return self._exact(x0, limits, low, high, tau)
-        if self.config.guarantee == "sampled":
-            return self._sampled(x0, limits, low, high, tau)
-        if self.config.cost == "changes":
-            self._only_boxes(limits, "cost = 'changes'")
-            found = solve_sparse(self.ellipsoid, x0, limits.cost, low, high, tau=tau)
-            return found.points, found.feasible, {"proved_least": found.proved_least}
-        if limits.groups or limits.allowed:
-            if limits.links or len(limits.A) or self.config.cost == "l1":
-                raise UsageError(
-                    "categories and allowed values do not go together with linked features, linear limits or "
-                    "absolute cost so far",
-                    fix="use the squared cost without linear limits, or drop the categories",
-                )
-            tree = solve_discrete(self.ellipsoid, x0, limits, tau=tau)
-            return tree.points, tree.feasible, {"bound": tree.bound, "search_complete": tree.complete}
-        if limits.is_box and self.config.cost == "l2":
-            box = solve_box(self.ellipsoid, x0, limits.cost, low, high, tau=tau)
-            return box.points, box.feasible, {"gap": box.gap, "bound": box.bound}
-        points = np.full_like(x0, np.nan)
-        for i in range(len(x0)):
-            answer = conic.solve(
-                self.ellipsoid, x0[i], limits.cost, low[i], high[i], tau=tau + 1e-9,
-                cost="l1" if self.config.cost == "l1" else "l2", A=limits.A, b=limits.b, links=limits.links,
-            )  # fmt: skip
-            if answer is not None:
-                points[i] = answer
-        ok = np.isfinite(points).all(axis=1)
-        ok[ok] = self.ellipsoid.worst_logit(_with_bias(points[ok])) >= 0.0
-        return points, ok, {}
-
-    def _exact(
-        self, x0: Array, limits: Constraints, low: Array, high: Array, tau: float
-    ) -> tuple[Array, NDArray[np.bool_], dict[str, Any]]:
-        self._only_boxes(limits, "guarantee = 'exact'")
-        points, worst = np.full_like(x0, np.nan), np.full(len(x0), np.nan)
-        for i in range(len(x0)):
-            answer = solve_true_set(self.layer, self.radius.eps, x0[i], limits.cost, low[i], high[i], tau=tau)
-            if answer is not None:
-                points[i], worst[i] = answer.x, answer.worst
-        return points, worst >= tau, {"true_worst_logit": worst}
-
-    def _sampled(
-        self, x0: Array, limits: Constraints, low: Array, high: Array, tau: float
-    ) -> tuple[Array, NDArray[np.bool_], dict[str, Any]]:
-        self._only_boxes(limits, "guarantee = 'sampled'")
-        drawn = self.ellipsoid.sample(self.config.samples, np.random.default_rng(0))
-        points = np.full_like(x0, np.nan)
-        for i in range(len(x0)):
-            answer = conic.solve(self.ellipsoid, x0[i], limits.cost, low[i], high[i], tau=tau, cuts=drawn)
-            if answer is not None:
-                points[i] = answer
-        return points, np.zeros(len(x0), bool), {}
-
-    def _only_boxes(self, limits: Constraints, what: str) -> None:
-        if not limits.is_box:
-            raise UsageError(
-                f"{what} works with bounds, directions and immutables only, so far",
-                fix="drop categories, allowed values, links and linear limits, or take ellipsoid with l2",
-            )
-
-    def _cost(self, points: Array, x0: Array, limits: Constraints) -> Array:
-        if self.config.cost == "l1":
-            return np.asarray(np.abs(points - x0) @ limits.cost)
-        return np.asarray(np.square(points - x0) @ limits.cost)
 
     def _check(self, people: ArrayLike) -> Array:
         x0 = np.atleast_2d(np.asarray(people, dtype=np.float64))
@@ -195,21 +311,37 @@ class ElliCE:
         return x0
 
     def nearest_supported(self, people: ArrayLike, constraints: Constraints | None = None) -> Array:
-        """The nearest training row that the ellipsoid accepts within the constraints; NaN where none."""
+        """The nearest training row that is accepted within the constraints; NaN where there is none."""
         x0 = self._check(people)
-        limits = constraints or Constraints.free([f"x{j}" for j in range(x0.shape[1])])
-        rows = self.features[self.ellipsoid.worst_logit(_with_bias(self.features)) >= self.config.margin]
-        low, high = limits.bounds(x0)
+        limits = constraints or Constraints.free(self.classifier.names)
+        rows = self.features[self.margin(self.features, self.radius.eps) >= self.config.margin]
+        if self.config.guarantee == "exact" and len(rows):
+            rows = rows[self.worst(rows) >= self.config.margin]
         answer = np.full_like(x0, np.nan)
         for i in range(len(x0)):
-            allowed = ((rows >= low[i]) & (rows <= high[i])).all(axis=1)
-            if len(limits.A):
-                allowed &= (rows @ limits.A.T <= limits.b).all(axis=1)
+            allowed = kept(rows, np.broadcast_to(x0[i], rows.shape), limits)
             if allowed.any():
-                away = np.square(rows[allowed] - x0[i]) @ limits.cost
+                away = self.cost(rows[allowed], np.broadcast_to(x0[i], rows[allowed].shape), limits)
                 answer[i] = rows[allowed][np.argmin(away)]
         return answer
 
 
-def _with_bias(x: Array) -> Array:
-    return np.c_[x, np.ones(len(x))]
+def kept(points: Array, x0: Array, limits: Constraints, *, tolerance: float = 1e-6) -> NDArray[np.bool_]:
+    """Whether each point keeps every constraint: bounds and values to the bit, rows up to rounding."""
+    low, high = limits.bounds(x0)
+    good = ((points >= low) & (points <= high)).all(axis=1)
+    size = 1 + np.abs(points).max(axis=1, initial=0.0)
+    if len(limits.A):
+        room = tolerance * (1 + np.abs(limits.A).sum(axis=1)) * size[:, None]
+        good &= (points @ limits.A.T <= limits.b + room).all(axis=1)
+    for i, j, ratio in limits.links:
+        off = (points[:, j] - x0[:, j]) - ratio * (points[:, i] - x0[:, i])
+        good &= np.abs(off) <= tolerance * (1 + abs(ratio)) * size
+    for group in limits.groups:
+        column = points[:, group]
+        good &= np.isin(column, (0.0, 1.0)).all(axis=1) & (column.sum(axis=1) == 1)
+    for i, values in limits.allowed.items():
+        good &= np.isin(points[:, i], values) | (points[:, i] == x0[:, i])
+    for i in np.flatnonzero(limits.integer):
+        good &= (points[:, i] == np.round(points[:, i])) | (points[:, i] == x0[:, i])
+    return np.asarray(good)

@@ -16,6 +16,7 @@ from scipy import stats
 from scipy.linalg import cho_factor, cho_solve, solve_triangular
 
 from recengine.errors import DataError, UsageError
+from recengine_plugins.ellice.cone import Cone
 from recengine_plugins.ellice.logistic import FittedLayer
 
 Array = NDArray[np.float64]
@@ -36,13 +37,10 @@ def upper_confidence_bound(theta: Array, A: Array, points: Array, alpha: float) 
 
 
 @dataclass(frozen=True)
-class Ellipsoid:
-    """theta [m] (bias last), H [m, m], its inverse P, and eps."""
+class Ellipsoid(Cone):
+    """theta [m] (bias last), the inverse P of H [m, m], eps, and H."""
 
-    theta: Array
     H: Array
-    P: Array
-    eps: float
 
     @classmethod
     def of(cls, layer: FittedLayer, eps: float) -> Ellipsoid:
@@ -56,21 +54,16 @@ class Ellipsoid:
             P = cho_solve(cho_factor(H, lower=True), np.eye(len(theta)))
         except np.linalg.LinAlgError as singular:
             raise DataError("the Hessian is not positive definite", where="H", fix="set l2 > 0") from singular
-        return cls(theta, H, (P + P.T) / 2, float(eps))
+        return cls(theta, (P + P.T) / 2, float(eps), H)
 
-    def worst_logit(self, h: Array) -> Array:
-        """g(h) for rows h [N, m] that end with 1."""
-        return np.asarray(h @ self.theta - np.sqrt(2 * self.eps * self.spread(h)))
+    @property
+    def root(self) -> Array:
+        return np.asarray(solve_triangular(self.factor, np.eye(len(self.theta)), lower=True))
 
-    def spread(self, h: Array) -> Array:
-        """h' H^-1 h, never negative."""
-        return np.maximum(np.einsum("ni,ij,nj->n", h, self.P, h, optimize=True), 0.0)
-
-    def worst_model(self, h: Array) -> Array:
-        """The model of E that likes each row least: [N, m]."""
-        Ph = h @ self.P
-        scale = np.sqrt(np.maximum(np.einsum("ni,ni->n", h, Ph), 1e-300))
-        return np.asarray(self.theta - np.sqrt(2 * self.eps) * Ph / scale[:, None])
+    @property
+    def factor(self) -> Array:
+        """L with L L' = H."""
+        return np.asarray(np.linalg.cholesky(self.H))
 
     def largest_eps(self) -> float:
         """eps*: robust recourse exists for somebody (without a box) exactly when eps < eps*.
@@ -106,7 +99,7 @@ def eps_from_level(layer: FittedLayer, level: float = 0.95, *, joint: bool = Tru
     if not 0 < level < 1:
         raise UsageError("the level must lie strictly between 0 and 1", where="level", found=level)
     df = len(layer.theta) if joint else 1
-    return float(stats.chi2.ppf(level, df)) / (2 * len(layer.problem.signs))
+    return float(stats.chi2.ppf(level, df)) / (2 * layer.problem.n)
 
 
 @dataclass(frozen=True)

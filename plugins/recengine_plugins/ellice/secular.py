@@ -14,16 +14,14 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from recengine_plugins.ellice.rashomon import Ellipsoid
+from recengine_plugins.ellice.cone import Cone
 
 Array = NDArray[np.float64]
 _EDGE = 1e-13
 _HALVINGS = 100
 
 
-def project(
-    ellipsoid: Ellipsoid, points: Array, weights: Array, free: NDArray[np.bool_], *, tau: float
-) -> Array:
+def project(ellipsoid: Cone, points: Array, weights: Array, free: NDArray[np.bool_], *, tau: float) -> Array:
     """Nearest robust points [N, d] to ``points`` [N, d], moving the ``free`` coordinates only.
 
     weights [d] > 0. A row is NaN where the fixed coordinates leave no robust point. Points that are robust

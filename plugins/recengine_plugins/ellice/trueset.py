@@ -1,61 +1,111 @@
-"""Recourse that is exact for the true set of near-optimal models, by cutting planes.
+"""Recourse that is exact for any set of models whose worst one can be found, by cutting planes.
 
 The robust region is the intersection of the half-spaces theta.h(x) >= tau over all models with
 L(theta) <= L* + eps. Start from few, solve, find the model that likes the answer least (``true_worst``,
-with a rigorous bound), add it, repeat. The last answer is certified by the bound of its worst logit.
+with a rigorous bound), add it, repeat. The last answer is certified by the bound of its worst logit; the
+optimum under the cuts bounds its cost from below.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from recengine_plugins.ellice import conic
-from recengine_plugins.ellice.logistic import FittedLayer
-from recengine_plugins.ellice.rashomon import Ellipsoid, true_worst
+from recengine_plugins.ellice.convex import solve_convex, with_rows
+from recengine_plugins.ellice.dual import separable_bound
+
+if TYPE_CHECKING:
+    from recengine_plugins.ellice.region import CutRelaxation
 
 Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class TrueSetAnswer:
-    """x: the point; worst: a bound below which no near-optimal model scores it; cuts: models used."""
+    """x: the point; worst: a bound below which no near-optimal model scores it; bound: of the cost; cuts:
+    models used."""
 
     x: Array
     worst: float
+    bound: float
     cuts: int
 
 
-def solve_true_set(
-    layer: FittedLayer,
-    eps: float,
-    person: Array,
-    weights: Array,
+def cut_until_true(
+    asked: CutRelaxation,
+    row: int,
     low: Array,
     high: Array,
+    pool: list[Array],
     *,
-    tau: float,
-    most_cuts: int = 60,
+    most_cuts: int = 80,
     tolerance: float = 1e-7,
 ) -> TrueSetAnswer | None:
-    """The cheapest point that every near-optimal model accepts; None when there is none within the bounds.
+    """The cheapest point within the bounds that every near-optimal model accepts, or None.
 
-    The answer may fall short of tau by ``tolerance`` in logit before the last step, which moves it inside.
+    ``pool`` holds the cuts found for this person, as functions of [x; 1]; new ones are added to it. The rows
+    ask for tau + ``tolerance``, so that the last step ends inside.
     """
-    ellipsoid = Ellipsoid.of(layer, eps)
-    h = np.r_[person, 1.0]
-    start = true_worst(layer, eps, h)
-    if start.bound >= tau:
-        return TrueSetAnswer(person.copy(), start.bound, 0)
-    cuts = [layer.theta, start.theta]
+    person = asked.people[row]
+    start = np.clip(person, low, high)
+    if not pool:
+        worst = _worst(asked, start, pool)
+        keeps = bool(asked.problem.keeps_rows(start[None], person[None], 1e-9)[0])
+        beside = asked.problem.worst(start[None])[0, len(asked.maps) :]
+        if worst >= asked.tau and keeps and (beside >= 0).all():
+            return TrueSetAnswer(start, worst, float(asked.problem.cost(start[None], person[None])[0]), 0)
+        # the ellipsoid's answer is near: its worst model is a good cut to begin with
+        near = solve_convex(
+            asked.scaled, asked.into(person)[None], asked.into(low)[None], asked.into(high)[None]
+        )
+        if near.feasible[0]:
+            _worst(asked, asked.centre + asked.scale * near.points[0], pool)
+        if not pool:
+            pool += [T.T @ asked.head.layer.theta for T in asked.maps]
     for _ in range(most_cuts):
-        x = conic.solve(ellipsoid, person, weights, low, high, tau=tau + tolerance, cuts=np.stack(cuts))
-        if x is None:
+        found = _under(asked, row, low, high, pool, tolerance)
+        if found is None:
             return None
-        worst = true_worst(layer, eps, np.r_[x, 1.0])
-        if worst.bound >= tau:
-            return TrueSetAnswer(x, worst.bound, len(cuts))
-        cuts.append(worst.theta)
+        x, bound = found
+        before = len(pool)
+        worst = _worst(asked, x, pool)
+        if worst >= asked.tau:
+            del pool[before:]
+            return TrueSetAnswer(x, worst, bound, len(pool))
     return None
+
+
+def _worst(asked: CutRelaxation, x: Array, pool: list[Array]) -> float:
+    """The certified worst contrast at x; models that fall short become cuts."""
+    found = asked.worst_models(x)
+    pool += [model for bound, model in found if bound < asked.tau]
+    return min(bound for bound, _ in found)
+
+
+def _under(
+    asked: CutRelaxation, row: int, low: Array, high: Array, pool: list[Array], tolerance: float
+) -> tuple[Array, float] | None:
+    """The optimum under the cuts and its certified bound."""
+    cuts = np.stack(pool)
+    extra = asked.problem.cones[len(asked.maps) :]
+    bare = replace(asked.problem, cones=extra, tau=np.zeros(len(extra)))
+    problem = with_rows(bare, -cuts[:, :-1], cuts[:, -1] - asked.tau - tolerance).rescaled(
+        asked.centre, asked.scale
+    )
+    person, least, most = asked.into(asked.people[row]), asked.into(low), asked.into(high)
+    answer = conic.solve_problem(problem, person, least, most)
+    if answer is None:
+        return None
+    bound = separable_bound(
+        person[None], problem.square, problem.absolute, least[None], most[None], problem.tau,
+        problem.A, problem.b, problem.E, person[None] @ problem.E.T, answer.given,
+    )  # fmt: skip
+    x = asked.centre + asked.scale * answer.x
+    for held, there in ((low, least), (high, most), (asked.people[row], person)):
+        with np.errstate(invalid="ignore"):
+            x = np.where(answer.x == there, held, x)
+    return np.clip(x, low, high), float(bound[0])

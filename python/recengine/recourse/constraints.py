@@ -1,6 +1,8 @@
 """What a person can change, and at what cost: read from a file, checked, compiled to arrays.
 
-The file (TOML or YAML) names features; those it does not name are free and cost 1 a unit::
+The file (TOML or YAML) names features; those it does not name are free and cost 1 a unit. A change of delta
+units at cost c costs (c delta)^2 in the squared and c |delta| in the absolute cost; a category always costs
+c for each of the two indicator columns that change::
 
     [features.age]
     direction = "up"
@@ -11,6 +13,8 @@ The file (TOML or YAML) names features; those it does not name are free and cost
     cost = 0.0005
     [features.rooms]
     allowed = [1, 2, 3, 4]
+    [features.children]
+    integer = true
     [groups.housing]
     features = ["housing_own", "housing_rent"]
     [[linked]]                       # a year of tenure is a year of age
@@ -25,8 +29,8 @@ The file (TOML or YAML) names features; those it does not name are free and cost
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -44,8 +48,9 @@ class FeatureRule(Config):
     immutable: bool = knob(False, "never changes")
     direction: Literal["any", "up", "down"] = knob("any", "which way it may move")
     range: tuple[float, float] | None = knob(None, "least and greatest value")
-    allowed: tuple[float, ...] | None = knob(None, "the only values it may take")
-    cost: float = knob(1.0, "cost of one unit of change", gt=0)
+    allowed: tuple[float | str, ...] | None = knob(None, "the only values or levels it may take")
+    integer: bool = knob(False, "whole numbers only (a fraction that is there may stay)")
+    cost: float | None = knob(None, "cost of one unit of change; None: the unit of the column", gt=0)
 
     @model_validator(mode="after")
     def _ordered(self) -> FeatureRule:
@@ -105,11 +110,26 @@ class Constraints:
     links: tuple[tuple[int, int, float], ...] = ()
     A: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 0)))
     b: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
+    integer: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, bool))
+    group_names: tuple[str, ...] = ()
 
     @property
     def is_box(self) -> bool:
         """Whether nothing but bounds on single features is asked for."""
-        return not (self.allowed or self.groups or self.links or self.A.shape[0])
+        return not (self.discrete or self.links or self.A.shape[0])
+
+    @property
+    def discrete(self) -> bool:
+        """Whether some feature jumps: a category, allowed values, whole numbers."""
+        return bool(self.allowed or self.groups or self.integer.any())
+
+    @property
+    def indicator(self) -> NDArray[np.bool_]:
+        """Which features are columns of a category."""
+        mask = np.zeros(len(self.names), bool)
+        for group in self.groups:
+            mask[group] = True
+        return mask
 
     def bounds(self, people: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Least and greatest value [N, d] that each person may reach.
@@ -122,6 +142,63 @@ class Constraints:
         low = np.where(self.direction > 0, people, low)
         high = np.where(self.direction < 0, people, high)
         return np.where(self.immutable, people, low), np.where(self.immutable, people, high)
+
+    def _thing(self, i: int) -> str:
+        """The name a person knows feature i by: its category, or itself."""
+        for group, name in zip(self.groups, self.group_names, strict=False):
+            if i in group:
+                return name
+        return self.names[i]
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """One label for each rule that could be lifted, in the words of the file."""
+        made: list[str] = []
+        for i in range(len(self.names)):
+            thing = self._thing(i)
+            if self.immutable[i]:
+                made.append(f"{thing}: immutable")
+                continue
+            if self.direction[i]:
+                made.append(f"{thing}: only {'up' if self.direction[i] > 0 else 'down'}")
+            if i in self.allowed:
+                made.append(f"{thing}: allowed")
+            elif self.lower[i] > -np.inf or self.upper[i] < np.inf:
+                if not self.indicator[i]:
+                    made.append(f"{thing}: range")
+                elif self.upper[i] < 1:
+                    made.append(f"{thing}: allowed")
+            if self.integer.any() and self.integer[i]:
+                made.append(f"{thing}: whole numbers")
+        made += [f"{self._thing(i)} and {self._thing(j)}: linked" for i, j, _ in self.links]
+        made += [f"linear limit {row + 1}" for row in range(len(self.A))]
+        return tuple(dict.fromkeys(made))
+
+    def without(self, lifted: Collection[str]) -> Constraints:
+        """These constraints without the rules of the ``lifted`` labels."""
+        given = {part: getattr(self, part).copy() for part in ("immutable", "direction", "lower", "upper")}
+        allowed = dict(self.allowed)
+        integer = self.integer.copy() if self.integer.size else np.zeros(len(self.names), bool)
+        for i in range(len(self.names)):
+            thing = self._thing(i)
+            if f"{thing}: immutable" in lifted:
+                given["immutable"][i] = False
+            if f"{thing}: only up" in lifted or f"{thing}: only down" in lifted:
+                given["direction"][i] = 0
+            if f"{thing}: whole numbers" in lifted:
+                integer[i] = False
+            if f"{thing}: range" in lifted or f"{thing}: allowed" in lifted:
+                allowed.pop(i, None)
+                given["lower"][i], given["upper"][i] = (0.0, 1.0) if self.indicator[i] else (-np.inf, np.inf)
+        links = tuple(
+            (i, j, ratio)
+            for i, j, ratio in self.links
+            if f"{self._thing(i)} and {self._thing(j)}: linked" not in lifted
+        )
+        rows = [row for row in range(len(self.A)) if f"linear limit {row + 1}" not in lifted]
+        return replace(
+            self, **given, allowed=allowed, integer=integer, links=links, A=self.A[rows], b=self.b[rows]
+        )
 
     @classmethod
     def free(cls, names: Sequence[str]) -> Constraints:
@@ -150,9 +227,16 @@ def read_constraints(path: Path, names: Sequence[str]) -> Constraints:
 
 
 def compile_constraints(
-    given: Mapping[str, Any], names: Sequence[str], *, where: str = "constraints"
+    given: Mapping[str, Any],
+    names: Sequence[str],
+    *,
+    where: str = "constraints",
+    units: NDArray[np.float64] | None = None,
 ) -> Constraints:
-    """Check ``given`` against the feature ``names`` and compile it."""
+    """Check ``given`` against the feature ``names`` and compile it.
+
+    units [d]: cost of one unit where the file says none (default 1).
+    """
     rules = ConstraintFile.parse(given, where=where)
     at = {name: i for i, name in enumerate(names)}
 
@@ -169,16 +253,20 @@ def compile_constraints(
 
     d = len(names)
     immutable, direction = np.zeros(d, bool), np.zeros(d, np.int8)
-    lower, upper, cost = np.full(d, -np.inf), np.full(d, np.inf), np.ones(d)
+    lower, upper = np.full(d, -np.inf), np.full(d, np.inf)
+    cost = np.ones(d) if units is None else np.array(units, dtype=np.float64)
+    integer = np.zeros(d, bool)
     allowed: dict[int, NDArray[np.float64]] = {}
     for name, rule in rules.features.items():
         i = index(name, "features")
-        immutable[i], cost[i] = rule.immutable, rule.cost
+        immutable[i], integer[i] = rule.immutable, rule.integer
+        if rule.cost is not None:
+            cost[i] = rule.cost
         direction[i] = {"any": 0, "up": 1, "down": -1}[rule.direction]
         if rule.range is not None:
             lower[i], upper[i] = rule.range
         if rule.allowed is not None:
-            allowed[i] = np.unique(np.asarray(rule.allowed, dtype=np.float64))
+            allowed[i] = _numbers(rule.allowed, f"{where}, features.{name}.allowed")
             lower[i] = max(lower[i], allowed[i][0])
             upper[i] = min(upper[i], allowed[i][-1])
     groups = tuple(
@@ -197,5 +285,26 @@ def compile_constraints(
         for name, factor in linear.coefficients.items():
             rows[row, index(name, f"linear[{row}]")] = factor
     return Constraints(
-        tuple(names), immutable, direction, lower, upper, cost, allowed, groups, links, rows, limits
+        tuple(names),
+        immutable,
+        direction,
+        lower,
+        upper,
+        cost,
+        allowed,
+        groups,
+        links,
+        rows,
+        limits,
+        integer,
+        tuple(rules.groups),
     )
+
+
+def _numbers(values: tuple[float | str, ...], where: str) -> NDArray[np.float64]:
+    try:
+        return np.unique(np.array([float(value) for value in values]))
+    except ValueError as word:
+        raise ConfigError(
+            "a numeric feature has numbers as allowed values", where=where, found=str(list(values))
+        ) from word

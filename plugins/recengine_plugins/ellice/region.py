@@ -1,0 +1,181 @@
+"""One affine stretch of a classifier as a relaxation: what is the cheapest accepted point within bounds?
+
+Everything above (categories, whole numbers, fewest changes, steps of a net) narrows bounds and asks again.
+Bounds and points are in the units of the features; the problem is solved around the training means in units
+of cost, so that money and years do not spoil each other's digits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recengine.contracts.recourse import Piece
+from recengine.recourse import Constraints
+from recengine_plugins.ellice.box import BoxSolution
+from recengine_plugins.ellice.cone import Cone, RootedCone, through
+from recengine_plugins.ellice.conic import link_rows
+from recengine_plugins.ellice.convex import solve_convex
+from recengine_plugins.ellice.logistic import FittedLayer
+from recengine_plugins.ellice.problem import Convex
+from recengine_plugins.ellice.rashomon import true_worst
+from recengine_plugins.ellice.trueset import cut_until_true
+
+Array = NDArray[np.float64]
+
+
+class Relaxation(Protocol):
+    """Cheapest points of the people ``rows`` within low <= x <= high [len(rows), d]."""
+
+    def __call__(self, rows: NDArray[np.int64], low: Array, high: Array) -> BoxSolution: ...
+
+    def cost(self, points: Array, people: Array) -> Array: ...
+
+
+@dataclass(frozen=True)
+class Head:
+    """A fitted last layer and what is asked of it: every contrast of its scores at least tau.
+
+    factor: L with L L' = H. contrasts [J, C]: weights of the scores (1 x 1 for two classes).
+    """
+
+    layer: FittedLayer
+    factor: Array
+    contrasts: Array
+    eps: float
+
+    def maps(self, piece: Piece) -> list[Array]:
+        """T_j [p, d + 1] with contrast j = theta.(T_j [x; 1])."""
+        inner = np.zeros((len(piece.c) + 1, piece.B.shape[1] + 1))
+        inner[:-1, :-1], inner[:-1, -1], inner[-1, -1] = piece.B, piece.c, 1.0
+        return [np.kron(contrast[:, None], inner) for contrast in self.contrasts]
+
+    def cones(self, piece: Piece, eps: float | None = None) -> tuple[RootedCone, ...]:
+        """The robust regions over x, one a contrast."""
+        radius = self.eps if eps is None else eps
+        return tuple(through(self.layer.theta, self.factor, radius, T) for T in self.maps(piece))
+
+    def directions(self, activations: Array) -> Array:
+        """Contrast vectors [N, J, p] of rows phi [N, m - 1]: contrast j of person i is theta.v_ij."""
+        h = np.c_[activations, np.ones(len(activations))]
+        made = np.einsum("jc,nm->njcm", self.contrasts, h)
+        return made.reshape(len(h), len(self.contrasts), self.contrasts.shape[1] * h.shape[1])
+
+
+def problem_over(
+    head: Head,
+    piece: Piece,
+    limits: Constraints,
+    kind: Literal["l2", "l1"],
+    tau: float,
+    extra: tuple[Cone, ...] = (),
+) -> Convex:
+    """Cones, costs and rows in the units of the features. ``extra`` cones are asked to be at least 0."""
+    d = len(limits.names)
+    absolute = limits.indicator | (kind == "l1")
+    groups = np.zeros((len(limits.groups), d))
+    for row, group in enumerate(limits.groups):
+        groups[row, group] = 1.0
+    A = limits.A if len(limits.A) else np.zeros((0, d))
+    cones = (*head.cones(piece), *extra)
+    return Convex(
+        cones,
+        np.r_[np.full(len(cones) - len(extra), tau), np.zeros(len(extra))],
+        np.where(absolute, 0.0, limits.cost**2),
+        np.where(absolute, limits.cost, 0.0),
+        np.r_[A, piece.edges],
+        np.r_[limits.b[: len(A)], piece.limits],
+        np.r_[link_rows(limits.links, d), groups],
+    )
+
+
+@dataclass
+class Scaled:
+    """A problem in units of cost around ``centre``; people and bounds go in and out in their own units."""
+
+    problem: Convex
+    people: Array
+    centre: Array
+    scale: Array
+
+    def __post_init__(self) -> None:
+        self.scaled = self.problem.rescaled(self.centre, self.scale)
+
+    def cost(self, points: Array, people: Array) -> Array:
+        return self.problem.cost(points, people)
+
+    def into(self, x: Array) -> Array:
+        return np.asarray((x - self.centre) / self.scale)
+
+    def out(self, found: BoxSolution, rows: NDArray[np.int64], low: Array, high: Array) -> BoxSolution:
+        """Back to the units of the features; what has not moved, or rests at a bound, is so to the bit."""
+        people = self.people[rows]
+        x = self.centre + self.scale * found.points
+        for held in (low, high, people):
+            with np.errstate(invalid="ignore"):
+                x = np.where(found.points == self.into(held), held, x)
+        return BoxSolution(np.clip(x, low, high), found.cost, found.bound, found.feasible, found.conic)
+
+
+class EllipsoidRelaxation(Scaled):
+    """Every model of the ellipsoid accepts."""
+
+    def __call__(self, rows: NDArray[np.int64], low: Array, high: Array) -> BoxSolution:
+        found = solve_convex(self.scaled, self.into(self.people[rows]), self.into(low), self.into(high))
+        return self.out(found, rows, low, high)
+
+
+@dataclass
+class CutRelaxation(Scaled):
+    """Every model of a set accepts, where the set is known by its worst model at a point: cutting planes,
+    kept for each person. maps [J]: the contrasts' T."""
+
+    head: Head
+    maps: list[Array]
+    tau: float
+    cuts: dict[int, list[Array]] = field(default_factory=dict, init=False)
+
+    def worst_models(self, x: Array) -> list[tuple[float, Array]]:
+        """For each contrast a certified bound of its worst value at x, and the model, as a function of
+        [x; 1]."""
+        raise NotImplementedError
+
+    def __call__(self, rows: NDArray[np.int64], low: Array, high: Array) -> BoxSolution:
+        n, d = low.shape
+        points, bound, feasible = np.full((n, d), np.nan), np.full(n, np.nan), np.zeros(n, bool)
+        for k, row in enumerate(rows):
+            pool = self.cuts.setdefault(int(row), [])
+            answer = cut_until_true(self, int(row), low[k], high[k], pool)
+            if answer is not None:
+                points[k], bound[k], feasible[k] = answer.x, answer.bound, True
+        cost = np.where(feasible, self.cost(points, self.people[rows]), np.nan)
+        return BoxSolution(points, cost, np.minimum(bound, cost), feasible, feasible)
+
+
+class TrueSetRelaxation(CutRelaxation):
+    """Every model whose loss is within eps accepts."""
+
+    def worst_models(self, x: Array) -> list[tuple[float, Array]]:
+        made = []
+        for T in self.maps:
+            found = true_worst(self.head.layer, self.head.eps, T @ np.r_[x, 1.0])
+            made.append((found.bound, T.T @ found.theta))
+        return made
+
+
+@dataclass
+class SampledRelaxation(CutRelaxation):
+    """Every one of ``models`` [k, p] accepts."""
+
+    models: Array
+
+    def worst_models(self, x: Array) -> list[tuple[float, Array]]:
+        made = []
+        for T in self.maps:
+            scores = self.models @ (T @ np.r_[x, 1.0])
+            least = int(np.argmin(scores))
+            made.append((float(scores[least]), T.T @ self.models[least]))
+        return made
