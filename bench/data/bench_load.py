@@ -5,7 +5,8 @@
 The file is a RecBole .inter table (user, item, rating, time; power-law items; rows in time order, as a log is
 written) that both read; the split is leave-two-out in time. Each side runs in a process of its own,
 alternating; medians. Memory is the peak resident set of the process, imports included. The clock starts after
-the imports. Results go to bench/results/load.json and load.md (not with --quick).
+the imports. Results go to bench/results/load.json and load.md, with --rows N to load-N.json and load-N.md (not with
+--quick).
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from peers import runner
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE.parent / "results"
 SEED = 0
+FULL = 20_000_000  # rows of the claims
 
 
 def write_rows(folder: Path, rows: int) -> Path:
@@ -115,7 +117,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--no-peer", action="store_true")
     asked = parser.parse_args()
-    rows = asked.rows or (1_000_000 if asked.quick else 20_000_000)
+    rows = asked.rows or (1_000_000 if asked.quick else FULL)
     rounds = asked.rounds or (1 if asked.quick else 3)
     sides = {"recengine": ("load_ours.py", None), "RecBole 1.2.1": ("load_recbole.py", "recbole")}
     if asked.no_peer:
@@ -148,8 +150,11 @@ def main() -> None:
     print(report(record))
     if not asked.quick:
         RESULTS.mkdir(exist_ok=True)
-        (RESULTS / "load.json").write_text(json.dumps(record, indent=1) + "\n")
-        (RESULTS / "load.md").write_text(report(record))
+        name = "load" if rows == FULL else f"load-{rows}"
+        (RESULTS / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
+        (RESULTS / f"{name}.md").write_text(report(record))
+    if rows != FULL and not asked.quick:
+        return
     ours = record["medians"]["recengine"]
     figures = {"foundation.load-20m-gb": ours["gb"], "foundation.load-20m-seconds": ours["seconds"]}
     for claim, figure in figures.items():
