@@ -5,7 +5,7 @@
 The file is a RecBole .inter table (user, item, rating, time; power-law items; rows in time order, as a log is
 written) that both read; the split is leave-two-out in time. Each side runs in a process of its own,
 alternating; medians. Memory is the peak resident set of the process, imports included. The clock starts after
-the imports. Results go to bench/results/load.json and load.md, those of --rows N to load-N.json and load-N.md;
+the imports. Results go to bench/results/load.json and load.md, those of --rows N to load-N.json and .md;
 --quick writes nothing.
 """
 

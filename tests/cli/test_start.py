@@ -127,6 +127,24 @@ def test_a_file_may_add_a_command(tmp_path: Path, shell_environment: dict[str, s
     assert "did you mean 'greet_somebody'?" in done.stderr
 
 
+def test_an_installed_plugin_adds_a_command_to_the_help(
+    tmp_path: Path, shell_environment: dict[str, str]
+) -> None:
+    (tmp_path / "greeting.py").write_text(PLUGIN)
+    facts = tmp_path / "greeting-1.0.dist-info"
+    facts.mkdir()
+    (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: greeting\nVersion: 1.0\n")
+    (facts / "entry_points.txt").write_text("[recengine]\ngreeting = greeting\n")
+    path = f"{tmp_path}:{shell_environment.get('PYTHONPATH', '')}".rstrip(":")
+    environment = {**shell_environment, "PYTHONPATH": path}
+    told = subprocess.run([*MAIN, "--help"], capture_output=True, text=True, check=False, env=environment)
+    assert "greet_somebody" in told.stdout, told.stdout + told.stderr
+    assert "Say hello" in told.stdout
+    asked = [*MAIN, "greet_somebody", "Ada"]
+    done = subprocess.run(asked, capture_output=True, text=True, check=False, env=environment)
+    assert (done.returncode, done.stdout) == (0, "hello Ada\n"), done.stderr
+
+
 def test_a_broken_plugin_file_is_named(cli: Any, tmp_path: Path) -> None:
     path = tmp_path / "broken.py"
     path.write_text("import no_such_thing")

@@ -63,8 +63,9 @@ class RootGroup(LazyGroup):
 
 
 def _plugin_commands(ctx: Any) -> dict[str, Any]:
-    """Stand-ins for the commands of plugins; only where plugins are loaded already, as loading takes time."""
-    if "recengine.hooks" not in sys.modules:
+    """Stand-ins for the commands of plugins. The first-party ones bring none, so that nothing is loaded where
+    no other plugin is installed or given: help stays quick."""
+    if "recengine.hooks" not in sys.modules and not _others_installed():
         return {}
     from typer.core import TyperCommand
 
@@ -76,6 +77,15 @@ def _plugin_commands(ctx: Any) -> dict[str, Any]:
         )
         for entry in host().registries["command"]
     }
+
+
+def _others_installed() -> bool:
+    """Whether another distribution than this one has plugins."""
+    from importlib.metadata import entry_points
+
+    return any(
+        entry.dist is None or entry.dist.name != "recengine" for entry in entry_points(group="recengine")
+    )
 
 
 def _unknown(name: str, known: list[str]) -> Exception:
@@ -93,7 +103,6 @@ app = typer.Typer(
     cls=RootGroup,
     name="recengine",
     help="A compiled recommender engine that people extend with plugins.",
-    epilog="Installed plugins may add commands: recengine plugins list --kind command",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
