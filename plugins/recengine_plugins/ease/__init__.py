@@ -14,4 +14,5 @@ def recengine_register_models(registry: Any) -> None:
         "recengine_plugins.ease.model:EASE",
         config="recengine_plugins.ease.config:EASEConfig",
         summary="linear item-item model in closed form (Steck 2019)",
+        deterministic=True,
     )

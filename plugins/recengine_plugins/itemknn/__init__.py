@@ -14,4 +14,5 @@ def recengine_register_models(registry: Any) -> None:
         "recengine_plugins.itemknn.model:ItemKNN",
         config="recengine_plugins.itemknn.config:ItemKNNConfig",
         summary="cosine neighbours of the items of the history",
+        deterministic=True,
     )

@@ -14,5 +14,6 @@ def recengine_register_models(registry: Any) -> None:
         "recengine_plugins.popularity.model:Popularity",
         config="recengine_plugins.popularity.config:PopularityConfig",
         summary="items by how many users took them",
+        deterministic=True,
         learns=False,
     )

@@ -25,17 +25,27 @@ def reliability(
     output: Annotated[
         str | None, typer.Option(help="Column of the output, for the grader's own noise.")
     ] = None,
+    lists: Annotated[
+        str | None, typer.Option(help="Column of the ranked lists, for their stability over runs.")
+    ] = None,
     k: Annotated[
         list[int] | None, typer.Option("-k", help="Numbers of runs; default: 1, 2, half of them, all.")
     ] = None,
     draws: Annotated[int, typer.Option(help="Bootstrap draws of the intervals.")] = 10_000,
+    report: Annotated[
+        Path | None, typer.Option(help="HTML page with the envelope, with JSON and CSV beside it.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """How reliable a system is over repeated runs: any of k succeed, all of k succeed, run-to-run noise."""
     from recengine.evaluation.repeats import read_repeats, summarise
 
-    tables = read_repeats(results, task=task, run=run, score=score, system=system, output=output)
+    tables = read_repeats(results, task=task, run=run, score=score, system=system, output=output, lists=lists)
     found = {name: summarise(repeats, ks=k, draws=draws) for name, repeats in tables.items()}
+    if report is not None:
+        from recengine.reports import write_reliability
+
+        note(f"report: {write_reliability(found, report, title=f'Reliability: {results.name}')}")
     if as_json:
         emit_json(found)
         return
@@ -69,4 +79,9 @@ def _print(name: str, found: Any) -> None:
         note(
             f"grader: {found.grader.disagreeing_pairs} of {found.grader.identical_pairs} pairs of identical "
             "outputs got different verdicts"
+        )
+    if found.stability is not None:
+        note(
+            f"lists of two runs: rank-biased overlap {found.stability.overlap:.4f}, "
+            f"Jaccard {found.stability.jaccard:.4f}"
         )

@@ -2,19 +2,36 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
-from functools import cache
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import cache, partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from recengine.cli.inputs import load_run, read_data, read_json
+from recengine.cli.inputs import load_run, read_json, read_split
 from recengine.cli.output import note
 from recengine.cli.sections import given
+from recengine.config import did_you_mean
 from recengine.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from recengine.evaluation import Evaluation
-    from recengine.evaluation.comparing import System
+    from recengine.evaluation.systems import System
+    from recengine.training.jobs import Job
+
+
+@dataclass(frozen=True)
+class Fits:
+    """How the runs of models that are named come about. workers: fits side by side, each in a process."""
+
+    data: str | None
+    out: Path
+    options: Sequence[str] = ()
+    sets: Sequence[str] = ()
+    workers: int = 1
 
 
 def run_folders(paths: Sequence[Path]) -> list[Path]:
@@ -39,67 +56,165 @@ def evaluation_of(folder: Path) -> Evaluation:
     """The test evaluation of a run; measured now if that was not done yet."""
     from recengine.evaluation import Evaluation
 
-    if not (folder / "exposure.parquet").is_file():
-        load_run(folder).evaluate().write(folder)
+    if not (folder / "evaluation.json").is_file():
+        load_run(folder).evaluate()
     return Evaluation.read(folder)
 
 
-def complete(
-    systems: Sequence[str],
-    data: str | None,
-    seeds: int,
-    out: Path,
-    options: Sequence[str],
-    sets: Sequence[str],
-) -> list[Path]:
-    """Folders of all runs asked for: those that are folders, and ``seeds`` runs of each model that is named,
-    fitted where they are missing below ``out``. A run that was interrupted is taken up again."""
-    from recengine.hooks import host
-
+def complete(systems: Sequence[str], seeds: int, fits: Fits) -> list[Path]:
+    """Folders of all runs asked for: those that are folders, and ``seeds`` runs of each model that is named
+    (one of a model whose seed changes nothing), fitted where they are missing below ``fits.out``. A run that
+    was interrupted is taken up again."""
     folders: list[Path] = []
+    jobs: list[Job] = []
     for name in systems:
         if Path(name).is_dir():
             folders += run_folders([Path(name)])
             continue
-        host().registries["model"].get(name)
-        if data is None:
-            raise UsageError(
-                f"'{name}' is no folder; as a model it needs data", fix="name the data with --data"
-            )
-        for seed in range(seeds):
-            folder = out / f"{name}-seed{seed}"
-            if not (folder / "run.json").is_file():
-                note(f"fitting {name}, seed {seed}")
-                _fit(name, data, seed, folder, options, sets)
-            folders.append(folder)
-    return folders
+        asked = _jobs(name, seeds, fits)
+        jobs += asked
+        folders += [job.directory for job in asked]
+    if jobs:
+        _run(jobs, fits)
+    return list(dict.fromkeys(folders))
 
 
-def _fit(model: str, data: str, seed: int, folder: Path, options: Sequence[str], sets: Sequence[str]) -> None:
-    from recengine.training import fit
+def _jobs(name: str, seeds: int, fits: Fits) -> list[Job]:
+    """Checked before anything is fitted: the model, its settings, the data, and what lies there already."""
+    from recengine.hooks import host
+    from recengine.training import resolve
+    from recengine.training.jobs import Job
 
-    settings = given(model, None, sets)
-    resume = (folder / "checkpoints").is_dir()
-    fit(
-        model,
-        _interactions(data, tuple(options)),
-        settings=settings,
-        seed=seed,
-        directory=folder,
-        resume=resume,
-    )
+    models = host().registries["model"]
+    if name not in models:
+        near = did_you_mean(name, [entry.name for entry in models])
+        raise UsageError(
+            "there is no such folder and no such model",
+            where=name,
+            expected="a folder that fit wrote, or one of "
+            + ", ".join(sorted(entry.name for entry in models)),
+            fix=f"did you mean '{near}'?" if near else "list them with: recengine models list",
+        )
+    if fits.data is None:
+        raise UsageError(f"'{name}' is no folder; as a model it needs data", fix="name the data with --data")
+    settings = given(name, None, fits.sets)
+    config = resolve(name, settings, host()).model_dump(mode="json")
+    count = 1 if is_deterministic(name) else seeds
+    jobs = [Job(name, settings, seed, fits.out / f"{name}-seed{seed}") for seed in range(count)]
+    for job in jobs:
+        _same_question(job.directory, config, fits.data)
+    return jobs
+
+
+def _same_question(folder: Path, config: dict[str, Any], data: str) -> None:
+    """A run that lies there must be the one that is asked for: other settings or data are refused."""
+    if not (folder / "run.json").is_file():
+        return
+    was = read_json(folder / "run.json")["config"]
+    differing = _differing(was, config)
+    if differing:
+        raise UsageError(
+            "the run that lies here was made with other settings",
+            where=str(folder),
+            found=", ".join(differing[:5]),
+            fix="choose another --out, or leave the settings as they were",
+        )
+    source = folder / "source.json"
+    before = read_json(source).get("data") if source.is_file() else None
+    if before is not None and before != _place(data):
+        raise UsageError(
+            "the run that lies here was made from other data",
+            where=str(folder),
+            found=before,
+            expected=_place(data),
+            fix="choose another --out",
+        )
+
+
+def _differing(was: Any, asked: Any, prefix: str = "") -> list[str]:
+    if isinstance(was, dict) and isinstance(asked, dict):
+        keys = dict.fromkeys([*was, *asked])
+        return [
+            found for key in keys for found in _differing(was.get(key), asked.get(key), f"{prefix}{key}.")
+        ]
+    return [] if was == asked else [f"{prefix.rstrip('.')} = {was} (asked: {asked})"]
+
+
+def _place(data: str) -> str:
+    path = Path(data).expanduser()
+    return str(path.resolve()) if path.exists() else data
+
+
+def _run(jobs: Sequence[Job], fits: Fits) -> None:
+    from recengine.training.files import write_json
+    from recengine.training.jobs import run_jobs
+
+    assert fits.data is not None
+    source = partial(_interactions, fits.data, tuple(fits.options))
+    for job in jobs:
+        if not job.done:
+            job.directory.mkdir(parents=True, exist_ok=True)
+            told = {"data": _place(fits.data), "options": list(fits.options)}
+            write_json(job.directory / "source.json", told)
+    workers = min(fits.workers, sum(not job.done for job in jobs))
+    try:
+        if workers <= 1:
+            run_jobs(jobs, source, told=_tell)
+            return
+        pool = ProcessPoolExecutor(
+            workers, mp_context=get_context("spawn"), initializer=_begin_worker, initargs=(workers,)
+        )
+        try:
+            run_jobs(jobs, source, executor=pool, workers=workers, told=_tell)
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+    except KeyboardInterrupt:
+        done = sum(job.done for job in jobs)
+        note(f"interrupted: {done} of {len(jobs)} runs are finished and kept below {fits.out}")
+        note("run the same command again to go on")
+        raise
+
+
+def _tell(job: Job, number: int, of: int) -> None:
+    note(f"fitting {job.model}, seed {job.seed} ({number} of {of})")
+
+
+def _begin_worker(workers: int) -> None:
+    import torch
+
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))
 
 
 @cache
 def _interactions(data: str, options: tuple[str, ...]) -> Any:
-    return read_data(data, options)
+    return read_split(data, options)
+
+
+def is_deterministic(model: str) -> bool:
+    """Whether the model was registered with ``deterministic=True``: its seed changes nothing."""
+    from recengine.hooks import host
+
+    models = host().registries["model"]
+    return model in models and bool(models.get(model).extras.get("deterministic", False))
 
 
 def collect(paths: Sequence[Path]) -> list[System]:
-    """The systems among runs. Two runs belong to one system when model and settings agree; of one system no
-    seed may occur twice."""
-    from recengine.evaluation.comparing import System
+    """The systems among runs: see ``folders_by_system``."""
+    from recengine.evaluation.systems import System
 
+    return [
+        System.of(
+            name,
+            {seed: evaluation_of(folder) for seed, folder in runs.items()},
+            deterministic=is_deterministic(str(read_json(next(iter(runs.values())) / "run.json")["model"])),
+        )
+        for name, runs in folders_by_system(paths).items()
+    ]
+
+
+def folders_by_system(paths: Sequence[Path]) -> dict[str, dict[int, Path]]:
+    """Run folders by system and seed. Two runs belong to one system when model and settings agree; of one
+    system no seed may occur twice."""
     groups: dict[str, dict[int, Path]] = {}
     labels: dict[str, str] = {}
     for folder in run_folders(paths):
@@ -116,10 +231,7 @@ def collect(paths: Sequence[Path]) -> list[System]:
         runs[seed] = folder
         labels.setdefault(key, about["model"])
     names = _distinct(labels)
-    return [
-        System.of(names[key], {seed: evaluation_of(folder) for seed, folder in runs.items()})
-        for key, runs in groups.items()
-    ]
+    return {names[key]: dict(sorted(runs.items())) for key, runs in groups.items()}
 
 
 def _distinct(labels: dict[str, Any]) -> dict[str, str]:

@@ -83,6 +83,9 @@ def tune(
         int, typer.Option(help="Repeats of the recommendation and of the default at the end.")
     ] = 2,
     workers: Annotated[int, typer.Option(help="Trials side by side, each in a process.")] = 1,
+    report: Annotated[
+        Path | None, typer.Option(help="HTML page of the study, with JSON and CSV beside it.")
+    ] = None,
     data_option: DataOptions = None,
     sets: Sets = None,
     config: ConfigFile = None,
@@ -107,7 +110,7 @@ def tune(
     if stale:
         note(f"given up: trials {', '.join(map(str, stale))}, silent for a day")
     _run(made, objective, trials, workers)
-    _report(made, objective, confirm, as_json)
+    _report(made, objective, confirm, report, as_json)
 
 
 def search_space(
@@ -177,7 +180,7 @@ def _run(study: Study, objective: FitObjective, trials: int, workers: int) -> No
         told(done)
 
 
-def _report(study: Study, objective: FitObjective, confirm: int, as_json: bool) -> None:
+def _report(study: Study, objective: FitObjective, confirm: int, page: Path | None, as_json: bool) -> None:
     from recengine.contracts.tuner import Concludes
     from recengine.tuning.study import observation
 
@@ -195,6 +198,13 @@ def _report(study: Study, objective: FitObjective, confirm: int, as_json: bool) 
         "confirmation": repeats,
         "conclusion": conclusion,
     }
+    if page is not None:
+        from recengine.reports import write_study
+
+        facts = {"model": objective.model, "data": objective.data, "metric": objective.metric}
+        told = {"recommended": recommended, "confirmation": repeats, "facts": facts}
+        title = f"Tuning {objective.model} on {Path(objective.data).name}"
+        note(f"report: {write_study(study, page, title=title, **told)}")
     if as_json:
         emit_json(result)
         return

@@ -1,7 +1,8 @@
 """Systems side by side: several seeds each, the same users, one verdict a metric and pair.
 
-A system is what was run several times. Its per-user rows form a table users x seeds for each metric; two
-systems are compared by the crossed test (statistics.crossed), corrected for the number of comparisons.
+A system is what was run several times (systems.System). Its per-user rows form a table users x seeds for each
+metric; two systems are compared by the crossed test (statistics.crossed), corrected for the number of
+comparisons. What had to be done otherwise than asked is told in ``Comparison.notes``.
 """
 
 from __future__ import annotations
@@ -12,80 +13,35 @@ from itertools import combinations
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from recengine.errors import DataError, UsageError
-from recengine.evaluation.protocol import Protocol
-from recengine.evaluation.result import Evaluation
+from recengine.evaluation.pairs import Repeats, Tables, flip_of, prospects, tables_of, test_of
 from recengine.evaluation.statistics import (
     DifferenceTest,
     EquivalenceTest,
     NoiseFloor,
+    SignFlip,
     Verdict,
     benjamini_hochberg,
-    crossed_test,
     equivalence_test,
     holm,
-    minimum_detectable_effect,
-    nested_test,
     noise_floor,
-    plan,
-    single_run_test,
-    unpaired_crossed_test,
-    variance_components,
     verdict,
 )
 from recengine.evaluation.statistics.crossed import Target
+from recengine.evaluation.systems import System, different_protocols
+
+__all__ = ["Comparison", "Correction", "Pair", "Repeats", "Standing", "System", "Target", "compare_systems"]
 
 Correction = Literal["holm", "benjamini-hochberg", "none"]
-Repeats = Literal["seeds", "decoding"]
-
-
-@dataclass(frozen=True)
-class System:
-    """users: original ids in order. scores: metric -> float64 [users, seeds]. seeds in the columns' order."""
-
-    name: str
-    users: tuple[object, ...]
-    seeds: tuple[int, ...]
-    scores: Mapping[str, NDArray[np.float64]]
-    protocol: Protocol
-
-    @classmethod
-    def of(cls, name: str, runs: Mapping[int, Evaluation]) -> System:
-        """From one evaluation a seed. Raises DataError when the runs saw different users or protocols."""
-        if not runs:
-            raise UsageError("a system needs at least one run", where=name)
-        seeds = tuple(sorted(runs))
-        first = runs[seeds[0]]
-        users = tuple(first.per_user["user"].to_list())
-        for seed in seeds[1:]:
-            differing = first.protocol.difference(runs[seed].protocol)
-            if differing:
-                raise _different_protocols(f"{name}, seeds {seeds[0]} and {seed}", differing)
-            if tuple(runs[seed].per_user["user"].to_list()) != users:
-                raise DataError(
-                    "two runs of one system were scored on different users", where=f"{name}, {seed}"
-                )
-        metrics = [metric for metric in first.metrics if all(metric in runs[seed].metrics for seed in seeds)]
-        scores = {
-            metric: np.stack([runs[seed].values(metric) for seed in seeds], axis=1) for metric in metrics
-        }
-        return cls(name, users, seeds, scores, first.protocol)
-
-    def on(self, users: Sequence[object]) -> System:
-        """The same system on some of its users, in the order given."""
-        at = {user: row for row, user in enumerate(self.users)}
-        rows = np.array([at[user] for user in users])
-        scores = {metric: table[rows] for metric, table in self.scores.items()}
-        return System(self.name, tuple(users), self.seeds, scores, self.protocol)
 
 
 @dataclass(frozen=True)
 class Pair:
     """One comparison on one metric. p_adjusted: after the correction. relative: difference / second's mean.
     effect_size: difference / sd of the users' mean differences. detectable: smallest difference that this
-    many users and seeds find with 80 % power (None for one seed)."""
+    many users and seeds find with 80 % power (None for one seed). flip: how often one run of each would name
+    the wrong winner (None for one run). left_out: users without the metric in every run."""
 
     metric: str
     first: str
@@ -96,6 +52,8 @@ class Pair:
     effect_size: float
     equivalence: EquivalenceTest | None
     detectable: float | None
+    flip: SignFlip | None
+    left_out: int
     verdict: Verdict
 
 
@@ -112,12 +70,16 @@ class Standing:
 
 @dataclass(frozen=True)
 class Comparison:
+    """left_out: users that not all systems scored. notes: fallbacks, in words that a reader is shown."""
+
     standings: list[Standing]
     pairs: list[Pair]
     n_users: int
     target: Target
     correction: Correction
+    alpha: float
     left_out: int
+    notes: tuple[str, ...] = ()
 
 
 def compare_systems(
@@ -135,35 +97,37 @@ def compare_systems(
 
     target: new users of the same kind ('population') or these very users ('fixed'). margin: of equivalence,
     absolute, one for all metrics or by name. repeats: what the columns are; 'decoding' repeats are nested in
-    users. intersect: compare on the users that all systems scored.
+    users. intersect: compare on the users that all systems scored. Intervals have confidence 1 - alpha.
 
     Raises UsageError for different protocols (naming the fields) or metrics, DataError for different users.
     """
     if len(systems) < 2:
         raise UsageError("a comparison needs at least two systems", found=len(systems))
+    if not 0 < alpha < 1:
+        raise UsageError("a level lies strictly between 0 and 1", where="alpha", found=alpha)
     _same_protocol(systems)
     aligned, left_out = _aligned(systems, intersect)
     names = _metrics(aligned, metrics)
     standings = [_standing(system, metric) for metric in names for system in aligned]
-    tests: list[tuple[str, System, System, DifferenceTest]] = []
-    for metric in names:
-        for a, b in combinations(aligned, 2):
-            tests.append((metric, a, b, _test(a, b, metric, target, repeats)))
-    adjusted = _adjust([test.p_value for *_, test in tests], correction)
-    pairs = [
-        _pair(metric, a, b, test, p, margin, alpha, target)
-        for (metric, a, b, test), p in zip(tests, adjusted, strict=True)
-    ]
-    return Comparison(standings, pairs, len(aligned[0].users), target, correction, left_out)
-
-
-def _different_protocols(where: str, fields: Sequence[str]) -> UsageError:
-    return UsageError(
-        "these runs were measured by different protocols; their figures do not compare",
-        where=where,
-        found="they differ in " + ", ".join(fields),
-        fix="evaluate them again under one protocol",
-    )
+    asked = [(metric, a, b, tables_of(a, b, metric)) for metric in names for a, b in combinations(aligned, 2)]
+    tests = [test_of(tables, target, repeats, 1 - alpha) for *_, tables in asked]
+    adjusted = _adjust([test.p_value for test in tests], correction)
+    pairs = []
+    for (metric, a, b, tables), test, p in zip(asked, tests, adjusted, strict=True):
+        limit = margin.get(metric) if isinstance(margin, Mapping) else margin
+        detectable, more = prospects(tables, test, target, repeats, alpha)
+        names_of = {"metric": metric, "first": a.name, "second": b.name}
+        said = verdict(test, **names_of, margin=limit, alpha=alpha, p_value=p, more=more)
+        equivalence = None if limit is None else equivalence_test(test, limit)
+        sizes = _sizes(tables, test)
+        pairs.append(
+            Pair(
+                metric, a.name, b.name, test, p, *sizes, equivalence, detectable, flip_of(tables),
+                tables.left_out, said,
+            )
+        )  # fmt: skip
+    notes = tuple(dict.fromkeys([*_notes(aligned, repeats), *_metric_notes(pairs)]))
+    return Comparison(standings, pairs, len(aligned[0].users), target, correction, alpha, left_out, notes)
 
 
 def _same_protocol(systems: Sequence[System]) -> None:
@@ -171,7 +135,7 @@ def _same_protocol(systems: Sequence[System]) -> None:
     for other in systems[1:]:
         differing = first.protocol.difference(other.protocol)
         if differing:
-            raise _different_protocols(f"{first.name} and {other.name}", differing)
+            raise different_protocols(f"{first.name} and {other.name}", differing)
 
 
 def _aligned(systems: Sequence[System], intersect: bool) -> tuple[list[System], int]:
@@ -206,26 +170,6 @@ def _metrics(systems: Sequence[System], asked: Sequence[str] | None) -> list[str
     return list(asked)
 
 
-def _defined(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Users for whom the metric is defined in every run of both systems."""
-    return np.asarray(np.isfinite(a).all(axis=1) & np.isfinite(b).all(axis=1))
-
-
-def _test(a: System, b: System, metric: str, target: Target, repeats: Repeats) -> DifferenceTest:
-    keep = _defined(a.scores[metric], b.scores[metric])
-    if keep.sum() < 2:
-        raise DataError("the metric is defined for fewer than two users", where=metric, found=int(keep.sum()))
-    first, second = a.scores[metric][keep], b.scores[metric][keep]
-    if first.shape[1] == 1 or second.shape[1] == 1:
-        return single_run_test(first.mean(axis=1) - second.mean(axis=1))
-    if repeats == "decoding":
-        width = min(first.shape[1], second.shape[1])
-        return nested_test(first[:, :width] - second[:, :width])
-    if a.seeds == b.seeds:
-        return crossed_test(first - second, target=target)
-    return unpaired_crossed_test(first, second, target=target)
-
-
 def _adjust(p_values: Sequence[float], correction: Correction) -> list[float]:
     if correction == "none" or not p_values:
         return list(p_values)
@@ -241,57 +185,46 @@ def _standing(system: System, metric: str) -> Standing:
     return Standing(system.name, metric, float(runs.mean()), tuple(runs.tolist()), noise)
 
 
-def _pair(
-    metric: str,
-    a: System,
-    b: System,
-    test: DifferenceTest,
-    p_adjusted: float,
-    margin: float | Mapping[str, float] | None,
-    alpha: float,
-    target: Target,
-) -> Pair:
-    keep = _defined(a.scores[metric], b.scores[metric])
-    by_user = a.scores[metric][keep].mean(axis=1) - b.scores[metric][keep].mean(axis=1)
-    reference = float(b.scores[metric][keep].mean())
-    spread = float(by_user.std(ddof=1))
-    limit = margin.get(metric) if isinstance(margin, Mapping) else margin
-    detectable, more = _what_it_would_take(a, b, metric, keep, test, target)
-    return Pair(
-        metric,
-        a.name,
-        b.name,
-        test,
-        p_adjusted,
+def _sizes(tables: Tables, test: DifferenceTest) -> tuple[float, float]:
+    """Relative difference and effect size; NaN where their divisor is zero."""
+    spread = float((tables.first.mean(axis=1) - tables.second.mean(axis=1)).std(ddof=1))
+    reference = float(tables.second.mean())
+    return (
         test.difference / reference if reference else float("nan"),
         test.difference / spread if spread else float("nan"),
-        None if limit is None else equivalence_test(test, limit),
-        detectable,
-        verdict(
-            test, metric=metric, first=a.name, second=b.name, margin=limit, alpha=alpha,
-            p_value=p_adjusted, more=more,
-        ),
-    )  # fmt: skip
+    )
 
 
-def _what_it_would_take(
-    a: System, b: System, metric: str, keep: NDArray[np.bool_], test: DifferenceTest, target: Target
-) -> tuple[float | None, str]:
-    """Minimum detectable effect with what was run, and what it would take to tell this difference."""
-    if len(a.seeds) < 2 or len(b.seeds) < 2:
-        return None, "One run says nothing of other seeds: repeat both systems (5 seeds are a usual start)."
-    width = min(len(a.seeds), len(b.seeds))
-    parts = variance_components(a.scores[metric][keep][:, :width] - b.scores[metric][keep][:, :width])
-    detectable = minimum_detectable_effect(parts, users=parts.n_units, seeds=width, target=target)
-    if test.difference == 0:
-        return detectable, f"These runs would find a difference of {detectable:.2g} four times in five."
-    needed = plan(parts, abs(test.difference), target=target)
-    if needed.seeds is not None:
-        more = f"A difference of this size would take about {needed.seeds} seeds a system with these users."
-    elif needed.users_needed is not None:
-        more = (
-            f"A difference of this size would take about {needed.users_needed:,} users with 5 seeds a system."
-        )
-    else:
-        more = "A difference of this size is beyond what more seeds or users would show."
-    return detectable, more
+def _notes(systems: Sequence[System], repeats: Repeats) -> list[str]:
+    """What the runs do not allow, whatever the metric."""
+    random = [system for system in systems if not system.deterministic]
+    notes = [
+        f"{system.name} has one run: what is said of it holds for that run, not for other seeds"
+        for system in random
+        if len(system.seeds) == 1
+    ]
+    fixed = [system.name for system in systems if system.deterministic]
+    if fixed:
+        notes.append(f"{', '.join(fixed)}: no seed changes the result, one run stands for all")
+    several = [system for system in random if len(system.seeds) > 1]
+    every = sorted({seed for system in several for seed in system.seeds})
+    lacking = {s.name: [seed for seed in every if seed not in s.seeds] for s in several}
+    told = [f"{name} lacks {', '.join(map(str, seeds))}" for name, seeds in lacking.items() if seeds]
+    if told and repeats == "seeds":
+        notes.append(f"the systems have different seeds ({'; '.join(told)}): seeds are not paired")
+    return notes
+
+
+def _metric_notes(pairs: Sequence[Pair]) -> list[str]:
+    notes = [
+        f"{pair.metric}: {pair.left_out} users without a value in every run were left out"
+        for pair in pairs
+        if pair.left_out
+    ]
+    notes += [
+        f"{pair.metric}: {pair.first} and {pair.second} differ by the same {pair.test.difference:g} for "
+        "every user and run; there is nothing to test"
+        for pair in pairs
+        if pair.test.standard_error == 0 and pair.test.df != float("inf")
+    ]
+    return notes

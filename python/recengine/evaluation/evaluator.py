@@ -99,12 +99,15 @@ def measure(
     named = [column_name(metric, k) for metric, k in columns if not isinstance(metric, CatalogueMetric)]
     values = {name: np.full(n, np.nan) for name in named}
     exposure = {k: np.zeros(n_items, np.int64) for k in sorted({k for _, k in columns if k})}
-    n_targets, target_decile = np.zeros(n, np.int64), np.full(n, -1, np.int64)
+    n_targets, n_cold = np.zeros(n, np.int64), np.zeros(n, np.int64)
+    target_decile = np.full(n, -1, np.int64)
     for block in found:
         rows = slice(block.begin, block.end)
         targets, indptr = positions_of(task, block.begin, block.end)
         n_targets[rows] = np.diff(indptr)
         target_decile[rows] = _middle(deciles[targets], indptr)
+        owner = np.repeat(np.arange(block.end - block.begin), np.diff(indptr))
+        n_cold[rows] = np.bincount(owner[popularity[targets] == 0], minlength=block.end - block.begin)
         lists = RankedLists(
             block.items,
             hits_of(block.items, targets, indptr, n_items),
@@ -134,6 +137,7 @@ def measure(
             "n_history": task.history.lengths()[task.users],
             "n_targets": n_targets,
             "target_decile": target_decile,
+            "n_cold": n_cold,
             **values,
         }
     )

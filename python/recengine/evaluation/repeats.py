@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +14,11 @@ from numpy.typing import NDArray
 from recengine.config import did_you_mean
 from recengine.errors import DataError, UsageError
 from recengine.evaluation.statistics import (
+    ListStability,
     best_at_k,
     grader_noise,
     item_bootstrap,
+    list_stability,
     variance_components,
     worst_at_k,
 )
@@ -36,15 +39,19 @@ _GUESSES = {
     ),
 }
 
+_LINE = "line of the file"
+
 
 @dataclass(frozen=True)
 class Repeats:
-    """scores float64 [tasks, runs]; tasks and runs in the order of the rows and columns; outputs alike."""
+    """scores float64 [tasks, runs]; tasks and runs in the order of the rows and columns; outputs alike.
+    lists: [tasks, runs, k], the ranked items of each run, where they were given."""
 
     tasks: tuple[object, ...]
     runs: tuple[object, ...]
     scores: NDArray[np.float64]
     outputs: NDArray[np.object_] | None = None
+    lists: NDArray[np.str_] | None = None
 
 
 @dataclass(frozen=True)
@@ -59,7 +66,7 @@ class EnvelopeRow:
 @dataclass(frozen=True)
 class Reliability:
     """expected_sd: sd of a run's mean if runs of a task were independent draws. mixed: tasks whose runs
-    differ."""
+    differ. grader, stability: None where no outputs or lists were given."""
 
     tasks: int
     runs: int
@@ -72,6 +79,7 @@ class Reliability:
     mixed: int
     envelope: list[EnvelopeRow]
     grader: GraderNoise | None
+    stability: ListStability | None = None
 
 
 def read_repeats(
@@ -82,8 +90,10 @@ def read_repeats(
     score: str | None = None,
     system: str | None = None,
     output: str | None = None,
+    lists: str | None = None,
 ) -> dict[str, Repeats]:
-    """One table a system ('all' without a system column).
+    """One table a system (the file's name without a system column). lists: column with the ranked items of a
+    run, as a JSON list or separated by spaces or commas.
 
     Raises DataError for missing columns, duplicate rows, missing runs or scores that are no numbers.
     """
@@ -93,13 +103,16 @@ def read_repeats(
         "run": _column(frame, path, "run", run),
         "score": _column(frame, path, "score", score),
     }
-    for extra in (system, output):
+    for extra in (system, output, lists):
         if extra is not None:
             _column(frame, path, "task", extra)
+    if frame.height == 0:
+        raise DataError("the table has no rows", where=str(path))
+    frame = frame.with_row_index(_LINE, offset=2)
     if system is None:
-        return {path.stem.partition(".")[0]: _pivot(frame, path, names, output)}
+        return {path.stem.partition(".")[0]: _pivot(frame, path, names, output, lists)}
     return {
-        str(key[0]): _pivot(part, path, names, output)
+        str(key[0]): _pivot(part, path, names, output, lists)
         for key, part in sorted(
             frame.group_by(system, maintain_order=True), key=lambda group: str(group[0][0])
         )
@@ -127,6 +140,9 @@ def summarise(repeats: Repeats, *, ks: Sequence[int] | None = None, draws: int =
     if outputs is not None:
         items = np.repeat(np.arange(tasks), runs)
         grader = grader_noise(items, outputs.ravel(), scores.ravel())
+    stability = None
+    if repeats.lists is not None and runs > 1:
+        stability = list_stability(repeats.lists.transpose(1, 0, 2))
     return Reliability(
         tasks,
         runs,
@@ -139,6 +155,7 @@ def summarise(repeats: Repeats, *, ks: Sequence[int] | None = None, draws: int =
         int((np.ptp(scores, axis=1) > 0).sum()),
         envelope,
         grader,
+        stability,
     )
 
 
@@ -177,50 +194,79 @@ def _column(frame: pl.DataFrame, path: Path, kind: str, asked: str | None) -> st
     return guess
 
 
-def _pivot(frame: pl.DataFrame, path: Path, names: dict[str, str], output: str | None) -> Repeats:
-    task, run, score = names["task"], names["run"], names["score"]
-    values = frame[score]
-    if values.dtype == pl.Boolean:
-        values = values.cast(pl.Float64)
-    if values.dtype == pl.String:
-        lowered = values.str.to_lowercase().replace({"true": "1", "false": "0"})
-        values = lowered.cast(pl.Float64, strict=False)
-    scores = values.cast(pl.Float64, strict=False).to_numpy()
-    if not np.isfinite(scores).all():
-        row = int(np.argmax(~np.isfinite(scores)))
-        raise DataError(
-            "a score is missing or no number",
-            where=f"{path}, line {row + 2}, column {score}",
-            found=frame[score][row],
-        )
-    task_rows = frame[task].to_list()
-    run_rows = frame[run].to_list()
+def _pivot(
+    frame: pl.DataFrame, path: Path, names: dict[str, str], output: str | None, lists: str | None
+) -> Repeats:
+    task_rows, run_rows = frame[names["task"]].to_list(), frame[names["run"]].to_list()
     tasks, runs = tuple(dict.fromkeys(task_rows)), tuple(dict.fromkeys(run_rows))
     at_task = {name: i for i, name in enumerate(tasks)}
     at_run = {name: i for i, name in enumerate(runs)}
-    table = np.full((len(tasks), len(runs)), np.nan)
-    outputs = np.empty(table.shape, dtype=object) if output is not None else None
-    given = frame[output].to_list() if output is not None else [None] * len(scores)
-    for line, (name, column, value, text) in enumerate(zip(task_rows, run_rows, scores, given, strict=True)):
+    if len(tasks) < 2:
+        raise UsageError("reliability needs at least two tasks", where=str(path), found=len(tasks))
+    scores = _numbers(frame, path, names["score"])
+    lines = frame[_LINE].to_list()
+    at = np.full((len(tasks), len(runs)), -1, np.int64)
+    for row, (name, column) in enumerate(zip(task_rows, run_rows, strict=True)):
         cell = at_task[name], at_run[column]
-        if np.isfinite(table[cell]):
+        if at[cell] >= 0:
             raise DataError(
                 f"task {name} has two rows for run {column}",
-                where=f"{path}, line {line + 2}",
+                where=f"{path}, lines {lines[int(at[cell])]} and {lines[row]}",
                 fix="name the column that tells them apart with --system, or drop one",
             )
-        table[cell] = value
-        if outputs is not None:
-            outputs[cell] = text
-    missing = np.argwhere(np.isnan(table))
+        at[cell] = row
+    missing = np.argwhere(at < 0)
     if len(missing):
         i, j = missing[0]
         raise DataError(
-            f"{len(missing)} of {table.size} runs are missing",
+            f"{len(missing)} of {at.size} runs are missing",
             where=str(path),
             found=f"first: task {tasks[i]}, run {runs[j]}",
             fix="complete the runs, or drop the tasks that lack some",
         )
-    if len(tasks) < 2:
-        raise UsageError("reliability needs at least two tasks", where=str(path), found=len(tasks))
-    return Repeats(tasks, runs, table, outputs)
+    outputs = None if output is None else np.array(frame[output].to_list(), dtype=object)[at]
+    ranked = None if lists is None else _lists(frame, path, lists)[at]
+    return Repeats(tasks, runs, scores[at], outputs, ranked)
+
+
+def _numbers(frame: pl.DataFrame, path: Path, column: str) -> NDArray[np.float64]:
+    """Scores as float64: numbers, booleans, or their texts."""
+    values = frame[column]
+    if values.dtype == pl.String:
+        values = values.str.to_lowercase().replace({"true": "1", "false": "0"})
+    scores = np.asarray(values.cast(pl.Float64, strict=False).to_numpy(), np.float64)
+    if not np.isfinite(scores).all():
+        row = int(np.argmax(~np.isfinite(scores)))
+        raise DataError(
+            f"{int((~np.isfinite(scores)).sum())} scores are missing or no numbers",
+            where=f"{path}, line {frame[_LINE][row]}, column {column}",
+            found=frame[column][row],
+            fix="score these runs, or drop their tasks",
+        )
+    return scores
+
+
+def _lists(frame: pl.DataFrame, path: Path, column: str) -> NDArray[np.str_]:
+    """Ranked lists [rows, k] from their texts; all of one length."""
+    told = [_items(text) for text in frame[column].to_list()]
+    lengths = {len(items) for items in told}
+    if len(lengths) != 1 or not min(lengths):
+        raise DataError(
+            "lists must be of one length",
+            where=f"{path}, column {column}",
+            found=f"{min(lengths)} to {max(lengths)} items",
+            fix="cut them all to the same length",
+        )
+    return np.array(told, dtype=str)
+
+
+def _items(text: object) -> list[str]:
+    if isinstance(text, list | pl.Series):
+        return [str(item) for item in text]
+    shown = "" if text is None else str(text).strip()
+    if shown.startswith("["):
+        try:
+            return [str(item) for item in json.loads(shown)]
+        except ValueError:
+            return shown.strip("[]").replace(",", " ").split()
+    return shown.replace(",", " ").split()

@@ -20,7 +20,7 @@ from recengine.evaluation.intervals import exact_mean, t_interval
 from recengine.evaluation.protocol import Protocol
 
 FORMAT = 1
-FACTS = ("user", "row", "n_history", "n_targets", "target_decile")
+FACTS = ("user", "row", "n_history", "n_targets", "target_decile", "n_cold")
 Interval = Callable[[NDArray[np.float64]], tuple[float, float]]
 
 
@@ -45,9 +45,10 @@ def estimate(metric: str, values: NDArray[np.float64], interval: Interval = t_in
 @dataclass(frozen=True)
 class Evaluation:
     """protocol: what was asked. per_user: a polars frame, one row a user: ``user`` (original id), ``row`` (of
-    the vocabulary), ``n_history``, ``n_targets``, ``target_decile``, and a column a metric ('ndcg@10', NaN
-    where it is not defined). exposure: int64 [n_items] by cut-off, how many users have an item among their
-    first k. catalogue: the metrics of the whole catalogue, by column name."""
+    the vocabulary), ``n_history``, ``n_targets``, ``target_decile``, ``n_cold`` (targets that occur in no
+    history), and a column a metric ('ndcg@10', NaN where it is not defined). exposure: int64 [n_items] by
+    cut-off, how many users have an item among their first k. catalogue: the metrics of the whole catalogue,
+    by column name."""
 
     protocol: Protocol
     per_user: pl.DataFrame
@@ -70,7 +71,7 @@ class Evaluation:
 
     def summary(self, interval: Interval = t_interval) -> list[Estimate]:
         """Mean and 95 % interval over users of each per-user metric; Student's t unless another interval
-        XX"""
+        is given."""
         found = [estimate(name, self.values(name), interval) for name in self.metrics]
         return [one for one in found if one is not None]
 

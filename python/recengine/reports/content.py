@@ -77,6 +77,18 @@ class Slices:
 
 
 @dataclass(frozen=True)
+class Calibration:
+    """Whether predicted probabilities come true, for one system. bins: mean prediction, observed share with
+    its interval and rows, lowest predictions first. error: mean |observed - predicted| over rows. brier: mean
+    squared distance of prediction and outcome."""
+
+    system: str
+    bins: tuple[tuple[float, Estimate], ...]
+    error: float
+    brier: float
+
+
+@dataclass(frozen=True)
 class Recommended:
     """One line of a list: what is shown of the item, and whether it was among the held-out targets."""
 
@@ -151,6 +163,7 @@ class Report:
     differences: tuple[Difference, ...] = ()
     slices: tuple[Slices, ...] = ()
     examples: tuple[Example, ...] = ()
+    calibration: tuple[Calibration, ...] = ()
     environment: dict[str, str] = field(default_factory=dict)
     caveats: tuple[str, ...] = ()
     made: str = ""

@@ -17,6 +17,7 @@ from recengine.errors import UsageError
 from recengine.reports import slicing, words
 from recengine.reports.content import (
     AuditEntry,
+    Calibration,
     Curve,
     Difference,
     Estimate,
@@ -54,6 +55,7 @@ def report_of(
     data_name: str = "data",
     headline: str | None = None,
     user: Any = None,
+    calibration: Sequence[Calibration] = (),
 ) -> Report:
     """What a run, or several on the same questions, showed.
 
@@ -61,6 +63,7 @@ def report_of(
     title and asked: the head of the page; made from the runs where they are not given. headline: metric of
     the summary; the settings' validation metric where it was measured, else the first. user: original id of
     the user whose recommendations are shown; a user with a handful of targets where none is named.
+    calibration: of systems whose scores are probabilities (``calibration_of``); scores of a ranking are none.
 
     Raises UsageError when there is no run, when the protocols differ, or for a user that was not asked.
     """
@@ -83,6 +86,7 @@ def report_of(
         differences=differences(measured, headline),
         slices=tuple(group for group in groups if group is not None),
         examples=(example(measured, task, user),),
+        calibration=tuple(calibration),
         environment=flat(first.record) | {"seeds": ", ".join(sorted({str(m.run.seed) for m in measured}))},
         caveats=(
             "Each model was fitted with one seed: the intervals tell of other users, not of other seeds.",
@@ -180,10 +184,14 @@ def summary_of(run: Run) -> str:
 
 def training_curves(run: Run) -> tuple[Curve, ...]:
     """Loss and validation metric by epoch, as far as the history has them."""
-    monitor = run.config.training.monitor
+    return curves_of(run.history, run.config.training.monitor)
+
+
+def curves_of(history: Sequence[Mapping[str, Any]], monitor: str) -> tuple[Curve, ...]:
+    """The same from the records of the epochs and the metric that picked one of them."""
     curves = []
     for key, title in (("loss", "training loss"), (monitor, f"{words.metric_name(monitor)} on validation")):
-        points = [(float(e["epoch"]), float(e[key])) for e in run.history if e.get(key) is not None]
+        points = [(float(e["epoch"]), float(e[key])) for e in history if e.get(key) is not None]
         points = [point for point in points if np.isfinite(point[1])]
         if len(points) < 2:
             continue

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from importlib import resources
 from typing import Any
 
 from recengine.errors import UsageError
 from recengine.reports import figures, verdict, words
-from recengine.reports.content import Report, System
+from recengine.reports.content import DataFacts, Report, System
 from recengine.reports.scale import padded
 
 _TEMPLATES = "templates"
@@ -18,30 +19,40 @@ _MORE_IS_BETTER = {"hr", "ndcg", "recall", "precision", "mrr", "map", "auc", "ga
 
 def render(report: Report) -> str:
     """The whole page as text. Raises UsageError when jinja2 is not installed."""
-    template = _environment().get_template("report.html.j2")
     report = replace(report, systems=tuple(with_finite_metrics(system) for system in report.systems))
     shades = shade_of_each(report.systems)
     order = ranked(report)
-    return str(
-        template.render(
-            report=report,
-            shades=shades,
-            style=(resources.files(__package__) / _TEMPLATES / "style.css").read_text("utf-8"),
-            metrics=metric_columns(report.systems),
-            best=best_of_each(report.systems),
-            ranked=order,
-            verdict=verdict.lead(report, order),
-            tiles=verdict.tiles(report, order),
-            readings=[verdict.reading(difference) for difference in report.differences],
-            curves=[(system.name, curve) for system in report.systems for curve in system.curves],
-            parts=parts_of(report),
-            protocol={k: v for k, v in report.protocol.items() if not k.startswith("split.settings.")},
-            bounds=column_bounds(report.systems),
-            figures=figures,
-            words=words,
-            configs=config_rows(report.systems),
-        )
+    return filled(
+        "report.html.j2",
+        {
+            "title": report.title,
+            "made": report.made,
+            "report": report,
+            "shades": shades,
+            "metrics": metric_columns(report.systems),
+            "best": best_of_each(report.systems),
+            "ranked": order,
+            "verdict": verdict.lead(report, order),
+            "tiles": verdict.tiles(report, order),
+            "readings": [verdict.reading(difference) for difference in report.differences],
+            "curves": [(system.name, curve) for system in report.systems for curve in system.curves],
+            "parts": parts_of(report.data),
+            "protocol": without_split_settings(report.protocol),
+            "bounds": column_bounds(report.systems),
+            "configs": config_rows(report.systems),
+        },
     )
+
+
+def filled(template: str, values: Mapping[str, Any]) -> str:
+    """A template of this room with its values. Raises UsageError when jinja2 is not installed."""
+    style = (resources.files(__package__) / _TEMPLATES / "style.css").read_text("utf-8")
+    return str(_environment().get_template(template).render(style=style, **values))
+
+
+def without_split_settings(protocol: Mapping[str, str]) -> dict[str, str]:
+    """The protocol without the many settings of the split, which the JSON holds."""
+    return {key: value for key, value in protocol.items() if not key.startswith("split.settings.")}
 
 
 def with_finite_metrics(system: System) -> System:
@@ -96,9 +107,9 @@ def config_rows(systems: tuple[System, ...]) -> dict[str, dict[str, str]]:
     return {s.name: {key: str(s.config[key]) for key in sorted(s.config)} for s in systems if s.config}
 
 
-def parts_of(report: Report) -> list[str]:
+def parts_of(data: DataFacts | None) -> list[str]:
     """The parts of the split that the timeline shows, in the order of time."""
-    timeline = report.data.timeline if report.data else None
+    timeline = data.timeline if data else None
     return list(dict.fromkeys(timeline.parts)) if timeline else []
 
 
@@ -124,4 +135,5 @@ def _environment() -> Any:
         lstrip_blocks=True,
     )
     environment.filters["drawn"] = jinja2.filters.do_mark_safe
+    environment.globals.update(figures=figures, words=words)
     return environment

@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -17,19 +17,32 @@ COLUMNS = ("section", "system", "metric", "group", "mean", "low", "high", "n")
 
 def to_json(report: Report) -> str:
     """The whole report; keys as in ``content``, a number that is not finite as null."""
+    return plain_json(report)
+
+
+def plain_json(report: Any) -> str:
+    """A dataclass as JSON; a number that is not finite as null."""
     return json.dumps(_plain(asdict(report)), indent=1, ensure_ascii=False, default=str) + "\n"
 
 
 def to_csv(report: Report) -> str:
     """One line an estimate: overall metrics, slices, differences. Columns as in ``COLUMNS``."""
-    sheet = io.StringIO()
-    writer = csv.writer(sheet, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    for section, system, metric, group, estimate in _estimates(report):
-        writer.writerow(
-            [section, system, metric, group, estimate.mean, estimate.low, estimate.high, estimate.n]
-        )
-    return sheet.getvalue()
+    return sheet(
+        COLUMNS,
+        [
+            (section, system, metric, group, estimate.mean, estimate.low, estimate.high, estimate.n)
+            for section, system, metric, group, estimate in _estimates(report)
+        ],
+    )
+
+
+def sheet(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """CSV text with a header."""
+    made = io.StringIO()
+    writer = csv.writer(made, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(rows)
+    return made.getvalue()
 
 
 def _estimates(report: Report) -> Iterator[tuple[str, str, str, str, Estimate]]:
@@ -41,6 +54,9 @@ def _estimates(report: Report) -> Iterator[tuple[str, str, str, str, Estimate]]:
             for label, value in zip(slices.labels, values, strict=True):
                 if value is not None:
                     yield f"by {slices.group}", system_name, slices.metric, label, value
+    for one in report.calibration:
+        for predicted, share in one.bins:
+            yield "calibration", one.system, "observed share", f"{predicted:.6g}", share
     for difference in report.differences:
         name = f"{difference.better} - {difference.other}"
         yield "difference", name, difference.metric, "", difference.estimate
@@ -49,6 +65,8 @@ def _estimates(report: Report) -> Iterator[tuple[str, str, str, str, Estimate]]:
 def _plain(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
+    if hasattr(value, "tolist"):  # numpy
+        return _plain(value.tolist())
     if isinstance(value, dict):
         return {str(key): _plain(entry) for key, entry in value.items()}
     if isinstance(value, (list, tuple)):

@@ -90,3 +90,22 @@ def listing(parts: Sequence[str]) -> str:
     if len(parts) < 2:
         return "".join(parts)
     return ", ".join(parts[:-1]) + " and " + parts[-1]
+
+
+def relative(share: float) -> str:
+    """A relative difference as signed percent."""
+    if not math.isfinite(share):
+        return "–"
+    return f"{100 * share:+.1f} %".replace("-", "−")
+
+
+def p_value(p: float) -> str:
+    """A p value: two digits, never zero."""
+    return "< 0.0001" if p < 1e-4 else f"{p:.2g}" if p < 0.1 else f"{p:.2f}"
+
+
+def setting(value: object) -> str:
+    """A setting's value: numbers to three digits, the rest as it is."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return str(value)
+    return str(value) if isinstance(value, int) else short(value)

@@ -25,13 +25,19 @@ def write_report(report: Report, path: str | Path) -> Path:
 
     Each file appears whole or not at all. Raises UsageError when jinja2 is not installed.
     """
+    return write_files(path, render(report), to_json(report), to_csv(report))
+
+
+def write_files(path: str | Path, page_text: str, json_text: str, csv_text: str) -> Path:
+    """The page at ``path`` ('.html' is added where it lacks), its JSON and CSV beside it, each whole or not
+    at all."""
     page = Path(path)
     if page.suffix.lower() not in (".html", ".htm"):
         page = page.with_name(page.name + ".html")
     for target, text in (
-        (page, render(report)),
-        (page.with_suffix(".json"), to_json(report)),
-        (page.with_suffix(".csv"), to_csv(report)),
+        (page, page_text),
+        (page.with_suffix(".json"), json_text),
+        (page.with_suffix(".csv"), csv_text),
     ):
         _replace(target, text)
     return page.resolve()

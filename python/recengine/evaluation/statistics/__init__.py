@@ -28,14 +28,21 @@ from recengine.evaluation.statistics.reliability import (
     pass_hat_k,
     worst_at_k,
 )
-from recengine.evaluation.statistics.sequential import spending_bounds
-from recengine.evaluation.statistics.stability import jaccard, list_stability, rank_biased_overlap
+from recengine.evaluation.statistics.sequential import look_levels, spending_bounds
+from recengine.evaluation.statistics.stability import (
+    ListStability,
+    jaccard,
+    list_stability,
+    rank_biased_overlap,
+)
 from recengine.evaluation.statistics.verdict import (
     EquivalenceTest,
     NoiseFloor,
+    SignFlip,
     Verdict,
     equivalence_test,
     noise_floor,
+    sign_flip,
     verdict,
 )
 
@@ -43,8 +50,10 @@ __all__ = [
     "CrossedBootstrap",
     "DifferenceTest",
     "EquivalenceTest",
+    "ListStability",
     "NoiseFloor",
     "Plan",
+    "SignFlip",
     "VarianceComponents",
     "Verdict",
     "benjamini_hochberg",
@@ -57,6 +66,7 @@ __all__ = [
     "item_bootstrap",
     "jaccard",
     "list_stability",
+    "look_levels",
     "minimum_detectable_effect",
     "nested_test",
     "noise_floor",
@@ -66,6 +76,7 @@ __all__ = [
     "power_of_crossed_test",
     "rank_biased_overlap",
     "runs_per_arm",
+    "sign_flip",
     "single_run_test",
     "spending_bounds",
     "unpaired_crossed_test",

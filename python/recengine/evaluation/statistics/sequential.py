@@ -65,3 +65,24 @@ def spending_bounds(
             density = np.array([mass @ stats.norm.pdf(x - grid, scale=step) for x in finer])
             grid = finer
     return bounds
+
+
+def look_levels(
+    looks: Sequence[int], *, alpha: float = 0.05, spending: Spending = "obrien-fleming"
+) -> NDArray[np.float64]:
+    """Level of a two-sided test at each look after ``looks`` runs, so that all of them together keep
+    ``alpha``.
+
+    The bounds on |z| at fractions looks/looks[-1], as p values. Where users are sampled too, more of the
+    information is there at an early look than the share of the runs says; the looks are then more alike than
+    the bounds assume, and the level is kept with room to spare. Raises UsageError unless looks ascend.
+    """
+    if not looks or any(look < 2 for look in looks):
+        raise UsageError(
+            "a look needs at least two runs a system",
+            where="looks",
+            found=list(looks),
+            expected="e.g. 3, 5, 10",
+        )
+    bounds = spending_bounds([look / max(looks) for look in looks], alpha=alpha, spending=spending)
+    return np.asarray(2 * stats.norm.sf(bounds))

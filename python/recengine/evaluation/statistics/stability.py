@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import combinations
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -43,8 +44,16 @@ def rank_biased_overlap(first: ArrayLike, second: ArrayLike, *, p: float = 0.9) 
     return float(agreement * p ** len(a) + (1 - p) / p * total)
 
 
-def list_stability(lists: ArrayLike, *, p: float = 0.9) -> tuple[float, float]:
-    """Mean pairwise overlap of lists [runs, users, k] over runs and users: (RBO, Jaccard)."""
+class ListStability(NamedTuple):
+    """Mean overlap of the lists of one user in two runs: rank-biased (order counts) and Jaccard (sets)."""
+
+    overlap: float
+    jaccard: float
+
+
+def list_stability(lists: ArrayLike, *, p: float = 0.9) -> ListStability:
+    """Mean pairwise overlap of lists [runs, users, k] over pairs of runs and users. Raises DataError for one
+    run."""
     table = np.asarray(lists)
     if table.ndim != 3 or table.shape[0] < 2:
         raise DataError("lists must be [runs, users, k] with at least two runs", found=f"shape {table.shape}")
@@ -54,4 +63,4 @@ def list_stability(lists: ArrayLike, *, p: float = 0.9) -> tuple[float, float]:
         for u in range(table.shape[1])
     ]
     rbo, overlap = np.mean(pairs, axis=0)
-    return float(rbo), float(overlap)
+    return ListStability(float(rbo), float(overlap))

@@ -57,6 +57,35 @@ def noise_floor(run_means: ArrayLike, delta: float | None = None) -> NoiseFloor:
 
 
 @dataclass(frozen=True)
+class SignFlip:
+    """How often single runs of two systems would name the wrong winner. share: of all pairs of a run of one
+    and a run of the other, those that tie or order the systems unlike their grand means. expected:
+    Phi(-|difference| / sqrt(sd_first^2 + sd_second^2)), the same under normal noise. pairs: how many there
+    are."""
+
+    share: float
+    expected: float
+    pairs: int
+
+
+def sign_flip(first_means: ArrayLike, second_means: ArrayLike) -> SignFlip:
+    """From the means of each run. A system with one run counts as free of noise; where the grand means are
+    equal no winner is right, and both figures are 1. Raises DataError unless one has two runs."""
+    first, second = (np.asarray(means, dtype=np.float64) for means in (first_means, second_means))
+    if first.ndim != 1 or second.ndim != 1 or min(first.size, second.size) < 1:
+        raise DataError("means of runs are needed", found=f"shapes {first.shape} and {second.shape}")
+    if max(first.size, second.size) < 2:
+        raise DataError("how often a run misleads takes two runs of a system", found="1 and 1")
+    difference = float(first.mean() - second.mean())
+    single = first[:, None] - second[None, :]
+    if difference == 0:
+        return SignFlip(1.0, 1.0, single.size)
+    noise = sum(float(means.var(ddof=1)) for means in (first, second) if means.size > 1)
+    expected = float(stats.norm.cdf(-abs(difference) / np.sqrt(noise))) if noise > 0 else 0.0
+    return SignFlip(float((single * difference <= 0).mean()), expected, single.size)
+
+
+@dataclass(frozen=True)
 class Verdict:
     outcome: Outcome
     sentence: str
@@ -91,5 +120,7 @@ def verdict(
             f"{first} and {second} are equal on {metric} within {equivalence.margin:g}: {interval}, "
             f"p of equivalence = {equivalence.p_value:.3g}.",
         )
+    if test.standard_error == 0 and test.difference == 0:
+        return Verdict("equal", f"{first} and {second} are the same on {metric}, for every user and run.")
     tail = f" {more}" if more else ""
     return Verdict("undecided", f"Not decidable on {metric} with what was run: {interval}.{tail}")

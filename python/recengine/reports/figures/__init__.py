@@ -1,5 +1,6 @@
 """The figures of a report, one module a subject; each function returns an svg element as text."""
 
+from recengine.reports.figures.calibration import calibration_figure
 from recengine.reports.figures.curves import curve_figure
 from recengine.reports.figures.data import (
     concentration_figure,
@@ -7,16 +8,27 @@ from recengine.reports.figures.data import (
     taken_by_top_tenth,
     timeline_figure,
 )
+from recengine.reports.figures.envelope import envelope_figure
+from recengine.reports.figures.forest import ForestRow, forest_figure
 from recengine.reports.figures.intervals import headline_figure, mini_interval
+from recengine.reports.figures.runs import runs_figure
 from recengine.reports.figures.slices import slices_figure
+from recengine.reports.figures.trials import setting_figure, trials_figure
 
 __all__ = [
+    "ForestRow",
+    "calibration_figure",
     "concentration_figure",
     "curve_figure",
+    "envelope_figure",
+    "forest_figure",
     "headline_figure",
     "lengths_figure",
     "mini_interval",
+    "runs_figure",
+    "setting_figure",
     "slices_figure",
     "taken_by_top_tenth",
     "timeline_figure",
+    "trials_figure",
 ]

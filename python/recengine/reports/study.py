@@ -1,0 +1,177 @@
+"""The page of a study: what every trial was worth, what won, each setting against the value."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from recengine.reports import words
+from recengine.reports.page import filled
+from recengine.reports.tables import plain_json, sheet
+from recengine.reports.verdict import Tile
+from recengine.reports.write import write_files
+
+if TYPE_CHECKING:
+    from recengine.tuning import Study
+
+_MOST_FIGURES = 12
+_MOST_ROWS = 15
+
+
+@dataclass(frozen=True)
+class TrialRow:
+    """value: None for a trial that gave none. note: why it gave none."""
+
+    number: int
+    state: str
+    value: float | None
+    feasible: bool
+    seed: int
+    parameters: dict[str, Any]
+    note: str
+
+
+@dataclass(frozen=True)
+class Confirmation:
+    """Values of fresh seeds, in the order of the seeds."""
+
+    label: str
+    values: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class StudyReport:
+    """default, recommended: points by setting. log: settings searched on a logarithmic scale."""
+
+    title: str
+    metric: str
+    trials: tuple[TrialRow, ...]
+    default: dict[str, Any]
+    recommended: dict[str, Any]
+    log: tuple[str, ...]
+    confirmation: tuple[Confirmation, ...] = ()
+    facts: dict[str, str] = field(default_factory=dict)
+    made: str = ""
+
+    @property
+    def finished(self) -> list[tuple[TrialRow, float]]:
+        """Feasible trials that gave a value, in the order in which they were asked."""
+        return [(row, row.value) for row in self.trials if row.value is not None and row.feasible]
+
+
+def study_report(
+    study: Study,
+    *,
+    title: str = "",
+    recommended: Mapping[str, Any] | None = None,
+    confirmation: Mapping[str, Sequence[float]] | None = None,
+    facts: Mapping[str, str] | None = None,
+) -> StudyReport:
+    """What ``study`` found. recommended: the point that is recommended; the best trial's where none is given.
+    confirmation: values of fresh seeds by label. facts: what else to tell (data, model, tuner).
+
+    Raises UsageError when no trial has succeeded.
+    """
+    rows = tuple(
+        TrialRow(
+            trial.number, trial.state, None if trial.values is None else float(trial.values[0]),
+            trial.feasible, trial.seed, dict(trial.parameters), trial.note,
+        )
+        for trial in study.trials()
+    )  # fmt: skip
+    point = dict(recommended if recommended is not None else study.best().parameters)
+    return StudyReport(
+        title or f"Study {study.name}",
+        study.objectives[0],
+        rows,
+        dict(study.space.default),
+        point,
+        tuple(p.name for p in study.space.parameters if p.log),
+        tuple(Confirmation(label, tuple(values)) for label, values in (confirmation or {}).items()),
+        {"study": study.name, "seed": str(study.seed), **(facts or {})},
+        f"{datetime.now(UTC):%Y-%m-%d}",
+    )
+
+
+def write_study(study: Study, path: str | Path, **told: Any) -> Path:
+    """``study_report(study, **told)`` as a page at ``path``, with JSON and CSV beside it."""
+    report = study_report(study, **told)
+    return write_files(path, render_study(report), plain_json(report), study_csv(report))
+
+
+def render_study(report: StudyReport) -> str:
+    """The page as text. Raises UsageError when jinja2 is not installed."""
+    finished = report.finished
+    changed = [name for name in report.default if report.recommended.get(name) != report.default[name]]
+    varied = [
+        name for name in report.default if len({str(row.parameters.get(name)) for row, _ in finished}) > 1
+    ]
+    figures = sorted(varied, key=lambda name: (name not in changed, list(report.default).index(name)))
+    best = sorted(finished, key=lambda pair: -pair[1])[:_MOST_ROWS]
+    return filled(
+        "study.html.j2",
+        {
+            "title": report.title,
+            "made": report.made,
+            "verdict": lead(report, changed),
+            "tiles": tiles(report),
+            "report": report,
+            "changed": changed,
+            "numbers": [row.number for row, _ in finished],
+            "values": [value for _, value in finished],
+            "settings": {
+                name: [row.parameters.get(name, report.default[name]) for row, _ in finished]
+                for name in figures[:_MOST_FIGURES]
+            },
+            "best": best,
+            "columns": [name for name in figures if name in varied][:6],
+            "failed": [row for row in report.trials if row.state == "failed"],
+        },
+    )
+
+
+def lead(report: StudyReport, changed: Sequence[str]) -> list[str]:
+    """The result in two sentences."""
+    finished = report.finished
+    if not finished:
+        return ["No trial has succeeded yet."]
+    name = words.metric_name(report.metric)
+    first, best = finished[0][1], max(value for _, value in finished)
+    said = [
+        f"The best of {len(finished)} trials reaches {name} {words.score(best)} on the validation data; the "
+        f"default settings reach {words.score(first)}. {len(changed)} of {len(report.default)} settings "
+        "are changed."
+    ]
+    if len(report.confirmation) == 2 and all(one.values for one in report.confirmation):
+        tuned, plain = (sum(one.values) / len(one.values) for one in report.confirmation)
+        said.append(
+            f"With fresh seeds the recommended settings reach {words.score(tuned)}, the default "
+            f"{words.score(plain)}: the best of many trials looks better than it is, these do not."
+        )
+    return said
+
+
+def tiles(report: StudyReport) -> list[Tile]:
+    """Best value, trials, failures, seed."""
+    finished = report.finished
+    failed = sum(row.state == "failed" for row in report.trials)
+    shown = [Tile("Trials", words.count(len(report.trials)), f"{failed} failed" if failed else "none failed")]
+    if finished:
+        row, value = max(finished, key=lambda pair: pair[1])
+        shown.insert(0, Tile(words.metric_name(report.metric), words.score(value), f"trial {row.number}"))
+        gain = value - finished[0][1]
+        shown.append(Tile("Gain over the default", words.signed(gain), "on validation, single runs"))
+    return shown
+
+
+def study_csv(report: StudyReport) -> str:
+    """One line a trial."""
+    names = list(report.default)
+    rows = [
+        (row.number, row.state, row.value, row.feasible, row.seed, *(row.parameters.get(n) for n in names))
+        for row in report.trials
+    ]
+    return sheet(("trial", "state", report.metric, "feasible", "seed", *names), rows)
