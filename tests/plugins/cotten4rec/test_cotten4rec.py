@@ -31,6 +31,12 @@ def test_states_answers_and_histories(settings: dict[str, object]) -> None:
     check.check_histories(model, seen=5)
 
 
+def test_what_takes_events_one_at_a_time_sees_a_window() -> None:
+    model = check.make("cotten4rec", **STREAMING)
+    check.check_states_at_are_those_of_all(model)
+    check.check_histories(model, seen=5)  # eight events, at most six: 3 + 1 + (8 - 6 - 1) % 3
+
+
 @pytest.mark.parametrize("loss", ["softmax", "sampled_softmax", "gbce"])
 def test_only_hidden_events_are_learned_from(loss: str) -> None:
     check.check_loss_is_over_targets_alone("cotten4rec", loss)
