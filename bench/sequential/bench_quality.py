@@ -1,0 +1,270 @@
+"""Quality of the sequence models: full ranking, leave-two-out, validation chooses the epoch, test asked once.
+
+    python bench/sequential/bench_quality.py run DATA MODEL... [--seeds 5] [--store FOLDER]
+    python bench/sequential/bench_quality.py report [--store FOLDER]
+    python bench/sequential/bench_quality.py --quick
+
+``run`` measures cells (data, model, seed) that are not in the store yet and can be stopped at any time;
+``report`` makes bench/results/sequential_quality.* of what the store holds and says what is missing.
+
+All models: width 64, two blocks, the last 50 events, 128 sequences a step, Adam 1e-3, the loss that the
+plugin names (full softmax; gSASRec: gBCE with 256 items shared by the batch). Nothing is tuned beside the
+dropout and the hidden share of a data set (SETTINGS). Intervals: over users, of the mean over seeds.
+Differences: the crossed test over users and seeds where there are at least two seeds, over users where there
+is one.
+Uniform-100 and popularity-100 are extras, labelled as such: they are no estimate of the full ranking.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+import tempfile
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+
+HERE = Path(__file__).resolve().parent
+RESULTS = HERE.parent / "results"
+MODELS = ("cotten4rec", "bert4rec", "linrec", "sasrec", "gsasrec", "hstu", "gru4rec")
+MASKED = ("cotten4rec", "bert4rec", "linrec")
+ASKED = ("beauty", "sports", "video", "ml-100k")
+SETTINGS: dict[str, dict[str, Any]] = {
+    "ml-100k": {"dropout": 0.2, "mask_share": 0.2, "last_share": 0.1},
+    "ml-latest-small": {"dropout": 0.2, "mask_share": 0.2, "last_share": 0.1},
+    "beauty": {"dropout": 0.5, "mask_share": 0.4, "last_share": 0.2},
+    "sports": {"dropout": 0.5, "mask_share": 0.4, "last_share": 0.2},
+    "video": {"dropout": 0.5, "mask_share": 0.4, "last_share": 0.2},
+    "bert4rec-beauty": {"dropout": 0.5, "mask_share": 0.4, "last_share": 0.2},
+}
+NEXT_TRAINING = {"epochs": 100, "evaluate_every": 1, "patience": 8}
+MASKED_TRAINING = {"epochs": 240, "evaluate_every": 3, "patience": 8}
+LEVELS = {
+    ("beauty", "sasrec"): {"recall@10": 0.0605, "ndcg@10": 0.0318},
+    ("sports", "sasrec"): {"recall@10": 0.0350, "ndcg@10": 0.0192},
+    ("ml-100k", "bert4rec"): {"recall@10": 0.1029, "ndcg@10": 0.0531},
+}
+METRICS = ("ndcg", "recall")
+
+
+def settings(data: str, model: str, epochs: int | None) -> dict[str, Any]:
+    """Settings of a cell."""
+    given = dict(SETTINGS[data])
+    if model not in MASKED:
+        del given["mask_share"], given["last_share"]
+    training = dict(MASKED_TRAINING if model in MASKED else NEXT_TRAINING)
+    if epochs is not None:
+        training["epochs"] = epochs
+    return {
+        "model": {"hidden_dim": 64, "max_length": 50, **given},
+        "training": {"batch_size": 128, "device": "cpu", **training},
+    }
+
+
+def cell(store: Path, data: str, model: str, seed: int, epochs: int | None = None) -> None:
+    """Fit, choose the epoch on validation, ask the test once (in three ways), keep the values by user. A fit
+    that was stopped goes on from its last checkpoint."""
+    from recengine.evaluation import Protocol
+    from recengine.training import fit
+
+    folder = store / f"{data}-{model}-{seed}"
+    if (folder / "cell.json").exists():
+        return
+    asked = settings(data, model, epochs)
+    begun = time.process_time()
+    run = fit(model, datasets.load(data), settings=asked, seed=seed, directory=folder / "run", resume=True)
+    found = run.evaluate(metrics=METRICS)
+    found.write(folder)
+    extras = {
+        kind: {name: float(np.nanmean(sampled.values(name))) for name in sampled.metrics}
+        for kind in ("uniform-100", "popularity-100")
+        for sampled in [run.evaluate(metrics=METRICS, protocol=Protocol(candidates=kind))]
+    }
+    best = max(run.history, key=lambda entry: entry.get("ndcg@10", -1.0))
+    (folder / "cell.json").write_text(
+        json.dumps(
+            {
+                "data": data,
+                "model": model,
+                "seed": seed,
+                "settings": asked,
+                "epochs": len(run.history),
+                "best_epoch": best["epoch"],
+                "validation_ndcg@10": best["ndcg@10"],
+                "train_s": sum(entry["seconds"] for entry in run.history),
+                "cpu_s_of_the_last_sitting": time.process_time() - begun,
+                "extras": extras,
+                **{name: float(np.nanmean(found.values(name))) for name in found.metrics},
+            }
+        )
+    )
+    print(json.dumps({"cell": folder.name, **{name: found[name] for name in found.metrics}}), flush=True)
+
+
+def report(store: Path) -> dict[str, Any]:
+    """What the store holds: levels with intervals, differences from BERT4Rec, what is missing."""
+    from recengine.evaluation import Evaluation
+    from recengine.evaluation.comparing import System, compare_systems
+    from recengine.evaluation.intervals import t_interval
+
+    cells = [json.loads(path.read_text()) for path in sorted(store.glob("*/cell.json"))]
+    table, differences = [], []
+    for data in dict.fromkeys([*ASKED, *(one["data"] for one in cells)]):
+        systems = {}
+        for model in MODELS:
+            runs = {one["seed"]: one for one in cells if one["data"] == data and one["model"] == model}
+            if not runs:
+                table.append({"data": data, "model": model, "seeds": []})
+                continue
+            read = {seed: Evaluation.read(store / f"{data}-{model}-{seed}") for seed in runs}
+            systems[model] = System.of(model, read)
+            row: dict[str, Any] = {"data": data, "model": model, "seeds": sorted(runs)}
+            for name, scores in systems[model].scores.items():
+                by_user = np.nanmean(scores, axis=1)
+                row[name] = {"mean": float(by_user.mean()), "interval": t_interval(by_user)}
+            row["best_epochs"] = [runs[seed]["best_epoch"] for seed in sorted(runs)]
+            row["train_s"] = float(np.median([runs[seed]["train_s"] for seed in runs]))
+            row["extras"] = {
+                kind: {
+                    name: float(np.mean([runs[seed]["extras"][kind][name] for seed in runs]))
+                    for name in ("ndcg@10", "recall@10")
+                }
+                for kind in ("uniform-100", "popularity-100")
+            }
+            table.append(row)
+        if {"cotten4rec", "bert4rec"} <= systems.keys():
+            both = set(systems["cotten4rec"].seeds) & set(systems["bert4rec"].seeds)
+            pair = [_on_seeds(systems[name], both) for name in ("cotten4rec", "bert4rec")]
+            found = compare_systems(pair, metrics=["ndcg@10"], correction="none").pairs[0]
+            base = float(np.nanmean(pair[1].scores["ndcg@10"]))
+            differences.append(
+                {
+                    "data": data,
+                    "seeds": sorted(both),
+                    "relative": found.relative,
+                    "interval": [found.test.low / base, found.test.high / base],
+                    "p": found.test.p_value,
+                }
+            )
+    return {"table": table, "differences": differences}
+
+
+def _on_seeds(system: Any, seeds: set[int]) -> Any:
+    from dataclasses import replace
+
+    at = [index for index, seed in enumerate(system.seeds) if seed in seeds]
+    scores = {name: values[:, at] for name, values in system.scores.items()}
+    return replace(system, seeds=tuple(system.seeds[index] for index in at), scores=scores)
+
+
+def figures(found: dict[str, Any]) -> dict[str, float]:
+    """Claim by claim, what is measured."""
+    made = {}
+    for row in found["table"]:
+        for metric, bar in LEVELS.get((row["data"], row["model"]), {}).items():
+            if metric in row:
+                name = metric.partition("@")[0]
+                made[f"sequential.{row['data']}-{row['model']}-{name}"] = row[metric]["mean"]
+                assert bar > 0
+    for one in found["differences"]:
+        made[f"sequential.cotten4rec-of-bert4rec-{one['data']}"] = 1 + one["relative"]
+    return made
+
+
+def page(found: dict[str, Any], head: dict[str, Any]) -> str:
+    """The result as a page."""
+    lines = [
+        "# Quality of the sequence models",
+        "",
+        f"{head['processor']}, {head['date']}, torch {head['torch']}; `{head['script']}`. Full ranking, seen "
+        "items left out, leave-two-out, validation NDCG@10 chose the epoch, the test was asked once. "
+        "Intervals: 95 %, over users, of the mean over seeds. " + head["cut"],
+        "",
+        "| data | model | seeds | NDCG@10 | Recall@10 | best epoch | uniform-100 NDCG@10 (extra) "
+        "| popularity-100 NDCG@10 (extra) |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in found["table"]:
+        if not row["seeds"]:
+            lines.append(f"| {row['data']} | {row['model']} | not measured | | | | | |")
+            continue
+        cells = [
+            "{:.4f} ({:.4f} to {:.4f})".format(row[name]["mean"], *row[name]["interval"])
+            for name in ("ndcg@10", "recall@10")
+        ]
+        cells.append(", ".join(map(str, row["best_epochs"])))
+        cells += [f"{row['extras'][kind]['ndcg@10']:.4f}" for kind in ("uniform-100", "popularity-100")]
+        lines.append(f"| {row['data']} | {row['model']} | {len(row['seeds'])} | " + " | ".join(cells) + " |")
+    lines += ["", "Cotten4Rec against BERT4Rec, NDCG@10, relative:", ""]
+    lines += [
+        f"* {one['data']}, {len(one['seeds'])} seeds: {100 * one['relative']:+.1f} % "
+        f"({100 * one['interval'][0]:+.1f} to {100 * one['interval'][1]:+.1f} %)"
+        for one in found["differences"]
+    ]
+    return "\n".join([*lines, ""])
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("words", nargs="*", help="run DATA MODEL..., or report")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--store", type=Path, default=Path(tempfile.gettempdir()) / "recengine_quality")
+    parser.add_argument("--cut", default="", help="a sentence on what was left out, for the page")
+    parser.add_argument("--quick", action="store_true", help="one seed of two models for two epochs")
+    asked = parser.parse_args()
+    if asked.quick:
+        with tempfile.TemporaryDirectory() as folder:
+            for model in ("cotten4rec", "bert4rec"):
+                cell(Path(folder), "ml-100k", model, 0, epochs=2)
+            found = report(Path(folder))
+    elif asked.words[:1] == ["run"]:
+        data, models = asked.words[1], asked.words[2:] or MODELS
+        for seed in range(asked.first_seed, asked.first_seed + asked.seeds):
+            for model in models:
+                cell(asked.store, data, model, seed)
+        return 0
+    else:
+        found = report(asked.store)
+    made = figures(found)
+    if not asked.quick:
+        import torch
+
+        sys.path.insert(0, str(HERE))
+        head = {
+            "script": "bench/sequential/bench_quality.py",
+            "date": datetime.now(UTC).date().isoformat(),
+            "processor": next(
+                (
+                    line.partition(":")[2].strip()
+                    for line in Path("/proc/cpuinfo").read_text().splitlines()
+                    if line.startswith("model name")
+                ),
+                platform.processor(),
+            ),
+            "threads": os.environ.get("OMP_NUM_THREADS", "all"),
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+            "settings": {data: settings(data, "cotten4rec", None) for data in SETTINGS},
+            "cut": asked.cut,
+        }
+        RESULTS.mkdir(exist_ok=True)
+        whole = {**head, "figures": made, **found}
+        (RESULTS / "sequential_quality.json").write_text(json.dumps(whole, indent=1) + "\n")
+        (RESULTS / "sequential_quality.md").write_text(page(found, head))
+    for claim, figure in made.items():
+        print(json.dumps({"claim": claim, "figure": figure}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
