@@ -32,6 +32,11 @@ STABLE_TORCH_LIBRARY(recengine, m) {
       "cooccurrence_(Tensor(a!) out, Tensor indptr, Tensor columns, Tensor t_indptr, Tensor t_columns, int first) "
       "-> ()");
   m.def("spd_inverse_(Tensor(a!) a) -> ()");
+  // recourse
+  m.def("quadric_nearest(Tensor z0, Tensor mu, Tensor m, Tensor m0, Tensor slope, Tensor level) -> Tensor");
+  m.def(
+      "cone_nearest(Tensor points, Tensor start, Tensor theta, Tensor P, float radius, Tensor weights, Tensor low, "
+      "Tensor high, float tau, int iterations) -> (Tensor x, Tensor bound, Tensor status)");
   // retrieval
   m.def(
       "topk(Tensor queries, Tensor items, Tensor? bias, Tensor? seen_indptr, Tensor? seen_items, int k) "

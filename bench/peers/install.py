@@ -48,6 +48,8 @@ PEERS = {
         torch=True,
         note="uses what numpy 2 and torch 2.6 removed: numpy is held back, torch.load must be told",
     ),
+    "ellice": Peer(("ellice==0.1.4",), "import ellice", torch=True),
+    "dice-ml": Peer(("dice-ml==0.12",), "import dice_ml"),
 }
 
 

@@ -12,13 +12,13 @@ eigendecomposition serves everybody with the same free coordinates.
 from __future__ import annotations
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from recengine.ops.recourse import quadric_nearest
 from recengine_plugins.ellice.cone import Cone
 
 Array = NDArray[np.float64]
-_EDGE = 1e-13
-_HALVINGS = 100
 
 
 def project(ellipsoid: Cone, points: Array, weights: Array, free: NDArray[np.bool_], *, tau: float) -> Array:
@@ -48,34 +48,6 @@ def project(ellipsoid: Cone, points: Array, weights: Array, free: NDArray[np.boo
     slope = (theta[index] / root) @ U
     level = fixed @ theta - tau
     z0 = points[todo][:, index] * root @ U
-    moved = _secular(z0, mu, m, m0, slope, level)
+    moved = quadric_nearest(*(torch.from_numpy(part) for part in (z0, mu, m, m0, slope, level))).numpy()
     result[np.ix_(np.flatnonzero(todo), index)] = moved @ U.T / root
     return result
-
-
-def _secular(z0: Array, mu: Array, m: Array, m0: Array, slope: Array, level: Array) -> Array:
-    """Rows of z nearest to z0 with q(z) = 0 and slope.z + level > 0, NaN where there is none."""
-    n = len(z0)
-    top = mu[-1]
-    best, distance = np.full_like(z0, np.nan), np.full(n, np.inf)
-    # without a positive eigenvalue the region is the inside of an ellipsoid and nu runs to infinity
-    pole = 1 / (2 * top) if top > 0 else 1.0
-
-    def at(nu: Array) -> tuple[Array, Array, Array]:
-        z = (z0 + 2 * nu[:, None] * m) / (1 - 2 * nu[:, None] * mu)
-        return z, np.einsum("ni,ni->n", z * mu + 2 * m, z) + m0, z @ slope + level
-
-    branches = [lambda t: pole * t, lambda t: pole / t] if top > 0 else [lambda t: pole * t / (1 - t)]
-    for nu_of in branches:
-        low, high = np.full(n, _EDGE), np.full(n, 1 - _EDGE)
-        q_low, q_high = at(nu_of(low))[1], at(nu_of(high))[1]
-        bracketed = np.sign(q_low) != np.sign(q_high)
-        for _ in range(_HALVINGS):
-            middle = (low + high) / 2
-            same = np.sign(at(nu_of(middle))[1]) == np.sign(q_low)
-            low, high = np.where(same, middle, low), np.where(same, high, middle)
-        z, _, side = at(nu_of((low + high) / 2))
-        away = np.square(z - z0).sum(axis=1)
-        better = bracketed & (side > 0) & (away < distance)
-        best[better], distance[better] = z[better], away[better]
-    return best

@@ -1,0 +1,279 @@
+// One person's projection on a second-order cone within bounds: Newton on the optimality conditions over
+// the free coordinates, together with the multiplier; who leaves the bounds is held there, and coordinates
+// held with a multiplier of the wrong sign are let go once nobody is outside.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "recourse/kernels.h"
+
+namespace KERN_NS {
+
+inline double dot(const double* a, const double* b, int64_t n) {
+  double s[8] = {};
+  int64_t i = 0;
+  for (; i + 8 <= n; i += 8)
+    for (int64_t j = 0; j < 8; ++j) s[j] += a[i + j] * b[i + j];
+  for (; i < n; ++i) s[0] += a[i] * b[i];
+  return ((s[0] + s[4]) + (s[1] + s[5])) + ((s[2] + s[6]) + (s[3] + s[7]));
+}
+
+class ConePerson {
+ public:
+  ConePerson(const recengine::ConeArgs& a, int64_t row, double* scratch)
+      : a_(a), d_(a.d), m_(a.d + 1), x0_(a.x0 + row * a.d), low_(a.low + row * a.d), high_(a.high + row * a.d) {
+    const int64_t wide = recengine::padded(m_);
+    A_ = scratch;
+    double* next = A_ + recengine::padded(d_) * recengine::padded(d_);
+    for (double** part : {&h_, &Ph_, &slope_, &u_, &v_, &base_}) *part = next, next += wide;
+    free_ = reinterpret_cast<int64_t*>(next), next += wide;
+    held_ = reinterpret_cast<int64_t*>(next);
+    h_[d_] = 1.0;
+  }
+
+  int64_t solve(const double* start, double* x, double* bound) {
+    for (int64_t j = 0; j < d_; ++j) h_[j] = std::clamp(x0_[j], low_[j], high_[j]);
+    look();
+    if (worst_ >= a_.tau) return finish(0.0, x, bound);
+    if (rejected_everywhere()) return recengine::cone_infeasible;
+    const bool known = std::isfinite(dot(start, start, d_));
+    int64_t state = recengine::cone_undecided;
+    if (known) {
+      begin(start);
+      state = patient();
+    }
+    if (state == recengine::cone_undecided) {
+      begin(known ? start : h_);
+      state = by_multiplier();
+    }
+    return state == recengine::cone_solved ? finish(lambda_, x, bound) : state;
+  }
+
+ private:
+  // Worst model and worst logit at the current point.
+  void look() {
+    std::fill(Ph_, Ph_ + m_, 0.0);
+    for (int64_t k = 0; k < m_; ++k) {
+      const double* row = a_.P + k * m_;
+      const double c = h_[k];
+      for (int64_t j = 0; j < m_; ++j) Ph_[j] += c * row[j];
+    }
+    spread_ = std::sqrt(std::max(dot(h_, Ph_, m_), 1e-300));
+    bend_ = a_.radius / spread_;
+    for (int64_t j = 0; j < m_; ++j) slope_[j] = a_.theta[j] - bend_ * Ph_[j];
+    worst_ = dot(a_.theta, h_, m_) - a_.radius * spread_;
+  }
+
+  // Whether the worst model at this point rejects every point within the bounds: a proof of infeasibility.
+  bool rejected_everywhere() const {
+    double best = slope_[d_], scale = std::fabs(slope_[d_]);
+    for (int64_t j = 0; j < d_; ++j)
+      if (slope_[j] != 0) {
+        const double term = slope_[j] * (slope_[j] > 0 ? high_[j] : low_[j]);
+        best += term, scale += std::fabs(term);
+      }
+    return best < a_.tau - 1e-12 * scale;
+  }
+
+  void begin(const double* start) {
+    if (start != h_) std::copy(start, start + d_, h_);
+    look();
+    double top = 0, below = 1e-300;
+    for (int64_t j = 0; j < d_; ++j)
+      if (low_[j] < high_[j]) top += 2 * a_.weights[j] * (h_[j] - x0_[j]) * slope_[j], below += slope_[j] * slope_[j];
+    lambda_ = std::max(top / below, 0.0);
+    for (int64_t j = 0; j < d_; ++j) {
+      held_[j] = low_[j] == high_[j] || h_[j] < low_[j] || h_[j] > high_[j];
+      h_[j] = std::clamp(h_[j], low_[j], high_[j]);
+    }
+    look();
+  }
+
+  // One Newton step over the free coordinates, whose order is free_[0 .. count_). Moves h_, lambda_; sets
+  // step_, the largest relative change. Without the constraint the multiplier stays what it is. False where
+  // nothing is free or the system cannot be solved.
+  bool newton(bool constrained) {
+    count_ = 0;
+    for (int64_t j = 0; j < d_; ++j)
+      if (!held_[j]) free_[count_++] = j;
+    if (count_ == 0) return false;
+    const int64_t n = count_, wide = recengine::padded(n);
+    const double curve = lambda_ * bend_, shrink = curve / (spread_ * spread_);
+    for (int64_t i = 0; i < n; ++i) {  // upper triangle, row by row
+      const int64_t at = free_[i];
+      const double *row = a_.P + at * m_, tilt = shrink * Ph_[at];
+      double* out = A_ + i * wide;
+      for (int64_t j = i; j < n; ++j) out[j] = curve * row[free_[j]] - tilt * Ph_[free_[j]];
+      out[i] += 2 * a_.weights[at];
+      u_[i] = slope_[at];
+      v_[i] = -2 * a_.weights[at] * (h_[at] - x0_[at]);
+    }
+    for (int64_t k = 0; k < n; ++k) {  // A = U'U, and the two right sides along with it
+      double* pivot = A_ + k * wide;
+      if (!(pivot[k] > 0)) return false;
+      const double inverse = 1 / std::sqrt(pivot[k]);
+      for (int64_t j = k; j < n; ++j) pivot[j] *= inverse;
+      u_[k] *= inverse, v_[k] *= inverse;
+      const double uk = u_[k], vk = v_[k];
+      for (int64_t j = k + 1; j < n; ++j) u_[j] -= uk * pivot[j], v_[j] -= vk * pivot[j];
+      for (int64_t i = k + 1; i < n; ++i) {
+        const double c = pivot[i];
+        double* row = A_ + i * wide;
+        for (int64_t j = i; j < n; ++j) row[j] -= c * pivot[j];
+      }
+    }
+    // theta_F . (v + lambda u) = tau - g, both still in the triangular frame
+    const double after =
+        constrained ? std::max((a_.tau - worst_ - dot(u_, v_, n)) / dot(u_, u_, n), 0.0) : lambda_;
+    for (int64_t j = 0; j < n; ++j) v_[j] += after * u_[j];
+    for (int64_t k = n - 1; k >= 0; --k) {
+      const double* row = A_ + k * wide;
+      v_[k] = (v_[k] - dot(row + k + 1, v_ + k + 1, n - k - 1)) / row[k];
+    }
+    double moved = 0, reach = 0;
+    for (int64_t i = 0; i < n; ++i) {
+      moved = std::max(moved, std::fabs(v_[i]));
+      h_[free_[i]] += v_[i];
+    }
+    for (int64_t j = 0; j < d_; ++j) reach = std::max(reach, std::fabs(h_[j]));
+    step_ = std::max(moved / (1 + reach), 1e-2 * std::fabs(after - lambda_) / (1 + after));
+    lambda_ = after;
+    return std::isfinite(moved);
+  }
+
+  bool wrong_sign(int64_t j) const {
+    const double gradient = 2 * a_.weights[j] * (h_[j] - x0_[j]) - lambda_ * slope_[j];
+    return h_[j] <= low_[j] ? gradient < -1e-9 : gradient > 1e-9;
+  }
+
+  // First everybody out of the bounds is held, then those with the wrong sign are let go.
+  int64_t patient() {
+    for (int64_t round = 0; round < a_.iterations; ++round) {
+      if (!newton(true)) break;
+      bool outside = false;
+      for (int64_t i = 0; i < count_; ++i) {
+        const int64_t j = free_[i];
+        if (h_[j] >= low_[j] && h_[j] <= high_[j]) continue;
+        h_[j] = std::clamp(h_[j], low_[j], high_[j]);
+        held_[j] = outside = true;
+      }
+      look();
+      if (rejected_everywhere()) return recengine::cone_infeasible;
+      if (outside || step_ > 1e-3) continue;
+      bool let_go = false;
+      for (int64_t j = 0; j < d_; ++j)
+        if (held_[j] && low_[j] < high_[j] && wrong_sign(j)) held_[j] = 0, let_go = true;
+      if (!let_go && step_ < 1e-11) return recengine::cone_solved;
+    }
+    return recengine::cone_undecided;
+  }
+
+  double objective() const {
+    double value = -lambda_ * worst_;
+    for (int64_t j = 0; j < d_; ++j) value += a_.weights[j] * (h_[j] - x0_[j]) * (h_[j] - x0_[j]);
+    return value;
+  }
+
+  // argmin over the box of cost - lambda g for the present lambda: projected Newton with backtracking, which
+  // converges from everywhere. True when a proof of infeasibility was met.
+  bool settle() {
+    for (int round = 0; round < 60; ++round) {
+      for (int64_t j = 0; j < d_; ++j)
+        held_[j] = low_[j] == high_[j] || ((h_[j] <= low_[j] || h_[j] >= high_[j]) && !wrong_sign(j));
+      std::copy(h_, h_ + d_, base_);
+      const double before = objective();
+      if (!newton(false)) return false;
+      for (double part = 1;; part /= 2) {
+        for (int64_t i = 0; i < count_; ++i) {
+          const int64_t j = free_[i];
+          h_[j] = std::clamp(base_[j] + part * v_[i], low_[j], high_[j]);
+        }
+        look();
+        if (objective() <= before + 1e-14 * std::fabs(before) || part < 1e-9) break;
+      }
+      if (rejected_everywhere()) return true;
+      double moved = 0, reach = 0;
+      for (int64_t j = 0; j < d_; ++j)
+        moved = std::max(moved, std::fabs(h_[j] - base_[j])), reach = std::max(reach, std::fabs(h_[j]));
+      if (moved < 1e-10 * (1 + reach)) break;
+    }
+    return false;
+  }
+
+  // The worst logit of settle()'s point never falls with lambda: its root is bracketed and closed in on. Slow
+  // and sure; as lambda grows the point goes to the largest worst logit, where infeasibility shows.
+  int64_t by_multiplier() {
+    double low = 0, high = 0, at_low = worst_ - a_.tau, at_high = 0;
+    lambda_ = std::max(lambda_, 1e-3);
+    for (int step = 0; step < 30 && high == 0; ++step) {
+      if (settle()) return recengine::cone_infeasible;
+      if (worst_ >= a_.tau) {
+        high = lambda_, at_high = worst_ - a_.tau;
+      } else {
+        low = lambda_, at_low = worst_ - a_.tau;
+        lambda_ *= 8;
+      }
+    }
+    if (high == 0) return recengine::cone_undecided;
+    for (int step = 0; step < 100 && high - low > 1e-9 * high; ++step) {
+      const double line = low - at_low * (high - low) / (at_high - at_low), width = high - low;
+      lambda_ = step % 3 == 2 || !(line > low + 1e-3 * width && line < high - 1e-3 * width) ? (low + high) / 2 : line;
+      if (settle()) return recengine::cone_infeasible;
+      const double now = worst_ - a_.tau;
+      if (now >= 0) {
+        high = lambda_, at_high = now;
+      } else {
+        low = lambda_, at_low = now;
+      }
+      if (std::fabs(now) < 1e-7 * a_.radius * spread_) break;
+    }
+    return patient();
+  }
+
+  // Move inside against rounding, and bound the optimum: for the worst model and any lambda >= 0 the minimum
+  // over the box of cost - lambda (model.h - tau) is separable.
+  int64_t finish(double lambda, double* x, double* bound) {
+    const double slack = lambda > 0 ? 1e-14 * (std::fabs(a_.tau) + a_.radius * spread_) : 0.0;
+    for (int attempt = 0; worst_ < a_.tau + slack; ++attempt) {
+      if (attempt == 30) return recengine::cone_undecided;
+      double below = 1e-300;
+      for (int64_t j = 0; j < d_; ++j)
+        if (!held_[j]) below += slope_[j] * slope_[j];
+      const double size = (a_.tau + slack - worst_ + slack * static_cast<double>(1 << std::min(attempt, 20))) / below;
+      for (int64_t j = 0; j < d_; ++j)
+        if (!held_[j]) h_[j] = std::clamp(h_[j] + size * slope_[j], low_[j], high_[j]);
+      look();
+    }
+    double value = -lambda * (slope_[d_] - a_.tau);
+    for (int64_t j = 0; j < d_; ++j) {
+      const double w = a_.weights[j];
+      const double best = std::clamp(x0_[j] + lambda * slope_[j] / (2 * w), low_[j], high_[j]);
+      value += w * (best - x0_[j]) * (best - x0_[j]) - lambda * slope_[j] * best;
+    }
+    std::copy(h_, h_ + d_, x);
+    *bound = std::max(value, 0.0);
+    return recengine::cone_solved;
+  }
+
+  const recengine::ConeArgs& a_;
+  const int64_t d_, m_;
+  const double *x0_, *low_, *high_;
+  double *A_, *h_, *Ph_, *slope_, *u_, *v_, *base_;
+  int64_t *free_, *held_, count_ = 0;
+  double spread_ = 1, bend_ = 0, worst_ = 0, lambda_ = 0, step_ = 0;
+};
+
+void cone_rows(const recengine::ConeArgs& a, int64_t begin, int64_t end, double* scratch) {
+  for (int64_t row = begin; row < end; ++row) {
+    ConePerson person(a, row, scratch);
+    double *x = a.x + row * a.d, *bound = a.bound + row;
+    a.status[row] = person.solve(a.start + row * a.d, x, bound);
+    if (a.status[row] == recengine::cone_solved) continue;
+    std::fill(x, x + a.d, std::numeric_limits<double>::quiet_NaN());
+    *bound = std::numeric_limits<double>::quiet_NaN();
+  }
+}
+
+}  // namespace KERN_NS

@@ -1,0 +1,4 @@
+#include "recourse/kernels.h"
+
+#include "recourse/cone.h"
+#include "recourse/quadric.h"
