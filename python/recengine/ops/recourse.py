@@ -29,7 +29,10 @@ def quadric_nearest(z0: Tensor, mu: Tensor, m: Tensor, m0: Tensor, slope: Tensor
     """
     if not has_kernel(z0):
         return quadric_nearest_reference(z0, mu, m, m0, slope, level)
-    return torch.ops.recengine.quadric_nearest(z0.contiguous(), mu, m.contiguous(), m0, slope, level)
+    z: Tensor = torch.ops.recengine.quadric_nearest(
+        z0.contiguous(), mu, m.contiguous(), m0.contiguous(), slope, level.contiguous()
+    )
+    return z
 
 
 def quadric_nearest_reference(
@@ -44,8 +47,13 @@ def quadric_nearest_reference(
         z = (z0 + 2 * nu[:, None] * m) / (1 - 2 * nu[:, None] * mu)
         return z, ((z * mu + 2 * m) * z).sum(1) + m0, z @ slope + level
 
-    branches = [lambda t: pole * t, lambda t: pole / t] if top > 0 else [lambda t: pole * t / (1 - t)]
-    for nu_of in branches:
+    def before(t: Tensor) -> Tensor:
+        return pole * t if top > 0 else t / (1 - t)
+
+    def beyond(t: Tensor) -> Tensor:
+        return pole / t
+
+    for nu_of in (before, beyond) if top > 0 else (before,):
         low, high = z0.new_full((len(z0),), _EDGE), z0.new_full((len(z0),), 1 - _EDGE)
         sign = torch.sign(at(nu_of(low))[1])
         bracketed = sign != torch.sign(at(nu_of(high))[1])
@@ -84,7 +92,8 @@ def cone_nearest(
 ) -> ConeNearest:
     """Nearest points of a second-order cone within bounds, with a certificate.
 
-    min sum_j w_j (x_j - points_j)^2  s.t.  theta.h - radius sqrt(h' P h) >= tau, h = [x; 1], low <= x <= high.
+    min sum_j w_j (x_j - points_j)^2  s.t.  theta.h - radius sqrt(h' P h) >= tau, low <= x <= high,
+    with h = [x; 1].
 
     points, low, high: [n, d] (bounds may be infinite). start: [n, d], the answer without bounds on the
     coordinates (inside or outside of them), NaN where it is not known. theta: [d + 1]; P: [d + 1, d + 1],
@@ -230,19 +239,15 @@ class _Person:
         return max(float(value) - lam * (float(self.model[-1]) - self.tau), 0.0)
 
 
-def _register() -> None:
-    @torch.library.register_fake("recengine::quadric_nearest")
-    def _(z0: Tensor, mu: Tensor, m: Tensor, m0: Tensor, slope: Tensor, level: Tensor) -> Tensor:
-        return torch.empty_like(z0)
+def _quadric_fake(z0: Tensor, mu: Tensor, m: Tensor, m0: Tensor, slope: Tensor, level: Tensor) -> Tensor:
+    return torch.empty_like(z0)
 
-    @torch.library.register_fake("recengine::cone_nearest")
-    def _(
-        points: Tensor, start: Tensor, theta: Tensor, P: Tensor, radius: float, weights: Tensor,
-        low: Tensor, high: Tensor, tau: float, iterations: int,
-    ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-        n = len(points)
-        return torch.empty_like(points), points.new_empty(n), points.new_empty(n, dtype=torch.int64)
+
+def _cone_fake(points: Tensor, *given: object) -> tuple[Tensor, Tensor, Tensor]:
+    n = len(points)
+    return torch.empty_like(points), points.new_empty(n), points.new_empty(n, dtype=torch.int64)
 
 
 if native().cpu:
-    _register()
+    torch.library.register_fake("recengine::quadric_nearest", _quadric_fake)
+    torch.library.register_fake("recengine::cone_nearest", _cone_fake)
