@@ -105,7 +105,7 @@ def peak(threads: int) -> dict[str, float]:
         return json.loads(run.stdout)
 
 
-def facts() -> dict[str, object]:
+def facts() -> dict[str, str | int | None]:
     from recengine.ops._library import native
 
     state = native()
@@ -128,10 +128,11 @@ def alternate(
         call()
         call()
     taken: dict[str, list[float]] = {name: [] for name in candidates}
-    end = time.perf_counter() + (seconds + least * SETTLE) * len(candidates)
+    end = time.perf_counter() + (2 * seconds + least * SETTLE) * len(candidates)
     for turn in range(most):
         for name, call in candidates.items():
             time.sleep(SETTLE)
+            call()  # wakes the threads and brings the clock up: what is timed is one call among many, as in training
             start = time.perf_counter()
             call()
             taken[name].append(time.perf_counter() - start)
@@ -179,7 +180,7 @@ def _worker(cases: Sequence[Case], options: argparse.Namespace) -> None:
     torch.set_num_threads(options.threads[0])
     torch._dynamo.config.recompile_limit = 200
     for case in cases:
-        if options.only and options.only not in case.name:
+        if options.only and case.name not in options.only:
             continue
         if options.memory:
             if case.memory_claim and options.memory == "?":
@@ -188,7 +189,7 @@ def _worker(cases: Sequence[Case], options: argparse.Namespace) -> None:
                 call = case.build()[options.memory]
                 print(json.dumps({"case": case.name, "name": options.memory, "mb": extra_memory(call)}))
             continue
-        taken = alternate(case.build(), 0.3 if options.quick else 1.5, least=3 if options.quick else 7)
+        taken = alternate(case.build(), 0.3 if options.quick else 1.0, least=3 if options.quick else 7)
         milliseconds = {name: statistics.median(values) * 1e3 for name, values in taken.items()}
         best = {name: min(values) * 1e3 for name, values in taken.items()}
         print(json.dumps({"case": case.name, "median_ms": milliseconds, "best_ms": best}), flush=True)
@@ -253,31 +254,32 @@ def main(title: str, make_cases: Callable[[bool], Sequence[Case]]) -> None:
     parser.add_argument("--quick", action="store_true", help="short runs, nothing written to bench/results")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--malloc", nargs="+", choices=["default", "tuned", "unlocked"])
-    parser.add_argument("--only", help="cases whose name contains this")
+    parser.add_argument("--only", nargs="+", help="cases whose name contains one of these")
     parser.add_argument("--claim", help="only the cases of this claim")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--memory", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    cases = make_cases(options.quick)
+    isa = facts()["isa"]
+    if str(isa).startswith("no kernels"):
+        raise SystemExit(f"nothing to time: {isa}")
+    cases = cases_of_script = make_cases(options.quick)
     if options.worker:
         _worker(cases, options)
         return
     if options.claim:
         cases = [case for case in cases if options.claim in (case.claim, case.memory_claim)]
-    wanted = [case for case in cases if not options.only or options.only in case.name]
+    wanted = [case for case in cases if not options.only or any(part in case.name for part in options.only)]
     mallocs = options.malloc or ["default", "tuned"] + ["unlocked"] * ("AMD" in processor())
     limits = {str(threads): peak(threads) for threads in options.threads}
     rows = []
     memory: dict[str, dict[str, float]] = {}
+    timed = {case.name: case for case in wanted if options.claim in (None, case.claim)}
+    for threads in options.threads if timed else []:
+        for malloc in mallocs:
+            for line in _child(["--only", *timed, *(["--quick"] * options.quick)], malloc, threads):
+                setting = {"threads": threads, "malloc": malloc}
+                rows.append(_row(timed[line["case"]], setting, line, limits[str(threads)]))
     for case in wanted:
-        if options.claim in (None, case.claim):
-            for threads in options.threads:
-                for malloc in mallocs:
-                    arguments = ["--only", case.name, *(["--quick"] * options.quick)]
-                    for line in _child(arguments, malloc, threads):
-                        if line["case"] == case.name:
-                            setting = {"threads": threads, "malloc": malloc}
-                            rows.append(_row(case, setting, line, limits[str(threads)]))
         if case.memory_claim and options.claim in (None, case.memory_claim):
             memory[case.name] = _memory(case, options.quick)
     script = Path(sys.argv[0]).resolve()
@@ -290,15 +292,36 @@ def main(title: str, make_cases: Callable[[bool], Sequence[Case]]) -> None:
         "rows": rows,
         "memory": memory,
     }
-    text = _markdown(title, record)
-    print(text)
-    if not (options.quick or options.claim or options.only):
+    print(_markdown(title, record))
+    if not options.quick:
         results = ROOT / "bench" / "results"
         results.mkdir(exist_ok=True)
         name = script.stem.removeprefix("bench_")
-        (results / f"native_{name}.json").write_text(json.dumps(record, indent=1) + "\n")
-        (results / f"native_{name}.md").write_text(text)
+        whole = _joined(results / f"native_{name}.json", record, [case.name for case in cases_of_script])
+        (results / f"native_{name}.json").write_text(json.dumps(whole, indent=1) + "\n")
+        (results / f"native_{name}.md").write_text(_markdown(title, whole))
     _claims(wanted, rows, memory)
+
+
+def _joined(path: Path, record: dict, order: Sequence[str]) -> dict:
+    """The record with what the file holds of other cases and settings from the same machine and versions.
+
+    A whole script can take longer than a machine stays quiet: cases may be measured one after another.
+    """
+    if not path.exists():
+        return record
+    before = json.loads(path.read_text())
+    same = ("processor", "cores", "python", "torch", "isa")
+    if any(before["facts"][fact] != record["facts"][fact] for fact in same):
+        return record
+
+    def key(row: dict) -> tuple[int, int, str]:
+        return order.index(row["case"]), row["threads"], row["malloc"]
+
+    rows = {key(row): row for row in [*before["rows"], *record["rows"]] if row["case"] in order}
+    memory = {**before["memory"], **record["memory"]}
+    limits = {**before["limits"], **record["limits"]}
+    return {**record, "rows": [rows[place] for place in sorted(rows)], "memory": memory, "limits": limits}
 
 
 def _claims(cases: Sequence[Case], rows: Sequence[dict], memory: dict[str, dict[str, float]]) -> None:
