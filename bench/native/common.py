@@ -132,7 +132,7 @@ def alternate(
     for turn in range(most):
         for name, call in candidates.items():
             time.sleep(SETTLE)
-            call()  # wakes the threads and brings the clock up: what is timed is one call among many, as in training
+            call()  # wakes the threads and the clock: what is timed is one call among many
             start = time.perf_counter()
             call()
             taken[name].append(time.perf_counter() - start)
