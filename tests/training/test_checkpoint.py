@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 import torch
 
-from recengine import fit, load
+from recengine import files, fit, load
 from recengine.data import Interactions
 from recengine.errors import CheckpointError
 from recengine.hooks import Host, hookimpl
-from recengine.training import checkpoint, files
+from recengine.training import checkpoint
 
 SMALL: dict[str, Any] = {
     "model": {"hidden_dim": 16, "n_blocks": 1, "max_length": 10, "dropout": 0.2},
@@ -132,19 +132,19 @@ def rewrite(folder: Path, change: Any) -> None:
 
 
 def test_nan_is_refused(saved: Path) -> None:
-    rewrite(saved, lambda tensors: tensors["items.weight"][3].fill_(torch.nan))
+    rewrite(saved, lambda tensors: tensors["encoder.given.items.weight"][3].fill_(torch.nan))
     with pytest.raises(CheckpointError, match=r"items\.weight.*NaN"):
         load(saved)
 
 
 def test_another_models_weights_are_refused(saved: Path) -> None:
-    rewrite(saved, lambda tensors: tensors.pop("norm.bias"))
+    rewrite(saved, lambda tensors: tensors.pop("encoder.norm.bias"))
     with pytest.raises(CheckpointError, match=r"(?s)another model.*norm\.bias"):
         load(saved)
 
 
 def test_another_shape_is_refused(saved: Path) -> None:
-    rewrite(saved, lambda tensors: tensors.update({"norm.bias": torch.zeros(3)}))
+    rewrite(saved, lambda tensors: tensors.update({"encoder.norm.bias": torch.zeros(3)}))
     with pytest.raises(CheckpointError, match=r"(?s)another model.*norm\.bias \[3\]"):
         load(saved)
 

@@ -105,7 +105,7 @@ def convert(
 def _write_table(data: Interactions, out: Path) -> None:
     import polars as pl
 
-    from recengine.training.files import write_with
+    from recengine.files import write_with
 
     # in the order of the source: reading the file shuffles ties by row, and shuffling twice may undo itself
     rows = np.argsort(data.source, kind="stable")

@@ -20,6 +20,7 @@ INTERRUPTED = 130  # 128 + SIGINT, what shells expect
 _SYSTEM = {
     errno.ENOSPC: ("the disk is full", "free some space or choose another folder with --out"),
     errno.EDQUOT: ("the disk quota is used up", "free some space or choose another folder with --out"),
+    errno.EFBIG: ("a file would be larger than is allowed here", "raise the limit (ulimit -f)"),
     errno.EACCES: ("permission denied", "choose a place that you may read and write"),
     errno.EPERM: ("permission denied", "choose a place that you may read and write"),
     errno.EROFS: ("the file system is read-only", "choose another folder with --out"),

@@ -100,7 +100,7 @@ def _interrupted(folder: Path, again: str) -> None:
 
 def _remember(folder: Path, data: str, options: list[str], again: str) -> None:
     """source.json: where the data came from, for ``recengine reproduce``."""
-    from recengine.training.files import write_json
+    from recengine.files import write_json
 
     path = Path(data).expanduser()
     where = str(path.resolve()) if path.exists() else data

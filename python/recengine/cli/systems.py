@@ -146,7 +146,7 @@ def _place(data: str) -> str:
 
 
 def _run(jobs: Sequence[Job], fits: Fits) -> None:
-    from recengine.training.files import write_json
+    from recengine.files import write_json
     from recengine.training.jobs import run_jobs
 
     assert fits.data is not None

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
@@ -18,6 +17,7 @@ from recengine.contracts.metric import CatalogueMetric
 from recengine.errors import DataError, UsageError
 from recengine.evaluation.intervals import exact_mean, t_interval
 from recengine.evaluation.protocol import Protocol
+from recengine.files import write_with
 
 FORMAT = 1
 FACTS = ("user", "row", "n_history", "n_targets", "target_decile", "n_cold")
@@ -123,9 +123,9 @@ class Evaluation:
         last. ``suffix`` goes before the dot."""
         place = Path(folder)
         place.mkdir(parents=True, exist_ok=True)
-        _put(place / f"per_user{suffix}.parquet", self.per_user.write_parquet)
+        write_with(place / f"per_user{suffix}.parquet", self.per_user.write_parquet)
         columns = {f"exposure@{k}": counts for k, counts in self.exposure.items()}
-        _put(place / f"exposure{suffix}.parquet", pl.DataFrame(columns).write_parquet)
+        write_with(place / f"exposure{suffix}.parquet", pl.DataFrame(columns).write_parquet)
         told = {
             "format": FORMAT,
             "protocol": str(self.protocol),
@@ -138,7 +138,7 @@ class Evaluation:
             },
         }
         text = json.dumps(told, indent=1, allow_nan=False) + "\n"
-        _put(place / f"evaluation{suffix}.json", lambda path: Path(path).write_text(text))
+        write_with(place / f"evaluation{suffix}.json", lambda path: Path(path).write_text(text))
 
     @classmethod
     def read(cls, folder: str | Path, *, suffix: str = "") -> Evaluation:
@@ -180,15 +180,3 @@ def _merged(parts: Sequence[Evaluation]) -> Protocol:
     hashes = sorted({part.protocol.data for part in parts})
     data = hashes[0] if len(hashes) == 1 else sha256(",".join(hashes).encode()).hexdigest()
     return replace(parts[0].protocol, data=data)
-
-
-def _put(path: Path, writer: Callable[[Any], object]) -> None:
-    """Let ``writer`` fill a temporary file beside ``path``, sync it, rename it into place."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        writer(temporary)
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
+from recengine.files import write_bytes
 from recengine.reports.content import Report
 from recengine.reports.gather import report_of
 from recengine.reports.page import render
@@ -39,18 +39,5 @@ def write_files(path: str | Path, page_text: str, json_text: str, csv_text: str)
         (page.with_suffix(".json"), json_text),
         (page.with_suffix(".csv"), csv_text),
     ):
-        _replace(target, text)
+        write_bytes(target, text.encode())
     return page.resolve()
-
-
-def _replace(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8", newline="\n") as handle:
-            handle.write(text)
-            handle.flush()
-            os.fsync(handle.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

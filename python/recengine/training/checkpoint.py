@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save, save_file
 from torch import Tensor
 
 from recengine.errors import CheckpointError
-from recengine.training.files import write_bytes, write_json, write_with
+from recengine.files import write_bytes, write_json, write_with
 
 FORMAT = 1
 LATEST = "latest"

@@ -14,12 +14,12 @@ from recengine.contracts.auditor import Finding
 from recengine.contracts.model import DataFacts
 from recengine.data import Split
 from recengine.errors import CheckpointError, UsageError
+from recengine.files import write_bytes, write_json, write_toml
 from recengine.hooks import Host, emit
 from recengine.hooks import host as process_host
 from recengine.training import checkpoint
 from recengine.training.build import build_model
 from recengine.training.config import RunConfig, resolve
-from recengine.training.files import write_bytes, write_json, write_toml
 from recengine.training.instances import hosted
 from recengine.training.record import environment, fingerprint
 from recengine.training.store import load_split, save_split

@@ -9,8 +9,8 @@ import numpy as np
 
 from recengine.data import EvalTask, Interactions, Split
 from recengine.errors import CheckpointError, DataError
+from recengine.files import replacing, write_json
 from recengine.training.checkpoint import load_json
-from recengine.training.files import replacing, write_json
 
 HEADER = "split.json"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,12 +18,16 @@ def replacing(path: Path) -> Iterator[Path]:
     """A temporary path beside ``path`` to write to; renamed over ``path`` when the block ends well.
 
     A reader, or a process that died in between, sees the old file or the new one, never a part. When
-    the block raises (a full disk, say) the temporary file is removed and the old file stays.
+    the block raises (a full disk, say) the temporary file is removed and the old file stays. A failure of the
+    system is raised as OSError with the path, whichever library met it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        yield temporary
+        try:
+            yield temporary
+        except Exception as failed:
+            raise _of_the_system(failed, path) from failed
         _sync(temporary, os.O_RDWR)
         os.replace(temporary, path)
         _sync(path.parent, os.O_RDONLY)
@@ -50,6 +55,14 @@ def write_with(path: Path, writer: Callable[[Path], object]) -> None:
     """Let ``writer`` write to a temporary path, then rename it to ``path``."""
     with replacing(path) as temporary:
         writer(temporary)
+
+
+def _of_the_system(failed: Exception, path: Path) -> Exception:
+    """``failed`` as OSError where a Rust library (safetensors, polars) met one: its text has the number."""
+    number = failed.errno if isinstance(failed, OSError) else None
+    if number is None and (told := re.search(r"\(os error (\d+)\)", str(failed))):
+        number = int(told[1])
+    return failed if number is None else OSError(number, os.strerror(number), str(path))
 
 
 def _plain(value: Any) -> Any:
