@@ -91,6 +91,23 @@ def test_every_loss_learns(ring: Interactions, name: str) -> None:
     assert max(entry["ndcg@10"] for entry in run.history) > 0.4
 
 
+@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true", "64-true"])
+def test_other_precisions_learn_and_resume(ring: Interactions, tmp_path: Path, precision: str) -> None:
+    training = {**SMALL["training"], "precision": precision, "patience": 0}
+    settings = {**SMALL, "training": training}
+    whole = fit("sasrec", ring, settings=settings, seed=5, directory=tmp_path / "whole")
+    assert whole.history[-1]["ndcg@10"] > 0.5
+    held = {"bf16-mixed": torch.float32, "bf16-true": torch.bfloat16, "64-true": torch.float64}[precision]
+    assert {value.dtype for value in whole.model.parameters()} == {held}
+    half = {**settings, "training": {**training, "epochs": 7}}
+    fit("sasrec", ring, settings=half, seed=5, directory=tmp_path / "parts")
+    resumed = fit("sasrec", ring, settings=settings, seed=5, directory=tmp_path / "parts", resume=True)
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(value, resumed.model.state_dict()[name])
+    again = load(tmp_path / "whole")
+    assert recommend(whole, [0], 3).equals(recommend(again, [0], 3))
+
+
 def test_an_evaluation_is_kept_with_the_run(ring: Interactions, tmp_path: Path) -> None:
     run = fit("sasrec", ring, settings=SMALL, directory=tmp_path / "run")
     test, validation = run.evaluate(), run.evaluate("validation")

@@ -152,6 +152,7 @@ def restore_module(module: torch.nn.Module, tensors: Mapping[str, Tensor], where
     """Load a module's weights; raises CheckpointError for another model's or for NaN and infinity.
 
     Buffers (not parameters) may have any shape: what a model computed when it was fitted is taken as is.
+    Parameters take the floating dtype of the file.
     """
     parameters = dict(module.named_parameters())
     for name, value in tensors.items():
@@ -180,6 +181,9 @@ def restore_module(module: torch.nn.Module, tensors: Mapping[str, Tensor], where
             expected=type(module).__name__,
             fix="load it with the settings it was saved with",
         )
+    for name, parameter in parameters.items():  # trained in another precision: kept in it, not rounded
+        if parameter.is_floating_point() and tensors[name].is_floating_point():
+            parameter.data = parameter.data.to(tensors[name].dtype)
     module.load_state_dict(dict(tensors))
 
 
