@@ -24,7 +24,7 @@ class RootGroup(LazyGroup):
         "fit": Lazy(f"{_ROOMS}.fit:fit", "Fit a model on data.", _WORK),
         "evaluate": Lazy(f"{_ROOMS}.evaluate:evaluate", "Evaluate a fitted run.", _WORK),
         "recommend": Lazy(f"{_ROOMS}.recommend:recommend", "Recommend items for a user or a history.", _WORK),
-        "compare": Lazy(f"{_ROOMS}.compare:compare", "A table of runs side by side.", _WORK),
+        "compare": Lazy(f"{_ROOMS}.compare:compare", "Which system is better, and is the gain real?", _WORK),
         "tune": Lazy(f"{_ROOMS}.tune:tune", "Search the settings of a model from its defaults.", _WORK),
         "reproduce": Lazy(f"{_ROOMS}.reproduce:reproduce", "Fit again what a run.json describes.", _WORK),
         "plan": Lazy(f"{_ROOMS}.plan:plan", "Seeds and users that a claim takes, from a pilot.", _EVIDENCE),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
@@ -32,7 +34,16 @@ def as_command(found: Any, name: str) -> Any:
     else:
         command = found
     command.name = name
+    _unwrap(command)
     return command
+
+
+def _unwrap(command: Any) -> None:
+    """Paragraphs of help as one line each, so that they wrap at the terminal's width; indented lines stay."""
+    if command.help:
+        command.help = re.sub(r"(?<=\S)\n(?=\S)", " ", inspect.cleandoc(command.help))
+    for below in getattr(command, "commands", {}).values():
+        _unwrap(below)
 
 
 class LazyGroup(TyperGroup):
