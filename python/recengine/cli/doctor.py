@@ -89,14 +89,18 @@ def _memory() -> float | None:
 
 
 def _native() -> dict[str, Any]:
+    import torch
+
     from recengine.ops._library import native
 
     state = native()
     facts: dict[str, Any] = {
         "cpu_kernels": "live" if state.cpu else f"not live, references run instead: {state.reason}",
         "instruction_set": state.isa,
-        "cuda_kernels": "live" if state.cuda else f"not live: {state.cuda_reason}",
+        "cuda_kernels": f"not live: {state.cuda_reason}",
     }
+    if state.cuda:
+        facts["cuda_kernels"] = "live" if torch.cuda.is_available() else "loaded; there is no GPU to run them"
     try:
         from recengine._native import build_info
     except ImportError as missing:
