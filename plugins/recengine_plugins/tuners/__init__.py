@@ -1,4 +1,4 @@
-"""Tuners without a model of the objective: random search and Sobol sequences."""
+"""Tuners to compare with: random search, Sobol sequences, tree-structured Parzen estimators."""
 
 from __future__ import annotations
 
@@ -18,4 +18,10 @@ def recengine_register_tuners(registry: Any) -> None:
         "recengine_plugins.tuners.search:SobolSearch",
         config=config,
         summary="scrambled Sobol sequence",
+    )
+    registry.add(
+        "tpe",
+        "recengine_plugins.tuners.tpe:TPE",
+        config="recengine_plugins.tuners.config:TPEConfig",
+        summary="tree-structured Parzen estimators (Optuna)",
     )

@@ -9,3 +9,11 @@ class SearchConfig(Config):
     """Linear limits are met by drawing again."""
 
     most_draws: int = knob(10_000, "draws until the linear limits must have been met", ge=1)
+
+
+class TPEConfig(Config):
+    """How many trials come before the estimators, and how much each proposal looks at."""
+
+    startup: int = knob(10, "random trials before the estimators are used", ge=0)
+    candidates: int = knob(24, "draws of which the most promising is proposed", ge=1)
+    most_draws: int = knob(1_000, "proposals until the linear limits must have been met", ge=1)
