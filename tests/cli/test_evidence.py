@@ -106,6 +106,20 @@ def test_tune_goes_on_and_confirms(events: Path, tmp_path: Path) -> None:
     assert len(longer["confirmation"]["default, the same seeds"]) == 1
 
 
+def test_tune_ends_hopeless_trials_early(events: Path, tmp_path: Path) -> None:
+    from recengine.tuning import StudyFile
+
+    words = ["tune", "sasrec", "--data", events, "--tuner", "random", "--trials", "12", "--confirm", "0"]
+    words += ["--only", "training.learning_rate", "--range", "training.learning_rate=1e-7:1e-1", "--json"]
+    for setting in ("model.hidden_dim=8", "model.n_blocks=1", "training.epochs=6", "training.patience=0"):
+        words += ["--set", setting]
+    call(*words, "--study", tmp_path / "early.db")
+    trials = StudyFile(tmp_path / "early.db").trials("sasrec")
+    assert {trial.state for trial in trials} == {"done", "stopped"}
+    call(*words, "--study", tmp_path / "whole.db", "--to-the-end")
+    assert {trial.state for trial in StudyFile(tmp_path / "whole.db").trials("sasrec")} == {"done"}
+
+
 def test_tune_names_a_misspelt_setting(events: Path, tmp_path: Path) -> None:
     done = RUNNER.invoke(
         app,

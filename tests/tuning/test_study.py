@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from recengine.config import Config, knob
 from recengine.errors import ConfigError, DataError, UsageError
 from recengine.tuning import LinearLimit, Parameter, Space, Study, StudyFile
+from recengine.tuning.study import observation
 from recengine_plugins.tuners.config import SearchConfig
 from recengine_plugins.tuners.search import RandomSearch, SobolSearch
 
@@ -192,6 +193,72 @@ def test_hopeless_trials_are_stopped(tmp_path: Path) -> None:
     assert made.report(poor, 3, 0.0)
     made.stop(poor, 0.0)
     assert made.trials()[-1].state == "stopped"
+
+
+class Curve:
+    """Climbs by steps to -|x|; told step by step."""
+
+    def __init__(self, steps: int = 8) -> None:
+        self.steps = steps
+
+    def __call__(self, point: dict[str, Any], seed: int) -> float:
+        raise AssertionError("a watched objective is not called")
+
+    def watched(self, point: dict[str, Any], seed: int, report: Any) -> float:
+        for step in range(self.steps):
+            report(step, self.worth(point) * (self.steps - step))
+        return self.worth(point)
+
+    @staticmethod
+    def worth(point: dict[str, Any]) -> float:
+        return -abs(np.log10(point["rate"]) + 2)
+
+
+@pytest.mark.parametrize("kind", ["here", "threads", "processes"])
+def test_a_watched_objective_ends_hopeless_trials_early(tmp_path: Path, kind: str) -> None:
+    made = study(tmp_path / "s.db")
+    told: list[int] = []
+    pool = {"threads": ThreadPoolExecutor, "processes": ProcessPoolExecutor}.get(kind)
+    executor = pool(2) if pool else None
+    made.run(Curve(), 24, executor=executor, workers=2, finished=lambda trial: told.append(trial.number))
+    if executor:
+        executor.shutdown()
+    trials = made.trials()
+    assert sorted(told) == [trial.number for trial in trials] == list(range(24))
+    stopped = [trial for trial in trials if trial.state == "stopped"]
+    assert stopped
+    assert all(len(trial.reports) < 8 for trial in stopped)
+    assert {trial.state for trial in trials} == {"done", "stopped"}
+    best = max(Curve.worth(trial.parameters) for trial in trials)
+    assert Curve.worth(made.best().parameters) == best  # the best was let through
+    history = [observation(trial) for trial in trials]
+    assert all(len(seen.values) == 1 for seen in history)
+
+
+def test_a_dask_cluster_runs_trials(tmp_path: Path) -> None:
+    distributed = pytest.importorskip("distributed")
+    made = study(tmp_path / "s.db")
+    with (
+        distributed.LocalCluster(
+            n_workers=2, threads_per_worker=1, dashboard_address=None, host="127.0.0.1"
+        ) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        client.run(sys.path.append, str(Path(__file__).parent))
+        made.run(Curve(), 12, executor=client.get_executor(), workers=2)
+    assert [trial.number for trial in made.trials()] == list(range(12))
+    assert {trial.state for trial in made.trials()} <= {"done", "stopped"}
+
+
+def test_a_mistake_of_the_user_ends_the_study_and_its_trial(tmp_path: Path) -> None:
+    made = study(tmp_path / "s.db")
+
+    def mistaken(point: dict[str, Any], seed: int) -> float:
+        raise UsageError("there is no such metric")
+
+    with pytest.raises(UsageError, match="no such metric"):
+        made.run(mistaken, 3)
+    assert [(trial.state, trial.note) for trial in made.trials()] == [("failed", "there is no such metric")]
 
 
 def test_a_killed_worker_loses_no_told_trial(tmp_path: Path) -> None:

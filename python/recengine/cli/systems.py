@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import cache, partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recengine.cli.inputs import load_run, read_json, read_split
 from recengine.cli.output import note
 from recengine.cli.sections import given
+from recengine.cli.workers import worker_pool
 from recengine.config import did_you_mean
 from recengine.errors import DataError, UsageError
 
@@ -161,9 +159,7 @@ def _run(jobs: Sequence[Job], fits: Fits) -> None:
         if workers <= 1:
             run_jobs(jobs, source, told=_tell)
             return
-        pool = ProcessPoolExecutor(
-            workers, mp_context=get_context("spawn"), initializer=_begin_worker, initargs=(workers,)
-        )
+        pool = worker_pool(workers)
         try:
             run_jobs(jobs, source, executor=pool, workers=workers, told=_tell)
         finally:
@@ -177,12 +173,6 @@ def _run(jobs: Sequence[Job], fits: Fits) -> None:
 
 def _tell(job: Job, number: int, of: int) -> None:
     note(f"fitting {job.model}, seed {job.seed} ({number} of {of})")
-
-
-def _begin_worker(workers: int) -> None:
-    import torch
-
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))
 
 
 @cache

@@ -5,7 +5,6 @@ from __future__ import annotations
 import operator
 import re
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -16,10 +15,13 @@ import typer
 from recengine.cli.inputs import ConfigFile, Data, DataOptions, Model, Sets, read_data
 from recengine.cli.output import Json, emit_json, note, table
 from recengine.cli.sections import effective, sections_of
+from recengine.cli.workers import worker_pool
 from recengine.errors import ConfigError, UsageError
 
 if TYPE_CHECKING:
-    from recengine.tuning import LinearLimit, Space, Study
+    from recengine.training.progress import Listener, Progress
+    from recengine.tuning import LinearLimit, Space, Study, Trial
+    from recengine.tuning.stopping import Report
 
 _SECTIONS = ("model", "loss", "training")
 
@@ -41,16 +43,34 @@ class FitObjective:
     metric: str
 
     def __call__(self, point: Mapping[str, Any], seed: int) -> float:
+        return self._fit(point, seed, None)
+
+    def _fit(self, point: Mapping[str, Any], seed: int, progress: Listener | None) -> float:
         from recengine.training import fit
 
         settings = {name: dict(section) for name, section in self.settings.items() if section is not None}
         for name, value in point.items():
             section, _, key = name.partition(".")
             settings.setdefault(section, {})[key] = value
-        run = fit(self.model, _data(self.data, self.options), settings=settings, seed=seed)
+        run = fit(self.model, _data(self.data, self.options), settings=settings, seed=seed, progress=progress)
         if run.split.validation is None:
             raise UsageError("tuning needs a validation task", fix="choose a split that has one")
         return float(run.evaluate("validation")[self.metric])
+
+
+@dataclass(frozen=True)
+class WatchedObjective(FitObjective):
+    """The same; each epoch's validation is reported, so that a hopeless trial ends early."""
+
+    def watched(self, point: Mapping[str, Any], seed: int, report: Report) -> float:
+        told: set[int] = set()
+
+        def listen(event: Progress) -> None:
+            if self.metric in event.metrics and event.epoch not in told and event.stage == "train":
+                told.add(event.epoch)
+                report(event.epoch - 1, event.metrics[self.metric])
+
+        return self._fit(point, seed, listen)
 
 
 def tune(
@@ -82,7 +102,10 @@ def tune(
     confirm: Annotated[
         int, typer.Option(help="Repeats of the recommendation and of the default at the end.")
     ] = 2,
-    workers: Annotated[int, typer.Option(help="Trials side by side, each in a process.")] = 1,
+    workers: Annotated[int, typer.Option(min=1, help="Trials side by side, each in a process.")] = 1,
+    to_the_end: Annotated[
+        bool, typer.Option("--to-the-end", help="Train hopeless trials to their last epoch, too.")
+    ] = False,
     report: Annotated[
         Path | None, typer.Option(help="HTML page of the study, with JSON and CSV beside it.")
     ] = None,
@@ -104,7 +127,8 @@ def tune(
     entry = host().registries["tuner"].get(tuner)
     policy = entry.load()(entry.load_config()(), space, seed)
     made = Study.open(study, name or model, space, policy, seed=seed, objectives=(metric,))
-    objective = FitObjective(model, data, tuple(data_option or ()), start, metric)
+    kind = FitObjective if to_the_end else WatchedObjective
+    objective = kind(model, data, tuple(data_option or ()), start, metric)
     _data(data, tuple(data_option or ()))  # bad data fails here, not in every trial
     stale = made.file.give_up(made.name, older_than_s=24 * 3600)
     if stale:
@@ -163,21 +187,19 @@ def search_space(
 
 
 def _run(study: Study, objective: FitObjective, trials: int, workers: int) -> None:
-    def told(done: int) -> None:
-        finished = study.trials()
-        best = max((t.values[0] for t in finished if t.values and t.feasible), default=float("nan"))
-        note(f"trial {done}/{trials}  best {study.objectives[0]} {best:.4f}")
+    def told(trial: Trial) -> None:
+        known = study.trials()
+        best = max((t.values[0] for t in known if t.values and t.feasible), default=float("nan"))
+        ended = next(t.state for t in known if t.number == trial.number)
+        how = "" if ended == "done" else f"  ({ended})"
+        done = sum(t.state != "running" for t in known)
+        note(f"trial {done}/{trials}{how}  best {study.objectives[0]} {best:.4f}")
 
-    done = sum(trial.state != "running" for trial in study.trials())
-    while done < trials:
-        step = min(max(1, workers), trials - done)
-        if workers > 1:
-            with ProcessPoolExecutor(workers) as pool:
-                study.run(objective, done + step, executor=pool, workers=workers)
-        else:
-            study.run(objective, done + step)
-        done += step
-        told(done)
+    if workers == 1:
+        study.run(objective, trials, finished=told)
+        return
+    with worker_pool(workers) as pool:
+        study.run(objective, trials, executor=pool, workers=workers, finished=told)
 
 
 def _report(study: Study, objective: FitObjective, confirm: int, page: Path | None, as_json: bool) -> None:

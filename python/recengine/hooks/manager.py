@@ -59,6 +59,7 @@ class Host:
     registries: dict[str, Registry] = field(default_factory=lambda: {kind: Registry(kind) for kind in KINDS})
     broken: list[Broken] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
+    files: list[Path] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.manager.add_hookspecs(specs)
@@ -106,6 +107,7 @@ class Host:
                 expected=error.expected if isinstance(error, PluginError) else None,
                 fix=error.fix if isinstance(error, PluginError) else None,
             ) from error
+        self.files.append(path)
 
     def add(self, plugin: Any, name: str) -> bool:
         """Register one plugin, all of it or nothing; False (and a PluginWarning) when it was skipped."""

@@ -1,7 +1,8 @@
 """The tuning room: search spaces, studies that survive anything, ask and tell. No named tuner lives here."""
 
 from recengine.tuning.space import LinearLimit, Parameter, Space
+from recengine.tuning.stopping import HopelessError, Watched
 from recengine.tuning.store import StudyFile, Trial
 from recengine.tuning.study import Study
 
-__all__ = ["LinearLimit", "Parameter", "Space", "Study", "StudyFile", "Trial"]
+__all__ = ["HopelessError", "LinearLimit", "Parameter", "Space", "Study", "StudyFile", "Trial", "Watched"]

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ import numpy as np
 from recengine.contracts.tuner import Observation, Tuner
 from recengine.errors import UsageError
 from recengine.tuning.space import Space
+from recengine.tuning.stopping import HopelessError, Reporter, Watched, hopeless
 from recengine.tuning.store import StudyFile, Trial
 
 Objective = Callable[[dict[str, Any], int], float | Sequence[float]]
@@ -110,24 +112,10 @@ class Study:
         self.file.finish(self.name, trial.number, "failed", None, note=reason)
 
     def report(self, trial: Trial, step: int, value: float) -> bool:
-        """Record an intermediate value; True when the trial is hopeless and should stop.
-
-        Median rule: after a quarter of the steps others have reported, a trial whose best value so far lies
-        below the median of the others' running means at the same step is stopped (needs five others).
-        """
+        """Record an intermediate value; True when the trial is hopeless and should stop (median rule:
+        recengine.tuning.stopping)."""
         self.file.report(self.name, trial.number, step, value)
-        others = [
-            t.reports for t in self.file.trials(self.name) if t.number != trial.number and t.state == "done"
-        ]
-        means = [
-            float(np.mean([v for s, v in reports if s <= step]))
-            for reports in others
-            if reports and reports[-1][0] >= step and 4 * step >= reports[-1][0]
-        ]
-        if len(means) < 5:
-            return False
-        own = [v for t in self.file.trials(self.name) if t.number == trial.number for _, v in t.reports]
-        return max(own) < float(np.median(means))
+        return hopeless(self.trials(), trial.number, step)
 
     def stop(self, trial: Trial, value: float) -> None:
         """Record a trial that was stopped early, with the value it had reached."""
@@ -172,39 +160,66 @@ class Study:
     # --- running --------------------------------------------------------------------------------
 
     def run(
-        self, objective: Objective, trials: int, *, executor: Executor | None = None, workers: int = 1
+        self,
+        objective: Objective | Watched,
+        trials: int,
+        *,
+        executor: Executor | None = None,
+        workers: int = 1,
+        finished: Callable[[Trial], None] | None = None,
     ) -> None:
-        """Ask, measure and tell until ``trials`` are done or failed; goes on where an earlier run stopped.
+        """Ask, measure and tell until ``trials`` are done, stopped or failed; goes on where an earlier run
+        ended.
 
-        executor: any concurrent.futures executor; without one, trials run here, one after another. A trial
-        that raises is recorded as failed and the study goes on; when the first five all fail, it stops.
+        objective: value(s) of (point, seed). One that is Watched reports while it runs, and its hopeless
+        trials are stopped. executor: any concurrent.futures executor (the objective is sent to it); without
+        one, trials run here, one after another. finished: called with each trial that ended.
+
+        A trial that raises is recorded as failed and the study goes on; when the first five all fail, it
+        stops (UsageError).
         """
         if executor is None:
             while self._finished() < trials:
                 trial = self.ask()
-                try:
-                    self.tell(trial, objective(dict(trial.parameters), trial.seed))
-                except UsageError:
-                    raise
-                except Exception as error:  # a trial may fail in any way
-                    self.fail(trial, f"{type(error).__name__}: {error}")
-                self._check_hope()
+                point = dict(trial.parameters)
+                report = self._reporter(trial)
+                self._settle(trial, partial(_measured, objective, report, point, trial.seed), finished)
             return
         running: dict[Future[Any], Trial] = {}
         while self._finished() < trials or running:
             room = min(workers - len(running), trials - self._finished() - len(running))
             if room > 0:
                 for trial in self.ask_many(room):
-                    running[executor.submit(objective, dict(trial.parameters), trial.seed)] = trial
+                    point = dict(trial.parameters)
+                    running[
+                        executor.submit(_measured, objective, self._reporter(trial), point, trial.seed)
+                    ] = trial
             ready, _ = wait(running, return_when=FIRST_COMPLETED)
             for future in ready:
-                trial = running.pop(future)
-                failure = future.exception()
-                if failure is None:
-                    self.tell(trial, future.result())
-                else:
-                    self.fail(trial, f"{type(failure).__name__}: {failure}")
-            self._check_hope()
+                self._settle(running.pop(future), future.result, finished)
+
+    def _reporter(self, trial: Trial) -> Reporter:
+        return Reporter(self.file.path, self.name, trial.number)
+
+    def _settle(
+        self,
+        trial: Trial,
+        outcome: Callable[[], float | Sequence[float]],
+        finished: Callable[[Trial], None] | None,
+    ) -> None:
+        """Record how a trial ended."""
+        try:
+            self.tell(trial, outcome())
+        except HopelessError as ended:
+            self.stop(trial, ended.value)
+        except UsageError as error:  # not this trial's fault: no trial can succeed
+            self.fail(trial, error.problem)
+            raise
+        except Exception as error:  # a trial may fail in any way
+            self.fail(trial, f"{type(error).__name__}: {error}")
+        self._check_hope()
+        if finished is not None:
+            finished(trial)
 
     def _finished(self) -> int:
         return sum(trial.state != "running" for trial in self.trials())
@@ -218,6 +233,14 @@ class Study:
                 found=known[-1].note,
                 fix="mend the objective first",
             )
+
+
+def _measured(
+    objective: Objective | Watched, report: Reporter, point: dict[str, Any], seed: int
+) -> float | Sequence[float]:
+    return (
+        objective.watched(point, seed, report) if isinstance(objective, Watched) else objective(point, seed)
+    )
 
 
 def observation(trial: Trial) -> Observation:
