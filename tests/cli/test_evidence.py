@@ -104,6 +104,10 @@ def test_tune_goes_on_and_confirms(events: Path, tmp_path: Path) -> None:
     assert (short["trials"], longer["trials"]) == (2, 4)
     assert longer["best"]["value"] >= short["best"]["value"]
     assert len(longer["confirmation"]["default, the same seeds"]) == 1
+    again = [tmp_path / "again.db" if word == study else word for word in words]
+    warm = json.loads(call(*again, "--trials", "5", "--warm-start", study))
+    assert warm["trials"] == 5
+    assert warm["best"]["value"] >= longer["best"]["value"]
 
 
 def test_tune_ends_hopeless_trials_early(events: Path, tmp_path: Path) -> None:

@@ -162,8 +162,14 @@ def test_another_space_is_refused_and_can_warm_start(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="another search space"):
         study(path, narrow)
     new = Study.open(path, "narrow", narrow, RandomSearch(SearchConfig(), narrow, 0))
-    copied = new.warm_start(old)
+    copied = new.warm_start(StudyFile(path), "s")
     assert 1 <= copied <= 6
+    assert new.warm_start(StudyFile(path), "s") == 0  # once
+    with pytest.raises(UsageError, match="no study 'other'"):
+        new.warm_start(StudyFile(path), "other")
+    recall = Study.open(path, "recall", narrow, new.tuner, objectives=("recall",))
+    with pytest.raises(UsageError, match="measured something else"):
+        recall.warm_start(StudyFile(path), "s")
     assert all(1e-4 <= t.parameters["rate"] <= 1e-2 for t in new.done())
 
 

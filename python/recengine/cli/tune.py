@@ -84,6 +84,10 @@ def tune(
     name: Annotated[
         str | None, typer.Option(help="Name of the study in the file; default: the model's.")
     ] = None,
+    warm_start: Annotated[
+        str | None,
+        typer.Option(metavar="FILE[#NAME]", help="Copy the trials of another study that fit, once."),
+    ] = None,
     metric: Annotated[str, typer.Option(help="Validation metric, larger is better.")] = "ndcg@10",
     only: Annotated[list[str] | None, typer.Option(help="Tune only these settings (repeatable).")] = None,
     fix: Annotated[
@@ -127,6 +131,8 @@ def tune(
     entry = host().registries["tuner"].get(tuner)
     policy = entry.load()(entry.load_config()(), space, seed)
     made = Study.open(study, name or model, space, policy, seed=seed, objectives=(metric,))
+    if warm_start is not None:
+        _warm(made, warm_start)
     kind = FitObjective if to_the_end else WatchedObjective
     objective = kind(model, data, tuple(data_option or ()), start, metric)
     _data(data, tuple(data_option or ()))  # bad data fails here, not in every trial
@@ -135,6 +141,15 @@ def tune(
         note(f"given up: trials {', '.join(map(str, stale))}, silent for a day")
     _run(made, objective, trials, workers)
     _report(made, objective, confirm, report, as_json)
+
+
+def _warm(study: Study, text: str) -> None:
+    from recengine.tuning import StudyFile
+
+    path, _, name = text.partition("#")
+    if not Path(path).is_file():
+        raise UsageError("there is no such study file", where="--warm-start", found=path)
+    note(f"{study.warm_start(StudyFile(Path(path)), name or study.name)} trials copied from {path}")
 
 
 def search_space(

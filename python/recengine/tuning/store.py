@@ -124,6 +124,18 @@ class StudyFile:
         with self._transaction() as db:
             return [row[0] for row in db.execute("SELECT name FROM study ORDER BY created")]
 
+    def objectives(self, study: str) -> tuple[str, ...]:
+        """What a study measures. Raises UsageError when the file has no such study."""
+        with self._transaction() as db:
+            row = db.execute("SELECT objectives FROM study WHERE name = ?", (study,)).fetchone()
+        if row is None:
+            raise UsageError(
+                f"there is no study '{study}' in this file",
+                where=str(self.path),
+                expected=", ".join(self.studies()) or "a file with studies",
+            )
+        return tuple(json.loads(row[0]))
+
     def begin(self, study: str, parameters: Mapping[str, Any], seed: int, facts: Mapping[str, Any]) -> int:
         """Record a trial as asked; returns its number."""
         now = time.time()

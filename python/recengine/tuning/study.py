@@ -143,16 +143,30 @@ class Study:
             )
         return max(candidates, key=lambda trial: (trial.values or (0.0,))[0])
 
-    def warm_start(self, other: Study) -> int:
-        """Copy the finished trials of another study that fit into this space; returns how many."""
-        copied = 0
-        for trial in other.done():
-            point = {name: trial.parameters.get(name, self.space.default[name]) for name in self.space.names}
-            if all(p.contains(point[p.name]) for p in self.space.parameters) and trial.values is not None:
-                begun = self._begin(point, {"origin": f"study '{other.name}'"})
+    def warm_start(self, file: StudyFile, name: str) -> int:
+        """Copy the finished trials of another study that fit into this space, once; returns how many.
+
+        Settings that the other study does not know are at their default here. Raises UsageError when there
+        is no such study or it measured something else.
+        """
+        if file.objectives(name) != self.objectives:
+            raise UsageError(
+                "the other study measured something else",
+                where=f"{file.path}, study '{name}'",
+                found=", ".join(file.objectives(name)),
+                expected=", ".join(self.objectives),
+            )
+        origin = f"study '{name}' of {file.path.resolve()}"
+        copied = {t.facts.get("number") for t in self.trials() if t.facts.get("origin") == origin}
+        known = copied.copy()
+        for trial in file.trials(name):
+            point = {key: trial.parameters.get(key, self.space.default[key]) for key in self.space.names}
+            fits = all(p.contains(point[p.name]) for p in self.space.parameters) and self.space.allows(point)
+            if trial.state == "done" and trial.values is not None and fits and trial.number not in known:
+                begun = self._begin(point, {"origin": origin, "number": trial.number})
                 self.file.finish(self.name, begun.number, "done", trial.values, feasible=trial.feasible)
-                copied += 1
-        return copied
+                copied.add(trial.number)
+        return len(copied - known)
 
     def _same(self, first: dict[str, Any], second: dict[str, Any]) -> bool:
         return all(first.get(name) == second.get(name) for name in self.space.names)
