@@ -58,6 +58,7 @@ class ConePerson {
     for (int64_t k = 0; k < m_; ++k) {
       const double* row = a_.P + k * m_;
       const double c = h_[k];
+      if (c == 0) continue;  // categories that do not hold
       for (int64_t j = 0; j < m_; ++j) Ph_[j] += c * row[j];
     }
     spread_ = std::sqrt(std::max(dot(h_, Ph_, m_), 1e-300));
@@ -105,25 +106,14 @@ class ConePerson {
       const int64_t at = free_[i];
       const double *row = a_.P + at * m_, tilt = shrink * Ph_[at];
       double* out = A_ + i * wide;
+      std::fill(out + i / 8 * 8, out + i, 0.0);
       for (int64_t j = i; j < n; ++j) out[j] = curve * row[free_[j]] - tilt * Ph_[free_[j]];
+      std::fill(out + n, out + wide, 0.0);
       out[i] += 2 * a_.weights[at];
       u_[i] = slope_[at];
       v_[i] = -2 * a_.weights[at] * (h_[at] - x0_[at]);
     }
-    for (int64_t k = 0; k < n; ++k) {  // A = U'U, and the two right sides along with it
-      double* pivot = A_ + k * wide;
-      if (!(pivot[k] > 0)) return false;
-      const double inverse = 1 / std::sqrt(pivot[k]);
-      for (int64_t j = k; j < n; ++j) pivot[j] *= inverse;
-      u_[k] *= inverse, v_[k] *= inverse;
-      const double uk = u_[k], vk = v_[k];
-      for (int64_t j = k + 1; j < n; ++j) u_[j] -= uk * pivot[j], v_[j] -= vk * pivot[j];
-      for (int64_t i = k + 1; i < n; ++i) {
-        const double c = pivot[i];
-        double* row = A_ + i * wide;
-        for (int64_t j = i; j < n; ++j) row[j] -= c * pivot[j];
-      }
-    }
+    if (!factor(n, wide)) return false;
     // theta_F . (v + lambda u) = tau - g, both still in the triangular frame
     const double after =
         constrained ? std::max((a_.tau - worst_ - dot(u_, v_, n)) / dot(u_, u_, n), 0.0) : lambda_;
@@ -141,6 +131,35 @@ class ConePerson {
     step_ = std::max(moved / (1 + reach), 1e-2 * std::fabs(after - lambda_) / (1 + after));
     lambda_ = after;
     return std::isfinite(moved);
+  }
+
+  // A = U'U in the upper triangle (rows of whole eights), four pivots at once, and U'^-1 of the right sides.
+  bool factor(int64_t n, int64_t wide) {
+    for (int64_t k0 = 0; k0 < n; k0 += 4) {
+      const int64_t k1 = std::min(n, k0 + 4);
+      for (int64_t k = k0; k < k1; ++k) {
+        double* pivot = A_ + k * wide;
+        if (!(pivot[k] > 0)) return false;
+        const double inverse = 1 / std::sqrt(pivot[k]);
+        for (int64_t j = k / 8 * 8; j < wide; ++j) pivot[j] *= inverse;
+        for (int64_t i = k + 1; i < k1; ++i) {
+          const double c = pivot[i];
+          double* row = A_ + i * wide;
+          for (int64_t j = i / 8 * 8; j < wide; ++j) row[j] -= c * pivot[j];
+        }
+        u_[k] *= inverse, v_[k] *= inverse;
+        const double uk = u_[k], vk = v_[k];
+        for (int64_t j = k + 1; j < n; ++j) u_[j] -= uk * pivot[j], v_[j] -= vk * pivot[j];
+      }
+      if (k1 == n) break;
+      const double *p0 = A_ + k0 * wide, *p1 = p0 + wide, *p2 = p1 + wide, *p3 = p2 + wide;
+      for (int64_t i = k1; i < n; ++i) {
+        const double c0 = p0[i], c1 = p1[i], c2 = p2[i], c3 = p3[i];
+        double* row = A_ + i * wide;
+        for (int64_t j = i / 8 * 8; j < wide; ++j) row[j] -= (c0 * p0[j] + c1 * p1[j]) + (c2 * p2[j] + c3 * p3[j]);
+      }
+    }
+    return true;
   }
 
   bool wrong_sign(int64_t j) const {

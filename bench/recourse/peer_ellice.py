@@ -1,0 +1,61 @@
+"""The library ellice 0.1.4 on given cells; runs under its own interpreter (bench/peers/runner.py).
+
+given: cells = [{file (npz: X, y, theta, people), eps, l2}]. Answer: seconds of each person, setup seconds;
+points are written beside the file as <file>.points.npy.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import time
+
+import numpy as np
+import pandas as pd
+import torch
+from ellice.data import Data
+from ellice.generators.continuous import ContinuousGenerator
+from ellice.models import load_model
+
+
+def main(given: dict) -> dict:
+    torch.manual_seed(0)
+    torch.set_num_threads(given["threads"])
+    answers = []
+    for cell in given["cells"]:
+        held = np.load(cell["file"])
+        answers.append(_cell(held, cell, given.get("warm", 2)))
+    return {"cells": answers}
+
+
+def _cell(held, cell: dict, warm: int) -> dict:
+    X, theta, people = held["X"], held["theta"], held["people"]
+    names = [f"x{j}" for j in range(X.shape[1])]
+    frame = pd.DataFrame(X, columns=names).assign(label=held["y"])
+    data = Data(frame, "label", continuous_features=names, categorical_features=[])
+    model = torch.nn.Sequential(torch.nn.Linear(X.shape[1], 1))
+    with torch.no_grad():
+        model[0].weight.copy_(torch.from_numpy(theta[None, :-1]))
+        model[0].bias.copy_(torch.from_numpy(theta[-1:]))
+    began = time.perf_counter()
+    generator = ContinuousGenerator(
+        load_model(model), data, eps=cell["eps"], reg_coef=cell["l2"], device="cpu"
+    )
+    setup = time.perf_counter() - began
+    points, seconds = np.full(people.shape, np.nan), []
+    for i in [*range(min(warm, len(people))), *range(len(people))]:  # the first calls only warm up
+        person = pd.Series(people[i], index=names)
+        began = time.perf_counter()
+        with contextlib.redirect_stdout(io.StringIO()):
+            found = generator.generate(
+                person,
+                features_to_vary="all",
+                requires=cell["requires"],
+                progress_bar=False,
+                **cell["options"],
+            )
+        seconds.append(time.perf_counter() - began)
+        if not found.empty:
+            points[i] = found[names].to_numpy(dtype=np.float64)[0]
+    np.save(cell["file"] + ".points.npy", points)
+    return {"seconds": seconds[min(warm, len(people)) :], "setup": setup}
