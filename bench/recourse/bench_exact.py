@@ -205,10 +205,11 @@ def main(quick: bool, only: str | None) -> None:
         rows.append({"what": "random problems in exact arithmetic", **prove(problems)})
     if not quick and only is None:
         note = (
-            "Cost of the compiled solver against Clarabel (tolerance 1e-11, where it reaches that, else 1e-9 or "
-            "1e-8), relative, denominators of at least 1e-6; certificates of answers with margin 1e-6 in rational "
-            "arithmetic; 10^6 models a set drawn from the ellipsoid, half of them on its surface. Sets: 4 folds "
-            "x 5 seeds, at most 8,000 rows, eps in turn 0.01, the default, 0.8 eps*."
+            "Cost of the compiled solver against Clarabel (tolerance 1e-11, where it reaches that, else "
+            "1e-9 or 1e-8), relative, denominators of at least 1e-6; certificates of answers with margin "
+            "1e-6 in rational arithmetic; 10^6 models a set drawn from the ellipsoid, half of them on its "
+            "surface. Sets: 4 folds x 5 seeds, at most 8,000 rows, eps in turn 0.01, the default, 0.8 "
+            "eps*."
         )
         save("recourse_exact", facts(clarabel=clarabel.__version__, seeds=list(SEEDS)), rows, note)
     for row in rows:

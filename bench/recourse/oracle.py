@@ -90,7 +90,7 @@ def _dot(a: list[Fraction], b: list[Fraction]) -> Fraction:
 
 
 def accepts_exactly(theta: Array, H: Array, eps: float, x: Array, curvature: float) -> bool:
-    """Whether every theta' with (theta' - theta)' H (theta' - theta) <= 2 eps has theta'.h >= 0: rationals only.
+    """Whether theta'.h >= 0 whenever (theta' - theta)' H (theta' - theta) <= 2 eps: rationals only.
 
     With y near H^-1 h and r = h - H y:  h' H^-1 h <= 2 h.y - y'Hy + |r|^2 / curvature.
     """

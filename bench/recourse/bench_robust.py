@@ -1,0 +1,369 @@
+"""Robustness under retraining and perturbation: this method and its peers on nine tables, linear and nets.
+
+python bench/recourse/bench_robust.py [--quick] [--kind linear|net] [--work FOLDER] [--sets NAME...]
+       [--seeds N] [--report]
+
+Every answered step (a method at one strength on one table) is kept in --work and not computed again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "evidence"))
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+import restated
+import tables
+from cells import L2, Cell, cells, with_bias
+from nets import Net
+from peers.runner import PeerMissingError, run
+from retrained import adversarial, draws, noisy, refit_linear, refit_nets
+
+from recengine.contracts.recourse import Classifier
+from recengine.recourse import Layer, Layers, compile_constraints
+from recengine_plugins.ellice.box import solve_box
+from recengine_plugins.ellice.config import ElliCEConfig
+from recengine_plugins.ellice.logistic import fit_layer, logistic_problem
+from recengine_plugins.ellice.method import ElliCE
+from recengine_plugins.ellice.rashomon import Ellipsoid, eps_from_level
+
+Array = NDArray[np.float64]
+PEOPLE = 8
+MODELS = 20
+HIDDEN = 16
+STEPS = 300
+ROWS = 1_500
+SHARES = (0.02, 0.05, 0.1, 0.2, 0.4, 0.7)
+DELTAS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
+KNOBS: dict[str, tuple[float, ...]] = {
+    "ours": SHARES,
+    "ours, default eps": (0.0,),
+    "ours, nearest row": SHARES,
+    "ellice 0.1.4": SHARES,
+    "Wachter": (0.5, 0.6, 0.7, 0.8, 0.9),
+    "DiCE": (0.0, 0.5, 1.0, 2.0),
+    "ROAR": DELTAS,
+    "T-Rex:I": (0.5, 0.6, 0.7, 0.8, 0.9),
+    "T-Rex:NN": (0.5, 0.6, 0.7, 0.8, 0.9),
+    "RNCE": DELTAS,
+    "PROPLACE": DELTAS,
+}
+SETS = ("bootstrap", "subsample", "noise", "time", "awp", "dropout")
+
+
+@dataclass(frozen=True)
+class Case:
+    """A cell with its base model, the people asked about (validation first, then test), and eps*."""
+
+    cell: Cell
+    base: Net
+    theta: Array
+    H: Array
+    star: float
+    default_eps: float
+    people: Array
+    validation: int
+
+    @property
+    def phi(self) -> Array:
+        return self.base.phi(torch.from_numpy(self.cell.X))[0].numpy()
+
+
+def case_of(cell: Cell, kind: str) -> Case | None:
+    """None where the model rejects nobody on one of the two sides."""
+    if kind == "linear":
+        layer, base = cell.layer, Net.linear(cell.layer.theta)
+    else:
+        start = draws("seeds", cell.y, 1, np.random.default_rng([cell.seed, cell.fold]))
+        net = refit_nets(cell.X, start, hidden=HIDDEN, l2=L2, steps=STEPS)
+        phi = net.phi(torch.from_numpy(cell.X))[0].numpy()
+        layer = fit_layer(logistic_problem(phi, cell.y, l2=L2, penalise_bias=True))
+        base = Net(net.W1, net.b1, *_tensors(layer.theta))
+    rejected = [
+        x[base.logits(torch.from_numpy(x))[0].numpy() < 0]
+        for x in (np.clip(cell.X, cell.low, cell.high), np.clip(cell.test, cell.low, cell.high))
+    ]
+    generator = np.random.default_rng([cell.seed, cell.fold, 1])
+    chosen = [x[generator.permutation(len(x))[:PEOPLE]] for x in rejected]
+    if not all(len(x) for x in chosen):
+        return None
+    star = Ellipsoid.of(layer, 0.0).largest_eps()
+    eps = min(eps_from_level(layer, 0.95, joint=True), 0.5 * star)
+    return Case(cell, base, layer.theta, layer.hessian, star, eps, np.concatenate(chosen), len(chosen[0]))
+
+
+def _tensors(theta: Array) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.from_numpy(theta[None, :-1].copy()), torch.from_numpy(theta[-1:].copy())
+
+
+def our_points(case: Case, eps: float) -> Array:
+    low, high = case.cell.box(case.people)
+    if case.base.W1 is None:
+        ellipsoid = Ellipsoid.around(case.theta, case.H, eps)
+        return solve_box(ellipsoid, case.people, np.ones(low.shape[1]), low, high, tau=1e-6).points
+    net = Layers((Layer(case.base.W1[0].numpy(), case.base.b1[0].numpy(), (0.0, 1.0)),))
+    names = tuple(f"x{j}" for j in range(low.shape[1]))
+    method = ElliCE.of(Classifier(net, (0, 1), names), case.cell.X, case.cell.y, ElliCEConfig(eps=eps, l2=L2))
+    rules = {n: {"range": [a, b]} for n, a, b in zip(names, case.cell.low, case.cell.high, strict=True)}
+    return method.solve(case.people, compile_constraints({"features": rules}, list(names))).points
+
+
+def our_rows(case: Case, eps: float) -> Array:
+    ellipsoid = Ellipsoid.around(case.theta, case.H, eps)
+    kept = ellipsoid.worst_logit(with_bias(case.phi)) >= 1e-6
+    return _nearest(case, kept)
+
+
+def _nearest(case: Case, kept: NDArray[np.bool_]) -> Array:
+    rows = torch.from_numpy(case.cell.X[kept])
+    return restated.nearest(rows, torch.from_numpy(case.people)).numpy()
+
+
+def _proplace(case: Case, delta: float) -> Array:
+    rows = torch.from_numpy(case.cell.X)
+    robust = case.cell.X[restated.lower_rows(case.base, rows, delta).numpy() >= 0]
+    found = [restated.proplace(case.base, x0, robust, delta) for x0 in case.people]
+    return np.stack([np.full(len(case.people[0]), np.nan) if x is None else x for x in found])
+
+
+def by_case(cases: list[Case], method: str, knob: float) -> list[Array]:
+    """Methods that go case by case."""
+    made = []
+    for case in cases:
+        rows = torch.from_numpy(case.cell.X)
+        if method == "ours":
+            made.append(our_points(case, knob * case.star))
+        elif method == "ours, default eps":
+            made.append(our_points(case, case.default_eps))
+        elif method == "ours, nearest row":
+            made.append(our_rows(case, knob * case.star))
+        elif method == "T-Rex:NN":
+            made.append(_nearest(case, restated.trex_rows(case.base, rows).numpy() >= knob))
+        elif method == "RNCE":
+            made.append(_nearest(case, restated.lower_rows(case.base, rows, knob).numpy() >= 0))
+        else:
+            made.append(_proplace(case, knob))
+    return made
+
+
+def together(cases: list[Case], method: str, knob: float) -> list[Array]:
+    """Gradient methods: everybody of all cases in one batch, each with the model of the own case."""
+    boxes = [case.cell.box(case.people) for case in cases]
+    counts = [len(case.people) for case in cases]
+    stack = Net.stack([case.base for case in cases])
+    model = stack[torch.repeat_interleave(torch.arange(len(cases)), torch.tensor(counts))]
+    crowd = restated.Crowd(
+        torch.from_numpy(np.concatenate([case.people for case in cases])),
+        torch.from_numpy(np.concatenate([low for low, _ in boxes])),
+        torch.from_numpy(np.concatenate([high for _, high in boxes])),
+        model,
+    )
+    call = {
+        "Wachter": restated.wachter,
+        "DiCE": restated.dice,
+        "ROAR": restated.roar,
+        "T-Rex:I": restated.trex,
+    }
+    return np.split(call[method](crowd, knob).numpy(), np.cumsum(counts)[:-1])
+
+
+def library(cases: list[Case], work: Path, knob: float) -> tuple[list[Array], float]:
+    """ellice 0.1.4 under its own interpreter; seconds of its generate calls."""
+    given = []
+    for k, case in enumerate(cases):
+        file = work / f"peer-{os.getpid()}-{k}.npz"
+        net = {} if case.base.W1 is None else {"W1": case.base.W1[0].numpy(), "b1": case.base.b1[0].numpy()}
+        np.savez(file, X=case.cell.X, y=case.cell.y, theta=case.theta, people=case.people, **net)
+        given.append(
+            {"file": str(file), "eps": knob * case.star, "l2": L2, "requires": "robust", "options": {}}
+        )
+    reply = run(
+        "ellice", Path(__file__).with_name("peer_ellice.py"), {"cells": given, "threads": 1, "warm": 1}
+    )
+    points = [np.load(entry["file"] + ".points.npy") for entry in given]
+    for entry in given:
+        for name in (entry["file"], entry["file"] + ".points.npy"):
+            Path(name).unlink()
+    return points, float(sum(sum(cell["seconds"]) for cell in reply.answer["cells"]))
+
+
+def answers(cases: list[Case], kind: str, name: str, method: str, knob: float, work: Path) -> dict[str, Any]:
+    """Points of each case and milliseconds a person, from --work when they are there."""
+    tag = "".join(c if c.isalnum() else "_" for c in f"{kind}-{name}-{len(cases)}-{method}-{knob:g}")
+    file = work / f"{tag}.npz"
+    if not file.exists():
+        began = time.perf_counter()
+        if method == "ellice 0.1.4":
+            points, seconds = library(cases, work, knob)
+        else:
+            gradient = method in ("Wachter", "DiCE", "ROAR", "T-Rex:I")
+            points = together(cases, method, knob) if gradient else by_case(cases, method, knob)
+            seconds = time.perf_counter() - began
+        people = sum(len(case.people) for case in cases)
+        part = work / f"{tag}.part.npz"
+        np.savez(part, ms=1e3 * seconds / people, **{f"p{k}": x for k, x in enumerate(points)})
+        part.replace(file)
+        print(f"{tag}: {seconds:.1f} s", flush=True)
+    held = np.load(file)
+    return {"ms": float(held["ms"]), "points": [held[f"p{k}"] for k in range(len(cases))]}
+
+
+def judges(case: Case, kind: str) -> tuple[Net, dict[str, Net]]:
+    """Models for choosing the strength (bootstrap), and those of the report."""
+    cell = case.cell
+    generator = np.random.default_rng([cell.seed, cell.fold, 2])
+    names = ["choose", "bootstrap", "subsample", "noise", "time"] + (["seeds"] if kind == "net" else [])
+    drawn = [draws("bootstrap" if n == "choose" else n, cell.y, MODELS, generator) for n in names]
+    if kind == "linear":
+        made = {n: refit_linear(cell.X, d, case.theta, L2) for n, d in zip(names, drawn, strict=True)}
+    else:
+        whole = type(drawn[0])(
+            np.concatenate([d.weight for d in drawn]),
+            np.concatenate([d.label for d in drawn]),
+            [seed for d in drawn for seed in d.seeds],
+        )
+        nets = refit_nets(cell.X, whole, hidden=HIDDEN, l2=L2, steps=STEPS)
+        made = {n: nets[slice(MODELS * k, MODELS * (k + 1))] for k, n in enumerate(names)}
+    made["awp"] = adversarial(case.base, cell.X, cell.y, MODELS, generator, L2)
+    made["dropout"] = noisy(case.base, cell.X, cell.y, MODELS, generator, L2)
+    choose = made.pop("choose")
+    return choose, made
+
+
+def accepted(net: Net, points: Array) -> Array:
+    """Share of the models that accept each point; 0 for NaN."""
+    found = np.isfinite(points).all(axis=1)
+    share = np.zeros(len(points))
+    if found.any():
+        share[found] = (net.logits(torch.from_numpy(points[found])).numpy() > 0).mean(axis=0)
+    return share
+
+
+def measure(case: Case, models: dict[str, Net], points: Array, rows: slice) -> dict[str, Any]:
+    """Sums over the people of ``rows``; divided in ``report``."""
+    x0, x = case.people[rows], points[rows]
+    found = np.isfinite(x).all(axis=1)
+    valid = accepted(case.base, x) > 0
+    move = np.abs(x[valid] - x0[valid])
+    made: dict[str, Any] = {
+        "asked": len(x0),
+        "found": int(found.sum()),
+        "valid": int(valid.sum()),
+        "l2": float(np.linalg.norm(move, axis=1).sum()),
+        "l1": float(move.sum()),
+        "changed": float((move > 1e-3).sum()),
+    }
+    for name, net in models.items():
+        share = accepted(net, x)
+        made[f"all_{name}"] = float((share[valid] == 1).sum())
+        made[f"mean_{name}"] = float(share[valid].sum())
+    return made
+
+
+def outliers(case: Case, points: Array) -> Array:
+    """LOF, k = 20, against the training rows: near 1 inside the data."""
+    from sklearn.neighbors import LocalOutlierFactor
+
+    finder = LocalOutlierFactor(n_neighbors=20, novelty=True).fit(case.cell.X)
+    return -finder.score_samples(points)
+
+
+def one_set(kind: str, name: str, seeds: tuple[int, ...], work: Path, quick: bool) -> list[dict[str, Any]]:
+    """One record for each method and cell, at the strength chosen on validation for its seed."""
+    file = work / f"records-{kind}-{name}-{len(seeds)}-{int(quick)}.json"
+    if file.exists():
+        return json.loads(file.read_text())
+    rows = 400 if quick else ROWS
+    cases = [case for cell in cells(name, seeds, rows) if (case := case_of(cell, kind)) is not None]
+    found: dict[tuple[str, float], dict[str, Any]] = {}
+    for method, knobs in KNOBS.items():
+        for knob in knobs[::3] if quick else knobs:
+            try:
+                found[method, knob] = answers(
+                    cases, kind, name + ("-quick" if quick else ""), method, knob, work
+                )
+            except PeerMissingError as missing:
+                print(missing, flush=True)
+    began = time.perf_counter()
+    judged = [judges(case, kind) for case in cases]
+    records = []
+    for seed in seeds:
+        mine = [k for k, case in enumerate(cases) if case.cell.seed == seed]
+        for method in KNOBS:
+            tried = []
+            for knob in sorted(knob for m, knob in found if m == method):
+                sums = [
+                    measure(
+                        cases[k],
+                        {"choose": judged[k][0]},
+                        found[method, knob]["points"][k],
+                        slice(0, cases[k].validation),
+                    )
+                    for k in mine
+                ]
+                asked = sum(s["asked"] for s in sums)
+                robust = sum(s["all_choose"] for s in sums) / asked
+                tried.append((knob, robust))
+            if not tried:
+                continue
+            # the least strength that survives the bootstrap for 95 % of all who ask, else the most robust one
+            enough = [knob for knob, robust in tried if robust >= 0.95]
+            chosen = enough[0] if enough else max(tried, key=lambda pair: pair[1])[0]
+            for k in mine:
+                case, points = cases[k], found[method, chosen]["points"][k]
+                rows_ = slice(case.validation, None)
+                record = measure(case, judged[k][1], points, rows_)
+                kept = points[rows_][accepted(case.base, points[rows_]) > 0]
+                record["lof"] = float(outliers(case, kept).sum()) if len(kept) else 0.0
+                record |= {
+                    "kind": kind, "set": name, "seed": seed, "fold": case.cell.fold, "method": method,
+                    "knob": chosen, "ms": found[method, chosen]["ms"],
+                }  # fmt: skip
+                records.append(record)
+    print(f"{kind} {name}: judged in {time.perf_counter() - began:.0f} s", flush=True)
+    part = file.with_suffix(".part")
+    part.write_text(json.dumps(records))
+    part.replace(file)
+    return records
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="one seed, 400 rows, two strengths a method")
+    parser.add_argument("--kind", choices=["linear", "net"])
+    parser.add_argument("--sets", nargs="*", default=list(tables.NAMES))
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument(
+        "--work", type=Path, default=Path(os.environ.get("TMPDIR", "/tmp")) / "recourse-robust"
+    )
+    parser.add_argument("--report", action="store_true", help="only write the results of what --work holds")
+    asked = parser.parse_args()
+    asked.work.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(1)
+    seeds = tuple(range(1 if asked.quick else asked.seeds))
+    from robust_report import report
+
+    if not asked.report:
+        for kind in (asked.kind,) if asked.kind else ("linear", "net"):
+            for name in asked.sets:
+                one_set(kind, name, seeds, asked.work, asked.quick)
+    report(asked.work, quick=asked.quick)
+
+
+if __name__ == "__main__":
+    main()

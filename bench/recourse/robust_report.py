@@ -1,0 +1,1 @@
+def report(work, quick): pass
