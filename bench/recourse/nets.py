@@ -1,6 +1,6 @@
 """Linear models and nets with one hidden layer as arrays: logits, interval bounds, retraining in one batch.
 
-A ``Net`` holds a stack of M models: W1 [M, h, d], b1 [M, h], w2 [M, h], b2 [M]; linear: W1 is None, w2 [M, d].
+A ``Net`` is a stack of M models: W1 [M, h, d], b1 [M, h], w2 [M, h], b2 [M]; linear: W1 None, w2 [M, d].
 """
 
 from __future__ import annotations
@@ -71,7 +71,8 @@ class Net:
         return out.reshape(x.shape[:-1])
 
     def own_lower(self, x: Tensor, delta: float) -> Tensor:
-        """Least logit of model i on x[i] [M, d] when every weight and bias moves by at most delta (intervals)."""
+        """Least logit of model i on x[i] [M, d] when every weight and bias moves by at most delta "
+        "(intervals)."""
         one = x.unsqueeze(1)
         if self.W1 is None:
             return self.own(x) - delta * (x.abs().sum(-1) + 1)
@@ -95,8 +96,8 @@ def losses(net: Net, X: Tensor, sign: Tensor, weight: Tensor, l2: float) -> Tens
 def train(
     X: Tensor, sign: Tensor, weight: Tensor, seeds: list[int], *, hidden: int, l2: float, steps: int
 ) -> Net:
-    """M nets at once, one for each row of sign and weight [M, n], by Adam on the whole batch (rate 0.02 falling
-    to 0.002); the random start of model i is that of seeds[i]."""
+    """M nets at once, one for each row of sign and weight [M, n], by Adam on the whole batch (rate 0.02, at
+    last 0.002); the random start of model i is that of seeds[i]."""
     M, d = len(seeds), X.shape[1]
     W1, w2 = torch.empty(M, hidden, d, dtype=X.dtype), torch.empty(M, hidden, dtype=X.dtype)
     for i, seed in enumerate(seeds):

@@ -62,7 +62,8 @@ def wachter(crowd: Crowd, probability: float, steps: int = 250) -> Tensor:
     for lam in (0.5, 0.1, 0.02, 0.002):
         _descend(
             crowd, crowd.x0,
-            lambda x, lam=lam: softplus(-(crowd.model.own(x) - goal) * 4) / 4 + lam * (x - crowd.x0).abs().sum(-1),
+            lambda x, lam=lam: softplus(-4 * (crowd.model.own(x) - goal)) / 4
+            + lam * (x - crowd.x0).abs().sum(-1),
             lambda x: crowd.model.own(x) > goal, steps, 0.05, best, least,
         )  # fmt: skip
     return best
@@ -173,9 +174,9 @@ def nearest(rows: Tensor, x0: Tensor) -> Tensor:
 
 
 def proplace(
-    model: Net, x0: np.ndarray, robust: np.ndarray, delta: float, seconds: float = 5.0
+    model: Net, x0: np.ndarray, robust: np.ndarray, delta: float, seconds: float = 2.0
 ) -> np.ndarray | None:
-    """Jiang et al. (2023): the point nearest to x0 (L1) in the convex hull of x0 and its 10 nearest Delta-robust
+    """Jiang et al. (2023): the point nearest to x0 (L1) in the hull of x0 and its 10 nearest Delta-robust
     rows whose interval lower bound is not negative; a linear program, for a net mixed-integer (HiGHS)."""
     if len(robust) == 0:
         return None

@@ -26,8 +26,8 @@ class Draws:
 
 
 def draws(kind: str, y: NDArray[np.int64], count: int, generator: np.random.Generator) -> Draws:
-    """bootstrap; subsample: 80 % of the rows; noise: 5 % of the labels flipped; time: ``count`` windows of 60 %
-    of the rows in their order; seeds: the same data, another start."""
+    """bootstrap; subsample: 80 % of the rows; noise: 5 % of the labels flipped; time: ``count`` windows of
+    60 % of the rows in their order; seeds: the same data, another start."""
     n = len(y)
     weight, label = np.ones((count, n)), np.tile(y, (count, 1))
     for i in range(count):
@@ -39,7 +39,7 @@ def draws(kind: str, y: NDArray[np.int64], count: int, generator: np.random.Gene
             flipped = generator.permutation(n)[: max(1, int(0.05 * n))]
             label[i, flipped] = 1 - label[i, flipped]
         elif kind == "time":
-            start = int(round(0.4 * n * i / max(count - 1, 1)))
+            start = round(0.4 * n * i / max(count - 1, 1))
             weight[i] = 0.0
             weight[i, start : start + int(0.6 * n)] = 1.0
     return Draws(weight, label, [int(seed) for seed in generator.integers(2**31, size=count)])
@@ -69,7 +69,7 @@ def refit_nets(X: Array, d: Draws, *, hidden: int, l2: float, steps: int) -> Net
 def adversarial(
     base: Net, X: Array, y: NDArray[np.int64], count: int, generator: np.random.Generator, l2: float
 ) -> Net:
-    """AWP: each model pushes the logit of one training row to the other side by gradient descent with momentum
+    """AWP: each model pushes the logit of one training row to the other side by descent with momentum
     until its loss exceeds the bound; the last admissible weights are kept."""
     rows, sign = torch.from_numpy(X), torch.from_numpy(2.0 * y - 1)[None]
     chosen = torch.from_numpy(generator.integers(len(X), size=count))
@@ -99,8 +99,8 @@ def adversarial(
 def noisy(
     base: Net, X: Array, y: NDArray[np.int64], count: int, generator: np.random.Generator, l2: float
 ) -> Net:
-    """Gaussian dropout: every weight times 1 + s z, s the largest of a grid for which half the draws stay within
-    the loss bound; ``count`` of those that do."""
+    """Gaussian dropout: every weight times 1 + s z, s the largest of a grid for which half the draws stay
+    within the loss bound; ``count`` of those that do."""
     rows, sign = torch.from_numpy(X), torch.from_numpy(2.0 * y - 1)[None]
     bound = float(losses(base, rows, sign, torch.ones_like(sign), l2)[0]) + EXCESS
     parts = [p for p in (base.W1, base.b1, base.w2, base.b2) if p is not None]

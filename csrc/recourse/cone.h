@@ -42,6 +42,13 @@ class ConePerson {
     int64_t state = recengine::cone_undecided;
     if (known) {
       begin(start);
+      if (inside(start)) {  // no bound binds: it is the answer already, but for rounding
+        state = finish(lambda_, x, bound);
+        double cost = 0;
+        for (int64_t j = 0; j < d_; ++j) cost += a_.weights[j] * (x[j] - x0_[j]) * (x[j] - x0_[j]);
+        if (state == recengine::cone_solved && cost - *bound <= 1e-10 * cost) return state;
+        begin(start);
+      }
       state = patient();
     }
     if (state == recengine::cone_undecided) {
@@ -59,6 +66,7 @@ class ConePerson {
       const double* row = a_.P + k * m_;
       const double c = h_[k];
       if (c == 0) continue;  // categories that do not hold
+#pragma GCC ivdep
       for (int64_t j = 0; j < m_; ++j) Ph_[j] += c * row[j];
     }
     spread_ = std::sqrt(std::max(dot(h_, Ph_, m_), 1e-300));
@@ -76,6 +84,12 @@ class ConePerson {
         best += term, scale += std::fabs(term);
       }
     return best < a_.tau - 1e-12 * scale;
+  }
+
+  bool inside(const double* start) const {
+    for (int64_t j = 0; j < d_; ++j)
+      if (start[j] < low_[j] || start[j] > high_[j]) return false;
+    return true;
   }
 
   void begin(const double* start) {
@@ -133,10 +147,10 @@ class ConePerson {
     return std::isfinite(moved);
   }
 
-  // A = U'U in the upper triangle (rows of whole eights), four pivots at once, and U'^-1 of the right sides.
+  // A = U'U in the upper triangle (rows of whole eights), eight pivots at once, and U'^-1 of the right sides.
   bool factor(int64_t n, int64_t wide) {
-    for (int64_t k0 = 0; k0 < n; k0 += 4) {
-      const int64_t k1 = std::min(n, k0 + 4);
+    for (int64_t k0 = 0; k0 < n; k0 += 8) {
+      const int64_t k1 = std::min(n, k0 + 8);
       for (int64_t k = k0; k < k1; ++k) {
         double* pivot = A_ + k * wide;
         if (!(pivot[k] > 0)) return false;
@@ -145,21 +159,37 @@ class ConePerson {
         for (int64_t i = k + 1; i < k1; ++i) {
           const double c = pivot[i];
           double* row = A_ + i * wide;
+#pragma GCC ivdep
           for (int64_t j = i / 8 * 8; j < wide; ++j) row[j] -= c * pivot[j];
         }
         u_[k] *= inverse, v_[k] *= inverse;
         const double uk = u_[k], vk = v_[k];
+#pragma GCC ivdep
         for (int64_t j = k + 1; j < n; ++j) u_[j] -= uk * pivot[j], v_[j] -= vk * pivot[j];
       }
-      if (k1 == n) break;
-      const double *p0 = A_ + k0 * wide, *p1 = p0 + wide, *p2 = p1 + wide, *p3 = p2 + wide;
-      for (int64_t i = k1; i < n; ++i) {
-        const double c0 = p0[i], c1 = p1[i], c2 = p2[i], c3 = p3[i];
-        double* row = A_ + i * wide;
-        for (int64_t j = i / 8 * 8; j < wide; ++j) row[j] -= (c0 * p0[j] + c1 * p1[j]) + (c2 * p2[j] + c3 * p3[j]);
-      }
+      if (k1 < k0 + 8) break;
+      const double* p = A_ + k0 * wide;
+      int64_t i = k1;
+      for (; i + 2 <= n; i += 2) take<2>(p, wide, i);
+      if (i < n) take<1>(p, wide, i);
     }
     return true;
+  }
+
+  // rows i .. i + count of A lose their part along the eight finished rows p
+  template <int count>
+  void take(const double* p, int64_t wide, int64_t i) {
+    double c[count][8];
+    for (int r = 0; r < count; ++r)
+      for (int q = 0; q < 8; ++q) c[r][q] = p[q * wide + i + r];
+    double* row = A_ + i * wide;
+#pragma GCC ivdep
+    for (int64_t j = i / 8 * 8; j < wide; ++j)
+      for (int r = 0; r < count; ++r) {
+        double sum = 0;
+        for (int q = 0; q < 8; ++q) sum += c[r][q] * p[q * wide + j];
+        row[r * wide + j] -= sum;
+      }
   }
 
   bool wrong_sign(int64_t j) const {
