@@ -37,6 +37,10 @@ STABLE_TORCH_LIBRARY(recengine, m) {
   m.def(
       "cone_nearest(Tensor points, Tensor start, Tensor theta, Tensor P, float radius, Tensor weights, Tensor low, "
       "Tensor high, float tau, int iterations) -> (Tensor x, Tensor bound, Tensor status)");
+  // graph
+  m.def(
+      "csr_matmul(Tensor indptr, Tensor columns, Tensor? values, Tensor? row_scale, Tensor? column_scale, "
+      "Tensor t_indptr, Tensor t_columns, Tensor? t_values, Tensor dense) -> Tensor");
   // retrieval
   m.def(
       "topk(Tensor queries, Tensor items, Tensor? bias, Tensor? seen_indptr, Tensor? seen_items, int k) "
@@ -44,6 +48,10 @@ STABLE_TORCH_LIBRARY(recengine, m) {
   m.def(
       "rank_of(Tensor queries, Tensor items, Tensor targets, Tensor? bias, Tensor? seen_indptr, "
       "Tensor? seen_items) -> Tensor");
+  // sampling
+  m.def(
+      "draw_negatives(Tensor users, int count, int items, Tensor? keep, Tensor? alias, Tensor? indptr, Tensor? met, "
+      "int seed) -> Tensor");
   // softmax_loss
   m.def(
       "linear_cross_entropy(Tensor hidden, Tensor weight, Tensor? target, Tensor? bias, Tensor? row_key, "
@@ -53,6 +61,9 @@ STABLE_TORCH_LIBRARY(recengine, m) {
       "Tensor? target, Tensor? bias, Tensor? row_key, Tensor? item_key, Tensor lse, int ignore_index, float scale, "
       "bool bias_grad) -> (Tensor hidden, Tensor weight, Tensor bias)");
   m.def("sampled_scores(Tensor anchors, Tensor table, Tensor negatives, float scale) -> Tensor");
+  m.def(
+      "sampled_scores_backward(Tensor grad, Tensor anchors, Tensor table, Tensor negatives, float scale) "
+      "-> (Tensor anchors, Tensor table)");
   m.def(
       "sampled_logsumexp(Tensor anchors, Tensor table, Tensor negatives, Tensor? log_weight, Tensor? temperature, "
       "Tensor? positives, Tensor? exclude, float scale) -> Tensor");

@@ -83,6 +83,10 @@ struct SampledLogSumExp {
   float sampled_forward(const ::recengine::SampledLogSumExp& p, int64_t b, float* scratch);                 \
   /* The inner products of one anchor with its entries; 0 where there is none. */                           \
   void sampled_scores(const ::recengine::SampledLogSumExp& p, int64_t b, float* scores, float* scratch);    \
+  /* One row of the anchors' gradient of those products: the entries' rows, each times coefficient and one over  \
+   the temperature. */                                                                                      \
+  void sampled_weigh(const ::recengine::SampledLogSumExp& p, int64_t b, const float* coefficient,           \
+                     const ::recengine::MutableMatrix& anchor_grad, float* scratch);                        \
   /* share [entries] gets the softmax times grad; the gradients of the anchor, of the logits' weights (share */ \
   /* again) and of one over the temperature (returned) follow from it. */                                   \
   float sampled_backward(const ::recengine::SampledLogSumExp& p, int64_t b, float lse, float grad,          \

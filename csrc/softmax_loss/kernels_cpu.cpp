@@ -260,6 +260,22 @@ RE_INLINE vf entry_logits(const SampledLogSumExp& p, int64_t b, int64_t j, vf pr
   return z < LOWEST ? splat(LOWEST) : z;
 }
 
+// sum += each of W rows times its coefficient.
+RE_INLINE void add_weighted(const float* const* rows, vf coefficient, int64_t width, float* sum) {
+  int64_t k = 0;
+  for (; k + W <= width; k += W) {
+    vf s0 = load(sum + k), s1{};
+#pragma GCC unroll 16
+    for (int x = 0; x < W; x += 2) {
+      s0 += coefficient[x] * load(rows[x] + k);
+      s1 += coefficient[x + 1] * load(rows[x + 1] + k);
+    }
+    store(sum + k, s0 + s1);
+  }
+  for (; k < width; ++k)
+    for (int x = 0; x < W; ++x) sum[k] += coefficient[x] * rows[x][k];
+}
+
 }  // namespace
 
 int64_t sampled_scratch(const SampledLogSumExp& p) {
@@ -305,6 +321,25 @@ void sampled_scores(const SampledLogSumExp& p, int64_t b, float* scores, float* 
   }
 }
 
+void sampled_weigh(const SampledLogSumExp& p, int64_t b, const float* coefficient, const MutableMatrix& anchor_grad,
+                   float* scratch) {
+  const int64_t entries = p.entries();
+  float* sum = scratch;
+  float* buffer = sum + p.width + W;
+  for (int64_t k = 0; k < p.width; ++k) sum[k] = 0.f;
+  const float* rows[W];
+  int32_t counts[W];
+  for (int64_t j = 0; j < entries; j += W) {
+    prefetch_rows(p, b, j + 2 * W);
+    gather_rows(p, b, j, rows, counts, buffer);
+    vi live;
+    std::memcpy(&live, counts, sizeof(live));
+    const vf given = load_n(coefficient + j, static_cast<int>(entries - j < W ? entries - j : W)) * p.inverse[b];
+    add_weighted(rows, live != 0 ? given : vf{}, p.width, sum);
+  }
+  write_row(anchor_grad, b, p.width, sum);
+}
+
 float sampled_backward(const SampledLogSumExp& p, int64_t b, float lse, float grad, float* share,
                        const MutableMatrix& anchor_grad, float* scratch) {
   const int64_t entries = p.entries();
@@ -330,19 +365,7 @@ float sampled_backward(const SampledLogSumExp& p, int64_t b, float lse, float gr
     part = z > LOWEST ? part : vf{};
     inverse_grad += part * (z > LOWEST ? product : vf{});
     store_n(share + j, part, static_cast<int>(entries - j < W ? entries - j : W));
-    const vf coefficient = part * p.inverse[b];
-    int64_t k = 0;
-    for (; k + W <= p.width; k += W) {
-      vf s0 = load(sum + k), s1{};
-#pragma GCC unroll 16
-      for (int x = 0; x < W; x += 2) {
-        s0 += coefficient[x] * load(rows[x] + k);
-        s1 += coefficient[x + 1] * load(rows[x + 1] + k);
-      }
-      store(sum + k, s0 + s1);
-    }
-    for (; k < p.width; ++k)
-      for (int x = 0; x < W; ++x) sum[k] += coefficient[x] * rows[x][k];
+    add_weighted(rows, part * p.inverse[b], p.width, sum);
   }
   write_row(anchor_grad, b, p.width, sum);
   return hsum(inverse_grad);

@@ -347,6 +347,40 @@ void table_gradient(const SampledLogSumExp& p, const float* anchors, const float
   });
 }
 
+// The anchors as contiguous floats: themselves, or a copy in `copies`.
+const float* plain_anchors(const Sampled& s, const Tensor& anchors, std::vector<float>& copies) {
+  if (anchors.scalar_type() == ScalarType::Float && anchors.is_contiguous()) return anchors.const_data_ptr<float>();
+  copies.resize(static_cast<size_t>(s.p.rows * s.p.width));
+  const auto read = RECENGINE_PICK(sampled_read_anchor);
+  for (int64_t b = 0; b < s.p.rows; ++b) read(s.p, b, copies.data() + b * s.p.width);
+  return copies.data();
+}
+
+std::tuple<Tensor, Tensor> sampled_scores_backward(const Tensor& grad, const Tensor& anchors, const Tensor& table,
+                                                   const Tensor& negatives, double scale) {
+  const char* op = "sampled_scores_backward";
+  const std::optional<Tensor> none;
+  const Sampled s(op, anchors, table, negatives, none, none, none, none, scale);
+  check_dim(op, "grad", grad, 2);
+  check_size(op, "grad", grad, 0, s.p.rows);
+  check_size(op, "grad", grad, 1, s.p.count);
+  check_dtype(op, "grad", grad, ScalarType::Float, "float32");
+  STD_TORCH_CHECK(grad.is_contiguous(), op, ": grad must be contiguous");
+  Tensor anchors_grad = new_empty(anchors, {s.p.rows, s.p.width});
+  Tensor table_grad = new_empty(table, {table.size(0), s.p.width});
+  const float* upstream = grad.const_data_ptr<float>();
+  const MutableMatrix to = mutable_view(anchors_grad);
+  const auto weigh = RECENGINE_PICK(sampled_weigh);
+  const int64_t scratch = RECENGINE_PICK(sampled_scratch)(s.p);
+  parallel_for(0, s.p.rows, 4, [&](int64_t begin, int64_t end) {
+    const Scratch own(scratch);
+    for (int64_t b = begin; b < end; ++b) weigh(s.p, b, upstream + b * s.p.count, to, own.get());
+  });
+  std::vector<float> copies;
+  table_gradient(s.p, plain_anchors(s, anchors, copies), upstream, table_grad);
+  return {anchors_grad, table_grad};
+}
+
 std::tuple<Tensor, Tensor, Tensor, Tensor> sampled_logsumexp_backward(
     const Tensor& grad, const Tensor& anchors, const Tensor& table, const Tensor& negatives,
     const std::optional<Tensor>& log_weight, const std::optional<Tensor>& temperature, const std::optional<Tensor>& positives,
@@ -394,6 +428,7 @@ STABLE_TORCH_LIBRARY_IMPL(recengine, CPU, m) {
   m.impl("linear_cross_entropy", TORCH_BOX(&recengine::linear_cross_entropy));
   m.impl("linear_cross_entropy_backward", TORCH_BOX(&recengine::linear_cross_entropy_backward));
   m.impl("sampled_scores", TORCH_BOX(&recengine::sampled_scores));
+  m.impl("sampled_scores_backward", TORCH_BOX(&recengine::sampled_scores_backward));
   m.impl("sampled_logsumexp", TORCH_BOX(&recengine::sampled_logsumexp));
   m.impl("sampled_logsumexp_backward", TORCH_BOX(&recengine::sampled_logsumexp_backward));
 }

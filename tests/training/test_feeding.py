@@ -12,7 +12,7 @@ from walking import walks
 from recengine.contracts.batch import PairBatch, SequenceBatch
 from recengine.contracts.model import Feed
 from recengine.data import Interactions
-from recengine.errors import DataError, UsageError
+from recengine.errors import ConfigError, DataError, UsageError
 from recengine.hooks import host
 from recengine.training.feeding import make_feeder
 
@@ -89,3 +89,41 @@ def test_nothing_to_learn_from_and_wrong_feeds_are_named() -> None:
         make_feeder(train, Feed("features"), 8, 0, host())
     with pytest.raises(UsageError, match="there is no sampler"):
         make_feeder(train, Feed("pairs", negatives=1, sampler="popularty"), 8, 0, host())
+
+
+@pytest.mark.parametrize("sampler", ["uniform", "popularity", "mixed"])
+def test_negatives_were_not_met_and_carry_their_probability(sampler: str) -> None:
+    train = walks(20, 40, 9)
+    feed = Feed("pairs", negatives=6, sampler=sampler, power=0.5)
+    popularity = train.popularity().astype(float) ** 0.5
+    share = popularity / popularity.sum()
+    wanted = {"popularity": share, "mixed": 0.5 * share + 0.5 / train.n_items}.get(sampler)
+    for batch in make_feeder(train, feed, 50, 0, host()).epoch(0):
+        for user, negatives in zip(batch.users.tolist(), batch.negatives, strict=True):
+            own = train.item[train.indptr[user] : train.indptr[user + 1]]
+            assert not set(negatives.tolist()) & set(own.tolist())
+        if wanted is None:
+            assert batch.log_q is None
+        else:
+            np.testing.assert_allclose(batch.log_q.exp(), wanted[batch.negatives], rtol=1e-5)
+
+
+def test_in_batch_negatives_are_the_other_targets() -> None:
+    train = walks(20, 15, 9)
+    for batch in make_feeder(train, Feed("pairs", negatives=1, sampler="in_batch"), 50, 0, host()).epoch(0):
+        assert torch.equal(batch.negatives, batch.items)
+        share = train.popularity() / len(train)
+        np.testing.assert_allclose(batch.log_q.exp(), share[batch.items], rtol=1e-5)
+
+
+def test_more_negatives_than_items_are_refused_by_name() -> None:
+    train = walks(20, 15, 9)
+    with pytest.raises(ConfigError, match=r"loss.negatives[\s\S]*at most 15"):
+        make_feeder(train, Feed("pairs", negatives=16), 50, 0, host())
+
+
+def test_a_user_who_met_every_item_is_named_when_negatives_are_drawn() -> None:
+    train = Interactions.from_arrays(np.repeat([0, 1], [3, 1]), np.array([0, 1, 2, 0]), np.arange(4))
+    feeder = make_feeder(train, Feed("pairs", negatives=1), 8, 0, host())
+    with pytest.raises(UsageError, match=r"met every item[\s\S]*in_batch"):
+        list(feeder.epoch(0))

@@ -2,8 +2,43 @@
 
 from recengine.hooks import Registry, hookimpl
 
-_MODEL = "recengine_plugins.losses.model"
-_CONFIG = "recengine_plugins.losses.config"
+_HERE = "recengine_plugins.losses"
+_MODEL = f"{_HERE}.model"
+_CONFIG = f"{_HERE}.config"
+_CATALOGUE = {
+    "sl": ("softmax_family:SL", "SLConfig", "sampled softmax on cosines, negatives only in the sum"),
+    "ssm": (
+        "softmax_family:SSM",
+        "SSMConfig",
+        "sampled softmax on cosines, target in the sum, logQ-corrected",
+    ),
+    "bsl": ("softmax_family:BSL", "BSLConfig", "bilateral softmax: a temperature for the targets as well"),
+    "psl": ("psl:PSL", "PSLConfig", "pairwise softmax with an activation in place of the exponential"),
+    "advinfonce": (
+        "adversarial:AdvInfoNCE",
+        "AdvInfoNCEConfig",
+        "InfoNCE, negatives weighed by an adversary",
+    ),
+    "adap_tau": (
+        "adaptive:AdapTau",
+        "AdapTauConfig",
+        "softmax, a temperature a user by how well it is fitted",
+    ),
+    "ccl": ("margins:CCL", "CCLConfig", "cosine contrastive loss with a margin"),
+    "drrl": ("margins:DrRL", "DrRLConfig", "distributionally robust ranking with a margin a user"),
+    "simce": ("margins:SimCE", "SimCEConfig", "margin to the hardest sampled item"),
+    "mse": ("margins:MSE", "MSEConfig", "squared error of the sigmoid (a baseline)"),
+    "llpauc": ("partial_auc:LLPAUC", "LLPAUCConfig", "lower-left partial AUC"),
+    "sogclr": ("top_k:SogCLR", "SogCLRConfig", "softmax over a moving average a user, for few sampled items"),
+    "sl_at_k": ("top_k:SLAtK", "SLAtKConfig", "SL with rows in reach of the top K weighed up"),
+    "sogsl_at_k": ("top_k:SogSLAtK", "SogSLAtKConfig", "SL@K with SogCLR's negatives"),
+    "lambdaloss": (
+        "lambda_rank:LambdaLoss",
+        "LambdaLossConfig",
+        "pairs weighed by NDCG@K",
+    ),
+    "directau": ("direct_au:DirectAU", "DirectAUConfig", "alignment and uniformity, without negatives"),
+}
 
 
 @hookimpl
@@ -38,3 +73,5 @@ def recengine_register_losses(registry: Registry) -> None:
         config=f"{_CONFIG}:BPRConfig",
         summary="the target above each sampled item (Bayesian personalised ranking)",
     )
+    for name, (target, config, summary) in _CATALOGUE.items():
+        registry.add(name, f"{_HERE}.{target}", config=f"{_CONFIG}:{config}", summary=summary)

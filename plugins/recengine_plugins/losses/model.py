@@ -12,7 +12,7 @@ from recengine.contracts.batch import StepContext
 from recengine.contracts.loss import LossInput, Need
 from recengine.errors import UsageError
 from recengine.nn.threads import all_threads
-from recengine.ops import linear_cross_entropy, sampled_logsumexp
+from recengine.ops import linear_cross_entropy, sampled_logits, sampled_logsumexp
 from recengine_plugins.losses.config import (
     BCEConfig,
     BPRConfig,
@@ -20,6 +20,7 @@ from recengine_plugins.losses.config import (
     SampledSoftmaxConfig,
     SoftmaxConfig,
 )
+from recengine_plugins.losses.sampled import geometry
 
 
 class Softmax:
@@ -28,15 +29,17 @@ class Softmax:
     needs: frozenset[Need] = frozenset({"catalogue"})
 
     def __init__(self, config: SoftmaxConfig) -> None:
-        self.scale = 1.0 / config.temperature
+        self.scale, self.score = 1.0 / config.temperature, config.score
 
     def __call__(self, given: LossInput, context: StepContext) -> Tensor:
+        vectors = geometry(given, self.score)
+
         def by_rows(anchors: Tensor, items: Tensor) -> Tensor:
             return linear_cross_entropy(
                 anchors, items, given.positives, bias=given.bias, scale=self.scale, reduction="none"
             )
 
-        return all_threads(by_rows, given.anchors, given.items).mean()
+        return all_threads(by_rows, *vectors).mean()
 
 
 class _Sampled:
@@ -45,7 +48,8 @@ class _Sampled:
     needs: frozenset[Need] = frozenset({"negatives"})
 
     def __init__(self, config: BPRConfig | BCEConfig | GBCEConfig | SampledSoftmaxConfig) -> None:
-        self.negatives, self.shared, self.sampler = config.negatives, config.shared, config.sampler
+        self.negatives, self.shared = config.negatives, config.shared
+        self.sampler, self.power = config.sampler, config.power
 
 
 class SampledSoftmax(_Sampled):
@@ -88,9 +92,11 @@ class SampledSoftmax(_Sampled):
         """-log(N q_n), or zero without the correction."""
         if not self.correct:
             return given.anchors.new_zeros(())
+        assert given.negatives is not None
+        count = given.negatives.shape[-1]
         if given.log_q is None:
-            return given.anchors.new_tensor(math.log(given.items.shape[0]) - math.log(self.negatives))
-        return -(math.log(self.negatives) + given.log_q)
+            return given.anchors.new_tensor(math.log(given.items.shape[0]) - math.log(count))
+        return -(math.log(count) + given.log_q)
 
 
 class GBCE(_Sampled):
@@ -139,11 +145,11 @@ def scores(given: LossInput) -> tuple[Tensor, Tensor]:
         )
     anchors, items = given.anchors, given.items
     positive = (anchors * functional.embedding(given.positives, items)).sum(1)
-    chosen = functional.embedding(given.negatives, items)
-    if given.negatives.ndim == 1:
-        negative = anchors @ chosen.T
+    negatives = given.negatives
+    if negatives.ndim == 1:  # a plain product, whose bits depend on the threads
+        negative = sampled_logits(anchors, items, negatives)
     else:
-        negative = torch.bmm(chosen, anchors[:, :, None]).squeeze(2)
+        negative = all_threads(lambda a, t: sampled_logits(a, t, negatives), anchors, items)
     if given.bias is not None:
         positive = positive + given.bias[given.positives]
         negative = negative + given.bias[given.negatives]

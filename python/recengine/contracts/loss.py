@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
     from recengine.contracts.batch import StepContext
 
-Need = Literal["negatives", "catalogue", "item_similarity", "user_groups", "popularity", "row_ids"]
+Need = Literal[
+    "negatives", "catalogue", "item_similarity", "user_groups", "user_items", "popularity", "row_ids"
+]
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,8 @@ class LossInput:
     bias: float [n_items] or None.
     row_ids: int64 [R], a stable id of the row (user), for losses that keep state a row.
     popularity: float32 [n_items], training counts.
+    user_items: (indptr int64 [n_rows + 1], items int64), what row id r was trained on is
+        items[indptr[r]:indptr[r + 1]]; for losses that compare a row with all of its positives.
     """
 
     anchors: Tensor
@@ -42,6 +46,7 @@ class LossInput:
     bias: Tensor | None = None
     row_ids: Tensor | None = None
     popularity: Tensor | None = None
+    user_items: tuple[Tensor, Tensor] | None = None
 
 
 class LossConfig(Config):
@@ -49,7 +54,19 @@ class LossConfig(Config):
 
 
 class Loss(Protocol):
-    """A loss plugin. State (moving averages, dual variables) lives in buffers when it is an nn.Module."""
+    """A loss plugin. State (moving averages, dual variables) lives in buffers when it is an nn.Module.
+
+    What the trainer and the models look for besides, where it is there:
+
+    * ``negatives``, ``shared``, ``sampler``, ``power``: how many sampled items a row, whether all rows of a
+      batch share them, which sampler draws them, and its exponent (see contracts.model.Feed);
+    * ``score``: 'dot' (default) or 'cosine'; a model trained by cosines must rank by cosines;
+    * ``prepare(facts)``: called once with the DataFacts before training, to size state by users and items;
+    * ``surrogate``: True where the value is not the antiderivative of the gradient (a stopped gradient is
+      part of the design), so that the two cannot be compared.
+
+    'row_ids' says which rows belong together as well ('user_groups'): equal ids are one user.
+    """
 
     needs: frozenset[Need]
 

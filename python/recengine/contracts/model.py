@@ -42,7 +42,9 @@ class Feed:
     kind: 'sequences' (SequenceBatch), 'pairs' (PairBatch) or 'features' (FeatureBatch).
     max_length: longest sequence fed (the most recent events are kept).
     negatives: how many sampled negatives a row (0: none); shared: one set for the whole batch.
-    sampler: name of a registered sampler.
+    sampler: name of a registered sampler, or of one of the engine's: 'uniform', 'popularity', 'mixed',
+        'in_batch'.
+    power: exponent of the popularity in the engine's 'popularity' and 'mixed'.
     masking: sequences with hidden events in place of next-item steps (recengine.data.Masking).
     """
 
@@ -52,6 +54,7 @@ class Feed:
     shared: bool = False
     sampler: str = "uniform"
     masking: Masking | None = None
+    power: float = 1.0
 
 
 @runtime_checkable
@@ -64,6 +67,19 @@ class Trainable(Protocol):
 
     def training_loss(self, batch: SequenceBatch | PairBatch | FeatureBatch, context: StepContext) -> Tensor:
         """Mean loss of the batch: a scalar with a gradient."""
+        ...
+
+
+@runtime_checkable
+class LearnsFromGraph(Protocol):
+    """Needs the training interactions themselves, beside the batches: as a graph, or as histories.
+
+    Called once after the model was built, before training and when a saved run is loaded. What is kept of
+    them must not be part of the state_dict (it is derived from the split, which a run saves).
+    """
+
+    def attach_data(self, train: Interactions) -> None:
+        """Take what is needed of ``train``."""
         ...
 
 

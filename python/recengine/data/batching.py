@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recengine.data.interactions import Interactions, as_tensors, ragged_positions
-from recengine.data.sampling import Sampler
+from recengine.data.sampling import BatchSampler, Sampler
 
 _SEQUENCES, _PAIRS = 1, 2  # streams of random numbers that must not meet
 
@@ -62,16 +62,19 @@ class PairArrays:
 
 @dataclass(frozen=True)
 class Negatives:
-    """Which negatives a batch gets: ``count`` a row, or one set of ``count`` for the batch."""
+    """Which negatives a batch gets: ``count`` a row, or one set of ``count`` for the batch. A sampler with
+    ``from_batch`` makes the set of the batch's own positives."""
 
-    sampler: Sampler
+    sampler: Sampler | BatchSampler
     count: int
     shared: bool = False
 
     def draw(
-        self, users: NDArray[np.int64], generator: np.random.Generator
+        self, users: NDArray[np.int64], positives: NDArray[np.int64], generator: np.random.Generator
     ) -> tuple[NDArray[np.int64], NDArray[np.float32] | None]:
         """Ids and log probabilities: [len(users), count], or [count] when shared."""
+        if isinstance(self.sampler, BatchSampler):
+            return self.sampler.from_batch(positives)
         if self.shared:
             return self.sampler.sample_shared(self.count, generator)
         return self.sampler.sample(users, self.count, generator)
@@ -117,8 +120,8 @@ def whole_sequences(
         chosen = users[begin : begin + batch_size]
         at, offsets = ragged_positions(interactions.indptr[chosen + 1] - counts[chosen], counts[chosen])
         owners = np.repeat(chosen, counts[chosen])
-        drawn = (None, None) if negatives is None else negatives.draw(owners, generator)
         items = interactions.item[at].astype(np.int64)
+        drawn = (None, None) if negatives is None else negatives.draw(owners, items, generator)
         times = None if interactions.time is None else np.asarray(interactions.time[at])
         yield SequenceArrays(chosen, items, items, offsets, times, *drawn)
 
@@ -137,8 +140,9 @@ def pair_batches(
     for begin in range(0, len(order), batch_size):
         rows = order[begin : begin + batch_size]
         users = interactions.user[rows].astype(np.int64)
-        drawn = (None, None) if negatives is None else negatives.draw(users, generator)
-        yield PairArrays(users, interactions.item[rows].astype(np.int64), *drawn)
+        items = interactions.item[rows].astype(np.int64)
+        drawn = (None, None) if negatives is None else negatives.draw(users, items, generator)
+        yield PairArrays(users, items, *drawn)
 
 
 def n_sequence_batches(interactions: Interactions, batch_size: int) -> int:
@@ -159,11 +163,12 @@ def _sequences(
     generator: np.random.Generator,
 ) -> SequenceArrays:
     at, offsets = ragged_positions(interactions.indptr[users + 1] - steps - 1, steps)
-    drawn = (None, None) if negatives is None else negatives.draw(np.repeat(users, steps), generator)
+    targets = interactions.item[at + 1].astype(np.int64)
+    drawn = (None, None) if negatives is None else negatives.draw(np.repeat(users, steps), targets, generator)
     return SequenceArrays(
         users,
         interactions.item[at].astype(np.int64),
-        interactions.item[at + 1].astype(np.int64),
+        targets,
         offsets,
         None if interactions.time is None else np.asarray(interactions.time[at]),
         *drawn,

@@ -8,7 +8,7 @@ none (a constant drops out of every loss that corrects for them).
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +33,15 @@ class Sampler(Protocol):
 
     def sample_shared(self, count: int, generator: np.random.Generator) -> tuple[Ids, LogProbability | None]:
         """int64 [count], one set for everybody (nobody's items are rejected), and log probabilities."""
+        ...
+
+
+@runtime_checkable
+class BatchSampler(Protocol):
+    """Makes the negatives of a batch of its own positives."""
+
+    def from_batch(self, items: Ids) -> tuple[Ids, LogProbability | None]:
+        """int64 [N], one set for all rows, and log probabilities; ``items``: int64, the rows' positives."""
         ...
 
 
@@ -122,6 +131,12 @@ class AliasTable:
         """int64 [n]."""
         cell = generator.integers(0, len(self._keep), n)
         return np.where(generator.random(n) < self._keep[cell], cell, self._alias[cell])
+
+    def tensors(self) -> tuple[Any, Any]:
+        """keep float32 and alias int32 as torch tensors, for ops.draw_negatives."""
+        from torch import from_numpy
+
+        return from_numpy(self._keep.astype(np.float32)), from_numpy(self._alias.astype(np.int32))
 
     def probabilities(self) -> NDArray[np.float64]:
         """What the table draws by, float64 [len(weights)]: the weights over their sum."""

@@ -1,8 +1,8 @@
 """How interactions are divided: one pass decides the part of every event, everything else follows.
 
 Validation is answered from the training events, test from training and validation events (strict
-leave-two-out: both from the training events). Every part keeps the vocabularies, so rows mean the same
-everywhere; the order is the one of the store and is never decided again.
+leave-two-out and given_validated: both from the training events). Every part keeps the vocabularies, so rows
+mean the same everywhere; the order is the one of the store and is never decided again.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from recengine.errors import DataError, UsageError
 Strategy = Literal[
     "auto",
     "given",
+    "given_validated",
     "leave_one_out",
     "leave_two_out",
     "strict_leave_two_out",
@@ -39,7 +40,8 @@ class SplitConfig(Config):
     strategy: Strategy = knob(
         "auto",
         "how to divide; auto: the parts the data came in, else leave_two_out where there is an order, "
-        "else ratio_random",
+        "else ratio_random; given_validated: validation is drawn from the training part that came, and the "
+        "test is answered from what is left of it (IR-Benchmark's protocol)",
     )
     repeats: Literal["first", "keep"] = knob(
         "first", "events that repeat a user-item pair: keep only the first of them, or all"
@@ -48,7 +50,9 @@ class SplitConfig(Config):
         "all", "held-out events that are asked for: all, or only items the user had not met before"
     )
     k_core: int = knob(0, "drop users and items with fewer events, until none is left (0: off)", ge=0)
-    validation_share: float = knob(0.1, "share of a user's events (ratio strategies)", ge=0, lt=1)
+    validation_share: float = knob(
+        0.1, "share of a user's events (ratio strategies; given_validated: at least one)", ge=0, lt=1
+    )
     test_share: float = knob(0.1, "share of a user's events (ratio strategies)", gt=0, lt=1)
     test_from: int | None = knob(None, "time_point: test is what happens at this time or later")
     validation_from: int | None = knob(None, "time_point: validation begins at this time")
@@ -115,6 +119,8 @@ def _parts(
 ) -> tuple[Parts, dict[str, object]]:
     if strategy == "given":
         return _given(interactions), {}
+    if strategy == "given_validated":
+        return _given_validated(interactions, config), {"seed": config.seed}
     if strategy == "ratio_random":
         return _ratio(interactions, config, _random_ranks(interactions, config.seed)), {"seed": config.seed}
     _need_order(interactions, strategy)
@@ -133,6 +139,20 @@ def _given(interactions: Interactions) -> Parts:
             fix="choose another split strategy",
         )
     return interactions.part
+
+
+def _given_validated(interactions: Interactions, config: SplitConfig) -> Parts:
+    """The test part as it came; of each user's other events a random share, at least one and never all."""
+    parts = np.where(_given(interactions) == TEST, TEST, TRAIN).astype(np.int8)
+    training = parts == TRAIN
+    lengths = np.bincount(interactions.user[training], minlength=interactions.n_users)
+    held = np.maximum(1, np.floor(lengths * config.validation_share + 0.5).astype(np.int64))
+    held = np.minimum(held, np.maximum(lengths - 1, 0))
+    by_hash = np.lexsort((tie_hash(interactions.source, config.seed ^ 0x5EED), ~training, interactions.user))
+    ranks = np.empty(len(interactions), np.int64)
+    ranks[by_hash] = _ranks(interactions)
+    parts[training & (ranks < held[interactions.user])] = VALIDATION
+    return parts
 
 
 def _leave_out(interactions: Interactions, held_out: int, min_history: int) -> Parts:
@@ -229,7 +249,8 @@ def _assemble(
     facts: dict[str, object],
 ) -> Split:
     train = interactions.select(parts == TRAIN)
-    seen_by_test = train if strategy == "strict_leave_two_out" else interactions.select(parts != TEST)
+    from_train = strategy in ("strict_leave_two_out", "given_validated")
+    seen_by_test = train if from_train else interactions.select(parts != TEST)
     validation = None
     if bool((parts == VALIDATION).any()):
         validation = _task("validation", interactions, parts == VALIDATION, train, config)

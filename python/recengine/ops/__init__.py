@@ -2,31 +2,49 @@
 
 from .attention import cosine_attention
 from .embedding import embedding_bag_sum, gradient_rows, rowwise_adagrad_, sparse_adam_
+from .graph import SparseMatrix, bipartite_graph, layer_mean, propagate, sparse_matrix
 from .moe import Experts, PackedWeights, Routing, grouped_swiglu, route
 from .retrieval import rank_of, topk
-from .softmax_loss import info_nce, linear_cross_entropy, sampled_logsumexp, sampled_scores
+from .sampling import draw_negatives, hardest
+from .softmax_loss import (
+    info_nce,
+    linear_cross_entropy,
+    logsumexp_rows,
+    sampled_logits,
+    sampled_logsumexp,
+    sampled_scores,
+)
 from .token_mixing import mix_norm, mix_prenorm, revert_norm, revert_prenorm, token_mix, token_revert
 
 __all__ = [
     "Experts",
     "PackedWeights",
     "Routing",
+    "SparseMatrix",
+    "bipartite_graph",
     "cosine_attention",
+    "draw_negatives",
     "embedding_bag_sum",
     "gradient_rows",
     "grouped_swiglu",
+    "hardest",
     "info_nce",
+    "layer_mean",
     "linear_cross_entropy",
+    "logsumexp_rows",
     "mix_norm",
     "mix_prenorm",
+    "propagate",
     "rank_of",
     "revert_norm",
     "revert_prenorm",
     "route",
     "rowwise_adagrad_",
+    "sampled_logits",
     "sampled_logsumexp",
     "sampled_scores",
     "sparse_adam_",
+    "sparse_matrix",
     "token_mix",
     "token_revert",
     "topk",

@@ -12,8 +12,9 @@ more and multiplies their gradient into both operands' gradients while it is in 
 
 :func:`sampled_logsumexp` sees sampled items only: gather, inner product and reduction are one pass over the
 gathered rows, and no B x N x d tensor exists. The whole softmax family reduces to it (sampled softmax, SSM
-with logQ correction, BSL, SL@K, DSL with per-entry weights and per-row temperatures). :func:`info_nce` is the
-catalogue loss whose catalogue is the batch.
+with logQ correction, BSL, SL@K, DSL with per-entry weights and per-row temperatures); :func:`sampled_logits`
+gives the inner products with their gradients to losses that do not. :func:`info_nce` is the catalogue loss
+whose catalogue is the batch.
 
 Gradients do not depend on the number of threads: the catalogue is cut into parts by shapes alone, an item's
 gradient is summed by one thread, and the parts of a row's gradient are added in order. In the sampled case
@@ -30,7 +31,14 @@ from torch import Tensor
 
 from ._library import has_kernel, native
 
-__all__ = ["info_nce", "linear_cross_entropy", "sampled_logsumexp", "sampled_scores"]
+__all__ = [
+    "info_nce",
+    "linear_cross_entropy",
+    "logsumexp_rows",
+    "sampled_logits",
+    "sampled_logsumexp",
+    "sampled_scores",
+]
 
 _REDUCTIONS = ("mean", "sum", "none")
 
@@ -172,6 +180,42 @@ def sampled_scores(anchors: Tensor, table: Tensor, negatives: Tensor, *, tempera
         return scores
     products = torch.einsum("bd,bnd->bn", _wide(anchors), _wide(table)[negatives.clamp(min=0)])
     return torch.where(negatives >= 0, products / temperature, 0.0)
+
+
+def sampled_logits(anchors: Tensor, table: Tensor, negatives: Tensor) -> Tensor:
+    r"""Inner products of every anchor with its sampled items, [B, N] float32, with gradients.
+
+    .. math:: x_{bj} = \langle a_b, t_{n_{bj}}\rangle, \qquad
+              \partial a_b = \sum_j \partial x_{bj}\, t_{n_{bj}}, \quad
+              \partial t_i = \sum_{b, j :\, n_{bj} = i} \partial x_{bj}\, a_b
+
+    For losses that are no log-sum-exp (pairwise, pointwise, margins): the B x N x d tensor of the items'
+    vectors is made in neither pass. 0, without gradient, where ``negatives`` is -1. Shapes and errors as in
+    :func:`sampled_logsumexp`; [N] negatives are shared by all rows.
+    """
+    anchors, table = _autocast(anchors, table)
+    if negatives.dim() == 1:
+        chosen = table.index_select(0, negatives.clamp(min=0))
+        return torch.where(negatives >= 0, _wide(anchors) @ _wide(chosen).t(), 0.0)
+    if _kernel_takes(anchors) and not anchors.is_cuda:
+        scores: Tensor = torch.ops.recengine.sampled_scores(anchors, table, negatives, 1.0)
+        return scores
+    products = torch.einsum("bd,bnd->bn", _wide(anchors), _wide(table)[negatives.clamp(min=0)])
+    return torch.where(negatives >= 0, products, 0.0)
+
+
+def logsumexp_rows(logits: Tensor, live: Tensor | None = None) -> Tensor:
+    """Log-sum-exp of every row of ``logits`` [B, N] over its live entries (bool [B, N]; None: all), [B].
+
+    :func:`sampled_logsumexp` with the logits as weights and nothing to multiply: minus infinity, without a
+    gradient, for a row without entries.
+    """
+    rows = logits.shape[0]
+    entries = torch.zeros(logits.shape, dtype=torch.int64, device=logits.device)
+    if live is not None:
+        entries.masked_fill_(~live, -1)
+    nothing = logits.new_zeros(1, 1)
+    return sampled_logsumexp(nothing.expand(rows, 1), nothing, entries, log_weight=logits)
 
 
 def info_nce(
@@ -362,8 +406,21 @@ def _sampled_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     return of_anchors, of_table, None, of_weight, of_temperature if tempered else None, None, None, None
 
 
+def _scores_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    *tensors, ctx.scale = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _scores_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    of_anchors, of_table = torch.ops.recengine.sampled_scores_backward(
+        grad.contiguous(), *ctx.saved_tensors, ctx.scale
+    )
+    return of_anchors, of_table, None, None
+
+
 def _register() -> None:
     library: Any = torch.library
+    library.register_autograd("recengine::sampled_scores", _scores_backward, setup_context=_scores_setup)
     library.register_autograd(
         "recengine::linear_cross_entropy",
         _linear_cross_entropy_backward,
@@ -390,6 +447,12 @@ def _register() -> None:
     @library.register_fake("recengine::sampled_scores")  # type: ignore[untyped-decorator,unused-ignore]
     def _(anchors: Tensor, table: Tensor, negatives: Tensor, scale: float) -> Tensor:
         return anchors.new_empty(negatives.shape, dtype=torch.float32)
+
+    @library.register_fake("recengine::sampled_scores_backward")  # type: ignore[untyped-decorator,unused-ignore]
+    def _(
+        grad: Tensor, anchors: Tensor, table: Tensor, negatives: Tensor, scale: float
+    ) -> tuple[Tensor, Tensor]:
+        return anchors.new_empty(anchors.shape), table.new_empty(table.shape)
 
     @library.register_fake("recengine::sampled_logsumexp_backward")  # type: ignore[untyped-decorator,unused-ignore]
     def _(

@@ -27,6 +27,7 @@ from recengine.testing.worlds import World, planted
 from recengine.training import Run, fit, load
 from recengine.training.build import build_model
 from recengine.training.feeding import make_feeder
+from recengine.training.fitting import user_items
 from recengine.training.recommending import best
 
 
@@ -81,7 +82,8 @@ class ModelConformance(Conformance):
 
         train = cls.world().split.train
         config = resolve(cls.name, cls.fit_settings(1), cls.host())
-        return build_model(cls.name, config, DataFacts(train.n_users, train.n_items), 0, cls.host())
+        facts = DataFacts(train.n_users, train.n_items)
+        return build_model(cls.name, config, facts, 0, cls.host(), train=train)
 
     @classmethod
     def own_settings(cls) -> dict[str, Any]:
@@ -241,7 +243,8 @@ class ModelConformance(Conformance):
 
 def _context(world: World, step: int) -> StepContext:
     popularity = torch.from_numpy(np.bincount(world.split.train.item, minlength=world.split.train.n_items))
-    return StepContext(0, step, 1, 8, {"popularity": popularity.to(torch.float32)})
+    extras = {"popularity": popularity.to(torch.float32), "user_items": user_items(world.split.train)}
+    return StepContext(0, step, 1, 8, extras)
 
 
 def _same_state(one: torch.nn.Module, other: torch.nn.Module) -> None:

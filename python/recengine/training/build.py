@@ -7,7 +7,8 @@ from typing import Any, cast
 import torch
 
 from recengine.contracts.loss import LossConfig
-from recengine.contracts.model import DataFacts, DirectFit, Trainable
+from recengine.contracts.model import DataFacts, DirectFit, LearnsFromGraph, Trainable
+from recengine.data import Interactions
 from recengine.errors import PluginError
 from recengine.hooks import Host
 from recengine.training.config import RunConfig
@@ -15,9 +16,16 @@ from recengine.training.determinism import isolated_randomness, mix
 
 
 def build_model(
-    name: str, config: RunConfig, facts: DataFacts, seed: int, host: Host, device: torch.device | None = None
+    name: str,
+    config: RunConfig,
+    facts: DataFacts,
+    seed: int,
+    host: Host,
+    device: torch.device | None = None,
+    train: Interactions | None = None,
 ) -> torch.nn.Module:
-    """The registered model ``name``, initialised from ``seed``, with its loss attached.
+    """The registered model ``name``, initialised from ``seed``, with its loss and, where it asks for them,
+    the training interactions attached.
 
     Raises PluginError when the class breaks its contract.
     """
@@ -37,13 +45,20 @@ def build_model(
                 f"the model '{name}' declares a default loss but takes none",
                 expected="a method attach_loss(loss)",
             )
-        cast(Any, network).attach_loss(build_loss(config.loss, host))
+        with isolated_randomness(device or torch.device("cpu")):
+            torch.manual_seed(mix(seed, 1))
+            cast(Any, network).attach_loss(build_loss(config.loss, host, facts))
+    if train is not None and isinstance(network, LearnsFromGraph):
+        network.attach_data(train)
     return network
 
 
-def build_loss(config: LossConfig, host: Host) -> Any:
-    """The loss that the section names, made from its settings."""
+def build_loss(config: LossConfig, host: Host, facts: DataFacts | None = None) -> Any:
+    """The loss that the section names, made from its settings, its state sized by ``facts``."""
     entry = host.registries["loss"].get(cast(Any, config).name)
     base = entry.load_config() or LossConfig
     settings = {key: getattr(config, key) for key in base.model_fields}
-    return entry.load()(base(**settings))
+    loss = entry.load()(base(**settings))
+    if facts is not None and hasattr(loss, "prepare"):
+        loss.prepare(facts)
+    return loss

@@ -18,13 +18,18 @@ from recengine.data.batching import (
     sequence_batches,
 )
 from recengine.data.masking import masked_batches
-from recengine.data.sampling import PopularitySampler, UniformSampler
-from recengine.errors import DataError, UsageError
+from recengine.errors import ConfigError, DataError, UsageError
 from recengine.hooks import Host
+from recengine.training.negatives import InBatch, Mixed, Popularity, Uniform
 
 Batch = SequenceBatch | PairBatch
 DEFAULT_ROWS = {"sequences": 128, "pairs": 4096}
-SAMPLERS: dict[str, Any] = {"uniform": UniformSampler, "popularity": PopularitySampler}
+SAMPLERS: dict[str, Any] = {
+    "uniform": Uniform,
+    "popularity": Popularity,
+    "mixed": Mixed,
+    "in_batch": InBatch,
+}
 
 
 @dataclass(frozen=True)
@@ -67,14 +72,14 @@ def make_feeder(
 ) -> Feeder:
     """The Feeder that answers ``feed``; rows 0: the usual number for the kind.
 
-    Raises UsageError for batches that interactions cannot give or an unknown sampler, DataError when there
-    is nothing to learn from.
+    Raises UsageError for batches that interactions cannot give or an unknown sampler, ConfigError when more
+    negatives of its own are asked for a row than there are items, DataError when there is nothing to learn from.
     """
     if feed.kind not in DEFAULT_ROWS:
         raise UsageError("interactions have no such batches", found=feed.kind, expected="sequences or pairs")
     negatives = None
     if feed.negatives:
-        negatives = Negatives(_sampler(feed.sampler, host)(train), feed.negatives, feed.shared)
+        negatives = Negatives(_sampler(feed, train, host), feed.negatives, feed.shared)
     made = Feeder(train, feed, rows or DEFAULT_ROWS[feed.kind], seed, negatives, reshuffle)
     if made.steps_per_epoch == 0:
         raise DataError(
@@ -85,9 +90,18 @@ def make_feeder(
     return made
 
 
-def _sampler(name: str, host: Host) -> Any:
+def _sampler(feed: Feed, train: Interactions, host: Host) -> Any:
     """A registered sampler, else one of the engine's own."""
     registry = host.registries["sampler"]
-    if name in registry or name not in SAMPLERS:
-        return registry.get(name).load()
-    return SAMPLERS[name]
+    if feed.sampler in registry or feed.sampler not in SAMPLERS:
+        return registry.get(feed.sampler).load()(train)
+    if feed.negatives > train.n_items > 0 and feed.sampler != "in_batch" and not feed.shared:
+        raise ConfigError(
+            "there are fewer items than negatives are asked for",
+            where="loss.negatives",
+            found=feed.negatives,
+            expected=f"at most {train.n_items}, the items of the catalogue",
+            fix=f"set loss.negatives to {max(1, train.n_items // 2)} or less, or take the loss 'softmax'",
+        )
+    options = {"power": feed.power} if feed.sampler in ("popularity", "mixed") else {}
+    return SAMPLERS[feed.sampler](train, **options)

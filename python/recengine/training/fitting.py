@@ -11,6 +11,7 @@ import torch
 
 from recengine.contracts.model import DataFacts, DirectFit
 from recengine.data import Interactions, Split
+from recengine.data.matrix import pair_matrix
 from recengine.errors import UsageError
 from recengine.hooks import Host, emit
 from recengine.hooks import host as process_host
@@ -58,7 +59,7 @@ def fit(
     findings = audited(split)
     facts = DataFacts(split.train.n_users, split.train.n_items)
     device = choose_device(config.training, host)
-    network = build_model(name, config, facts, seed, host, device)
+    network = build_model(name, config, facts, seed, host, device, split.train)
     run = Run(name, network, config, split, facts, seed, folder, findings=findings, host=host)
     run.record = environment()
     listener = progress or silent
@@ -116,7 +117,10 @@ def _train(run: Run, device: torch.device, listener: Listener, resume: bool) -> 
         None if run.directory is None else run.directory / "checkpoints",
         Events(listener if leader else silent, epoch_end, saved),
         _identity(run),
-        {"popularity": torch.from_numpy(counts).to(fabric.device)},
+        {
+            "popularity": torch.from_numpy(counts).to(fabric.device),
+            "user_items": user_items(run.split.train, fabric.device),
+        },
     )
     run.history = loop.position.history
     if resume and loop.resume():
@@ -125,6 +129,13 @@ def _train(run: Run, device: torch.device, listener: Listener, resume: bool) -> 
     loop.run()
     network.to("cpu")
     return leader
+
+
+def user_items(train: Interactions, device: torch.device | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    """(indptr, items) of LossInput.user_items: what every user was trained on, repeated events once."""
+    matrix = pair_matrix(train)
+    items = torch.from_numpy(matrix.columns.astype(np.int64))
+    return torch.from_numpy(matrix.indptr).to(device), items.to(device)
 
 
 def _identity(run: Run) -> dict[str, Any]:

@@ -150,7 +150,8 @@ def load(path: str | Path, *, model: torch.nn.Module | None = None, host: Host |
     about = checkpoint.load_json(folder / "run.json")
     config = resolve(about["model"], about["config"], host)
     facts = DataFacts(**about["facts"])
-    network = build_model(about["model"], config, facts, about["seed"], host)
+    split = load_split(folder / "split")
+    network = build_model(about["model"], config, facts, about["seed"], host, train=split.train)
     tensors = checkpoint.load_tensors(folder / "model.safetensors", about["weights"])
     checkpoint.restore_module(network, tensors, str(folder / "model.safetensors"))
     network.eval()
@@ -159,7 +160,7 @@ def load(path: str | Path, *, model: torch.nn.Module | None = None, host: Host |
         about["model"],
         network,
         config,
-        load_split(folder / "split"),
+        split,
         facts,
         about["seed"],
         folder,

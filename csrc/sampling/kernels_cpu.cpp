@@ -1,0 +1,66 @@
+#include "sampling/sampling.h"
+
+#include <cstdint>
+
+namespace KERN_NS {
+
+using recengine::Draws;
+
+namespace {
+
+constexpr uint64_t ROW = 0x9E3779B97F4A7C15, SLOT = 0xD1B54A32D192ED03, ATTEMPT = 0x8CB92BA72F3D8DD7;
+constexpr uint64_t ATTEMPTS = 32;  // after so many the draw is made among the items that were not met
+
+// The finaliser of splitmix64.
+inline uint64_t mixed(uint64_t x) {
+  x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9;
+  x = (x ^ (x >> 27)) * 0x94D049BB133111EB;
+  return x ^ (x >> 31);
+}
+
+inline int64_t proposal(const Draws& d, uint64_t bits) {
+  const int64_t cell = static_cast<int64_t>(((bits >> 32) * static_cast<uint64_t>(d.items)) >> 32);
+  if (!d.keep) return cell;
+  const float u = static_cast<float>((bits & 0xFFFFFFFF) >> 8) * 5.9604644775390625e-8f;
+  return u < d.keep[cell] ? cell : d.alias[cell];
+}
+
+inline bool marked(const uint64_t* marks, int64_t item) { return marks[item >> 6] >> (item & 63) & 1; }
+
+// Item number k (from 0) among those that are not marked.
+inline int64_t unmarked(const uint64_t* marks, int64_t k) {
+  for (int64_t word = 0;; ++word) {
+    const int64_t here = __builtin_popcountll(~marks[word]);
+    if (k < here) {
+      uint64_t free = ~marks[word];
+      for (; k > 0; --k) free &= free - 1;
+      return word * 64 + __builtin_ctzll(free);
+    }
+    k -= here;
+  }
+}
+
+}  // namespace
+
+void draw_row(const Draws& d, int64_t row, int64_t user, int64_t* out, uint64_t* marks) {
+  const int64_t from = user >= 0 && d.indptr ? d.indptr[user] : 0, to = user >= 0 && d.indptr ? d.indptr[user + 1] : 0;
+  for (int64_t e = from; e < to; ++e) marks[d.met[e] >> 6] |= uint64_t{1} << (d.met[e] & 63);
+  const uint64_t base = mixed(d.seed + static_cast<uint64_t>(row + 1) * ROW);
+  for (int64_t slot = 0; slot < d.count; ++slot) {
+    const uint64_t place = base + static_cast<uint64_t>(slot + 1) * SLOT;
+    uint64_t bits = mixed(place);
+    int64_t item = proposal(d, bits);
+    for (uint64_t attempt = 1; marked(marks, item); ++attempt) {
+      bits = mixed(place + attempt * ATTEMPT);
+      if (attempt < ATTEMPTS) {
+        item = proposal(d, bits);
+      } else {
+        item = unmarked(marks, static_cast<int64_t>(((bits >> 32) * static_cast<uint64_t>(d.items - (to - from))) >> 32));
+      }
+    }
+    out[slot] = item;
+  }
+  for (int64_t e = from; e < to; ++e) marks[d.met[e] >> 6] = 0;
+}
+
+}  // namespace KERN_NS

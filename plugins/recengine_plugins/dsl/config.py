@@ -1,0 +1,34 @@
+"""Settings of DSL-R."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from recengine.config import knob
+from recengine.contracts.loss import LossConfig
+
+
+class DSLRConfig(LossConfig):
+    """Either branch alone: kappa = 0 leaves the temperatures, gamma = 0 the weights; both zero is SL."""
+
+    negatives: int = knob(256, "sampled items a row", ge=1, low=32, high=2048, log=True)
+    shared: bool = knob(False, "one set of sampled items for the whole batch")
+    sampler: Literal["uniform", "popularity", "mixed"] = knob("uniform", "how items are sampled")
+    power: float = knob(1.0, "exponent of the popularity in 'popularity' and 'mixed'", ge=0)
+    temperature: float = knob(0.1, "t0, about which rows vary; SL's best", gt=0, low=0.01, high=0.5, log=True)
+    kappa: float = knob(1.0, "strength of the weights; 0: none", ge=0, choices=(0.0, 0.5, 1.0, 2.0, 4.0))
+    rho: float = knob(
+        0.5, "share of hardness against likeness to the target", ge=0, le=1, choices=(0.0, 0.5, 1.0)
+    )
+    gamma: float = knob(
+        1.0,
+        "strength of the temperatures; above 0 crowded rows are sharpened, below 0 softened",
+        choices=(-1.0, -0.5, 0.0, 0.5, 1.0, 2.0),
+    )
+    slate: int = knob(20, "competitors that the intensity is read from", ge=1, choices=(5, 10, 20, 50))
+    clip_low: float = knob(0.5, "least temperature over t0", gt=0, le=1)
+    clip_high: float = knob(2.0, "largest temperature over t0", ge=1)
+    momentum: float = knob(0.99, "of the mean intensity", ge=0, lt=1)
+    warmup: int = knob(5, "epochs of plain SL at the start", ge=0)
+    ramp: int = knob(5, "epochs over which kappa and gamma then rise", ge=0)
+    scale_by_tau: bool = knob(False, "multiply a row's loss by its temperature over t0")

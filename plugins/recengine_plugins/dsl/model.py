@@ -1,0 +1,161 @@
+"""DSL-R. A derived design that agrees with the public description of DSL, not a reproduction of it: the
+paper's equations are not public to us."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from recengine.contracts.batch import StepContext
+from recengine.contracts.loss import LossInput, Need
+from recengine.errors import UsageError
+from recengine.nn.threads import all_threads
+from recengine.nn.unit import unit_rows
+from recengine.ops import sampled_logsumexp, sampled_scores
+from recengine_plugins.dsl.config import DSLRConfig
+
+
+@dataclass(frozen=True)
+class Competition:
+    """log_weight [R, N] (log w_j; zero where an entry does not live) and temperature [R] of a batch, with the
+    slate int64 [R, M] and its intensity q [R]."""
+
+    log_weight: Tensor
+    temperature: Tensor
+    slate: Tensor
+    intensity: Tensor
+
+
+def log_weights(scores: Tensor, likeness: Tensor, live: Tensor, kappa: float, rho: float) -> Tensor:
+    """log w_j of every row, w_j = (1 + kappa g_j) / mean_k (1 + kappa g_k), g = rho h + (1 - rho) max(c, 0).
+
+    scores [R, N]: cosines s_j; h_j = sigmoid((s_j - mean s) / (std s + 1e-6)), std over the row.
+    likeness [R, N]: cosines c_j of target and sampled item. live bool [R, N]: entries that count.
+    Means are over live entries; weights have mean one and lie in [1 / (1 + kappa), 1 + kappa].
+    """
+    count = live.sum(1, keepdim=True).clamp(min=1)
+    mean = (scores * live).sum(1, keepdim=True) / count
+    spread = (((scores - mean).square() * live).sum(1, keepdim=True) / count).sqrt()
+    hardness = torch.sigmoid((scores - mean) / (spread + 1e-6))
+    raw = 1 + kappa * (rho * hardness + (1 - rho) * likeness.clamp(min=0))
+    level = (raw * live).sum(1, keepdim=True) / count
+    return torch.where(live, (raw / level.clamp(min=1e-12)).log(), 0.0)
+
+
+def slate_intensity(log_weight: Tensor, scaled: Tensor, live: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """The ``size`` entries with the largest log w_j + d_j / t0 (int64 [R, M]), and the mean over them of
+    sigmoid(d_j / t0), [R]. scaled [R, N]: d_j / t0."""
+    keys = (log_weight + scaled).masked_fill(~live, -torch.inf)
+    taken, slate = keys.topk(min(size, keys.shape[1]), dim=1)
+    inside = taken > -torch.inf
+    values = torch.sigmoid(scaled.gather(1, slate)) * inside
+    return slate, values.sum(1) / inside.sum(1).clamp(min=1)
+
+
+class DSLR(nn.Module):
+    """log((1 / N) sum_j w_j exp(d_j / t_r)), d_j = s_j - s_p on cosines; w and t_r are held in the gradient.
+
+    Weights (kappa): see ``log_weights``. Temperatures (gamma): t_r = t0 clip(exp(-gamma (q_r - q)), low,
+    high), q_r the intensity of the row's slate and q its moving average over batches. After ``warmup`` epochs
+    of SL both strengths rise over ``ramp`` epochs.
+    """
+
+    needs: frozenset[Need] = frozenset({"negatives", "item_similarity"})
+    score = "cosine"
+    surrogate = True
+    centre: Tensor
+
+    def __init__(self, config: DSLRConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.negatives, self.shared = config.negatives, config.shared
+        self.sampler, self.power = config.sampler, config.power
+        self.register_buffer("centre", torch.tensor(-1.0))  # below 0: no batch was seen
+
+    def strength(self, epoch: int) -> float:
+        """Share of kappa and gamma in force in ``epoch``, in [0, 1]."""
+        beyond = epoch - self.config.warmup + 1
+        return min(1.0, max(0.0, beyond / max(1, self.config.ramp)))
+
+    def forward(self, given: LossInput, context: StepContext) -> Tensor:
+        if given.negatives is None:
+            raise UsageError(
+                "this loss needs sampled items", where="loss", fix="let the model's feed ask for them"
+            )
+        _finite(given)
+        anchors, items = unit_rows(given.anchors), unit_rows(given.items)
+        negatives = given.negatives.expand(anchors.shape[0], -1)
+        live = negatives != given.positives[:, None]
+        positive = (anchors * functional.embedding(given.positives, items)).sum(1)
+        found = self.competition(anchors, items, given.positives, positive, negatives, live, context.epoch)
+        weight = found.log_weight - live.sum(1, keepdim=True).clamp(min=1).log()
+        temperature = found.temperature
+
+        def reduce(a: Tensor, t: Tensor) -> Tensor:
+            return sampled_logsumexp(
+                a, t, negatives, log_weight=weight, temperature=temperature, exclude=given.positives
+            )
+
+        loss = all_threads(reduce, anchors, items) - positive / temperature
+        if self.config.scale_by_tau:
+            loss = loss * (temperature / self.config.temperature)
+        return torch.where(live.any(1), loss, 0.0).mean()
+
+    @torch.no_grad()
+    def competition(
+        self,
+        anchors: Tensor,
+        items: Tensor,
+        positives: Tensor,
+        positive: Tensor,
+        negatives: Tensor,
+        live: Tensor,
+        epoch: int,
+    ) -> Competition:
+        """Weights and temperatures of a batch; the centre takes its mean intensity."""
+        config, share = self.config, self.strength(epoch)
+        rows = negatives.shape[0]
+        level = torch.full_like(positive, config.temperature)
+        nothing = torch.zeros(negatives.shape, dtype=positive.dtype, device=positive.device)
+        empty = torch.zeros((rows, 0), dtype=torch.int64, device=positive.device)
+        kappa, gamma = share * config.kappa, share * config.gamma
+        if not kappa and not gamma:
+            return Competition(nothing, level, empty, torch.zeros_like(positive))
+        scores = sampled_scores(anchors, items, negatives).to(positive.dtype)
+        log_weight = nothing
+        if kappa:
+            likeness = nothing
+            if config.rho < 1:
+                likeness = sampled_scores(items[positives], items, negatives).to(positive.dtype)
+            log_weight = log_weights(scores, likeness, live, kappa, config.rho)
+        scaled = (scores - positive[:, None]) / config.temperature
+        slate, intensity = slate_intensity(log_weight, scaled, live, config.slate)
+        if gamma:
+            centre = self._centred(intensity)
+            ratio = torch.exp(-gamma * (intensity - centre)).clamp(config.clip_low, config.clip_high)
+            level = level * ratio
+        return Competition(log_weight, level, slate, intensity)
+
+    def _centred(self, intensity: Tensor) -> Tensor:
+        """The moving average before this batch (its own mean for the first), then renewed."""
+        mean = intensity.mean().to(self.centre.dtype)
+        before = mean if float(self.centre) < 0 else self.centre.clone()
+        self.centre.copy_(self.config.momentum * before + (1 - self.config.momentum) * mean)
+        return before
+
+
+def _finite(given: LossInput) -> None:
+    """Raises UsageError where a vector is not finite (looked at on a CPU only: a GPU would have to wait)."""
+    if given.anchors.device.type != "cpu":
+        return
+    for name, vectors in (("anchors", given.anchors), ("items", given.items)):
+        if not bool(torch.isfinite(vectors).all()):
+            raise UsageError(
+                f"the {name} given to the loss are not finite",
+                where=f"loss ({name})",
+                expected="finite vectors",
+                fix="lower training.learning_rate, raise loss.temperature, or set training.clip_norm",
+            )

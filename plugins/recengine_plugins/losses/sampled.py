@@ -1,0 +1,161 @@
+"""What losses over sampled items share: scores by cosine or dot product, log-sum-exp, checks of the input.
+
+All log-sum-exp forms run through recengine.ops.sampled_logsumexp, all others through sampled_logits: the
+R x N x d tensor of the sampled items' vectors is never made.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from recengine.contracts.loss import LossInput, Need
+from recengine.errors import UsageError
+from recengine.nn.threads import all_threads
+from recengine.nn.unit import unit_rows
+from recengine.ops import hardest, sampled_logits, sampled_logsumexp
+from recengine_plugins.losses.config import SampledConfig
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A batch in the loss's own geometry: anchors [R, d], items [n_items, d], positive [R] (the score of each
+    row's own item), negatives int64 [R, N] or [N], live bool like them (not the row's own item)."""
+
+    anchors: Tensor
+    items: Tensor
+    positives: Tensor
+    positive: Tensor
+    negatives: Tensor
+
+    @property
+    def live(self) -> Tensor:
+        """bool [R, N]."""
+        return self.negatives != self.positives[:, None]
+
+    def logits(self) -> Tensor:
+        """Scores of the sampled items, [R, N], with gradients."""
+        negatives = self.negatives
+        if negatives.ndim == 1:  # a plain product, whose bits depend on the threads
+            return sampled_logits(self.anchors, self.items, negatives)
+        return all_threads(lambda a, t: sampled_logits(a, t, negatives), self.anchors, self.items)
+
+    def logsumexp(
+        self,
+        temperature: float | Tensor,
+        *,
+        log_weight: Tensor | None = None,
+        include_positive: bool = False,
+    ) -> Tensor:
+        """log sum_j exp(s_j / temperature + log_weight_j), [R]; the row's own item is left out of the sampled
+        ones, and is one more entry with ``include_positive``. Minus infinity where no entry is left."""
+        negatives, positives = self.negatives, self.positives
+
+        def reduce(anchors: Tensor, items: Tensor, *weight: Tensor) -> Tensor:
+            return sampled_logsumexp(
+                anchors,
+                items,
+                negatives,
+                log_weight=weight[0] if weight else None,
+                temperature=temperature,
+                positives=positives if include_positive else None,
+                exclude=positives,
+            )
+
+        weight = () if log_weight is None else (log_weight.expand(self.shape),)
+        return all_threads(reduce, self.anchors, self.items, *weight)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows, sampled items of each."""
+        return self.anchors.shape[0], self.negatives.shape[-1]
+
+
+class SampledLoss(nn.Module):
+    """Base of the losses over sampled items: says what it needs, and makes Rows of its input."""
+
+    needs: frozenset[Need] = frozenset({"negatives"})
+    score: Literal["cosine", "dot"] = "cosine"
+
+    def __init__(self, config: SampledConfig) -> None:
+        super().__init__()
+        self.negatives, self.shared = config.negatives, config.shared
+        self.sampler, self.power, self.keep = config.sampler, config.power, config.hardest
+
+    def rows(self, given: LossInput) -> Rows:
+        """Raises UsageError, naming the setting, when nothing was sampled or a vector is not finite."""
+        if given.negatives is None:
+            raise UsageError(
+                "this loss needs sampled items", where="loss", fix="let the model's feed ask for negatives"
+            )
+        if given.bias is not None and self.score == "cosine":
+            raise UsageError(
+                "a cosine has no place for item biases", where="loss", fix="take a dot-product loss"
+            )
+        anchors, items = geometry(given, self.score)
+        positive = (anchors * functional.embedding(given.positives, items)).sum(1)
+        negatives = given.negatives
+        if self.keep and negatives.ndim == 2 and self.keep < negatives.shape[1]:
+            open_to = negatives.masked_fill(negatives == given.positives[:, None], -1)
+            negatives = hardest(anchors, items, open_to, self.keep)
+        return Rows(anchors, items, given.positives, positive, negatives)
+
+
+def geometry(given: LossInput, score: str) -> tuple[Tensor, Tensor]:
+    """Anchors and items, of length one for cosines. On a CPU vectors are checked to be finite."""
+    anchors, items = given.anchors, given.items
+    if anchors.device.type == "cpu":
+        for name, vectors in (("anchors", anchors), ("items", items)):
+            if not bool(torch.isfinite(vectors.detach().sum())):
+                _not_finite(name, vectors.detach())
+    if score == "cosine":
+        return unit_rows(anchors), unit_rows(items)
+    return anchors, items
+
+
+def mean_of(rows: Tensor, live: Tensor | None = None) -> Tensor:
+    """Mean over rows; those without an entry (``live`` false, or a loss of minus infinity) count as zero."""
+    live = rows.detach() > -torch.inf if live is None else live
+    return torch.where(live, rows, 0.0).mean()
+
+
+def mean_over(values: Tensor, live: Tensor) -> Tensor:
+    """Mean of ``values`` [R, N] over the live entries of each row, [R]; zero for a row without any."""
+    return (values * live).sum(1) / live.sum(1).clamp(min=1)
+
+
+def need(given: Any, what: str, loss: str, fix: str) -> Any:
+    """``given.what``; raises UsageError when the model did not supply it."""
+    found = getattr(given, what)
+    if found is None:
+        raise UsageError(f"the loss '{loss}' needs {what}", where="loss.name", found="None", fix=fix)
+    return found
+
+
+def state(loss: nn.Module, name: str) -> Tensor:
+    """The state ``name`` of the loss; raises UsageError before it was sized."""
+    found = getattr(loss, name, None)
+    if found is None:
+        raise UsageError(
+            "the loss has not been told how many users and items there are",
+            where=type(loss).__name__,
+            fix="train it with recengine.fit, or call prepare(facts) first",
+        )
+    held: Tensor = found
+    return held
+
+
+def _not_finite(name: str, vectors: Tensor) -> None:
+    wrong = ~torch.isfinite(vectors).all(1)
+    if bool(wrong.any()):
+        raise UsageError(
+            f"the {name} given to the loss are not finite",
+            where=f"loss ({name})",
+            found=f"NaN or infinity in {int(wrong.sum())} of {len(wrong)} rows",
+            expected="finite vectors",
+            fix="lower training.learning_rate, raise loss.temperature, or set training.clip_norm",
+        )

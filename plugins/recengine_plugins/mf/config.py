@@ -1,0 +1,14 @@
+"""Settings of matrix factorisation."""
+
+from __future__ import annotations
+
+from recengine.config import knob
+from recengine.contracts.model import ModelConfig
+
+
+class MFConfig(ModelConfig):
+    """Size and start; the loss has its own section."""
+
+    factors: int = knob(64, "length of a vector", ge=1, low=16, high=512, log=True)
+    init_std: float = knob(0.1, "spread of the initial values", gt=0)
+    l2: float = knob(0.0, "pull on the vectors of a batch", ge=0, low=1e-7, high=1e-2, log=True)

@@ -1,0 +1,89 @@
+"""MultVAE: variational autoencoder with a multinomial likelihood."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from recengine.contracts.batch import HistoryBatch, SequenceBatch, StepContext
+from recengine.contracts.model import DataFacts, Feed
+from recengine_plugins.multvae.config import MultVAEConfig
+
+
+class MultVAE(nn.Module):
+    """z ~ N(mu(x), sigma(x)), loss = -sum_i x_i log softmax(f(z))_i / |x| + beta KL(q(z|x) | N(0, I)) / |x|.
+
+    x is the set of a user's items, scaled to length one and dropped out; encoder and decoder have one hidden
+    layer of tanh. Answers decode mu. A user is nothing but the history. The division by the number of items
+    is ours: it makes a user's loss comparable and the step size independent of the histories' length.
+    Source: Liang et al., "Variational autoencoders for collaborative filtering", WWW 2018.
+    """
+
+    def __init__(self, config: MultVAEConfig, facts: DataFacts) -> None:
+        super().__init__()
+        self.config, self.n_items = config, facts.n_items
+        self.table = nn.Embedding(facts.n_items, config.hidden)  # the encoder's first layer, by item
+        self.start = nn.Parameter(torch.zeros(config.hidden))
+        self.encode = nn.Linear(config.hidden, 2 * config.latent)
+        self.decode = nn.Linear(config.latent, config.hidden)
+        self.out = nn.Linear(config.hidden, facts.n_items)
+        for layer in (self.encode, self.decode, self.out):
+            nn.init.xavier_normal_(layer.weight)
+            nn.init.normal_(layer.bias, std=0.001)
+        nn.init.xavier_normal_(self.table.weight)
+
+    def feed(self) -> Feed:
+        return Feed("sequences")
+
+    def training_loss(self, batch: SequenceBatch, context: StepContext) -> Tensor:
+        """Every sequence is one history: its inputs and its last target."""
+        items, row = _whole(batch)
+        rows = int(batch.offsets.numel()) - 1
+        mean, log_variance = self._encoded(items, row, rows)
+        noise = torch.randn_like(mean)
+        logits = self._decoded(mean + noise * torch.exp(0.5 * log_variance))
+        counts = torch.bincount(row, minlength=rows).clamp(min=1).to(logits.dtype)
+        picked = torch.log_softmax(logits, dim=1)[row, items]
+        fit = torch.zeros(rows, dtype=logits.dtype, device=logits.device).index_add(0, row, picked) / counts
+        spread = -0.5 * (1 + log_variance - mean.square() - log_variance.exp()).sum(1) / counts
+        rise = min(1.0, context.progress / self.config.anneal) if self.config.anneal else 1.0
+        return (self.config.beta * rise * spread - fit).mean()
+
+    def score_items(self, histories: HistoryBatch) -> Tensor:
+        """float [B, n_items], the decoder's logits."""
+        device = self.start.device
+        row = torch.arange(len(histories)).repeat_interleave(histories.offsets.diff()).to(device)
+        mean, _ = self._encoded(histories.items.to(device), row, len(histories))
+        return self._decoded(mean)
+
+    def _encoded(self, items: Tensor, row: Tensor, rows: int) -> tuple[Tensor, Tensor]:
+        """Mean and log variance, [rows, latent]; a repeated item counts once."""
+        key = torch.unique(row * self.n_items + items)
+        row, items = key // self.n_items, key % self.n_items
+        sizes = torch.bincount(row, minlength=rows).clamp(min=1)
+        weight = sizes.to(self.start.dtype).rsqrt()[row]
+        if self.training:
+            weight = functional.dropout(weight, self.config.dropout)
+        gathered = self.table(items) * weight[:, None]
+        total = torch.zeros(rows, gathered.shape[1], dtype=gathered.dtype, device=gathered.device)
+        hidden = torch.tanh(total.index_add(0, row, gathered) + self.start)
+        mean, log_variance = self.encode(hidden).chunk(2, dim=1)
+        return mean, log_variance
+
+    def _decoded(self, latent: Tensor) -> Tensor:
+        logits: Tensor = self.out(torch.tanh(self.decode(latent)))
+        return logits
+
+
+def _whole(batch: SequenceBatch) -> tuple[Tensor, Tensor]:
+    """All items of the sequences, inputs and last targets, and the row of each."""
+    lengths = batch.offsets.diff()
+    row = torch.arange(len(lengths), device=batch.items.device).repeat_interleave(lengths)
+    last = batch.offsets[1:] - 1
+    held = lengths > 0
+    ends = batch.targets[last[held]]
+    own = torch.arange(len(lengths), device=batch.items.device)[held]
+    known = ends >= 0
+    key = torch.unique(torch.cat([row, own[known]]) * (2**31) + torch.cat([batch.items, ends[known]]))
+    return key % (2**31), key // (2**31)

@@ -1,0 +1,18 @@
+"""Settings of SimGCL."""
+
+from __future__ import annotations
+
+from recengine.config import knob
+from recengine.contracts.model import ModelConfig
+
+
+class SimGCLConfig(ModelConfig):
+    """Size, depth and contrast; the ranking loss has its own section."""
+
+    factors: int = knob(64, "length of a vector", ge=1, low=16, high=512, log=True)
+    layers: int = knob(2, "steps of propagation", ge=1, low=1, high=4)
+    init_std: float = knob(0.1, "spread of the initial values", gt=0)
+    l2: float = knob(1e-4, "pull on the learned vectors of a batch", ge=0, low=1e-7, high=1e-2, log=True)
+    noise: float = knob(0.1, "length of the noise added to a node in every layer", ge=0, low=0.01, high=0.5)
+    contrast: float = knob(0.2, "weight of the contrastive loss", ge=0, low=0.01, high=2.0, log=True)
+    contrast_temperature: float = knob(0.2, "of the contrastive loss", gt=0, low=0.05, high=0.5)

@@ -1,0 +1,124 @@
+"""What models of user-item pairs share: two tables, a loss that is plugged in, answers for newcomers."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from recengine.contracts.batch import HistoryBatch, PairBatch, StepContext
+from recengine.contracts.loss import LossInput
+from recengine.contracts.model import Feed
+from recengine.nn.unit import unit_rows
+from recengine.ops.histories import distinct_rows
+
+
+class PairModel(nn.Module):
+    """score(u, i) = <x_u, y_i>, or its cosine where the loss is one of cosines.
+
+    A subclass says in ``tables()`` what the vectors x [n_users, d] and y [n_items, d] are; here they are the
+    learned tables themselves. Any registered loss can be attached. Somebody new is the mean of the vectors of
+    the distinct items of the history; an empty history is the zero vector, for which no item is preferred.
+
+    init_std: spread of the initial normal values. l2: pull on the rows of a batch, l2 / 2 times the mean over
+    rows of |x_u|^2 + |y_i|^2 of the learned tables.
+    """
+
+    def __init__(self, n_users: int, n_items: int, dim: int, init_std: float, l2: float = 0.0) -> None:
+        super().__init__()
+        self.users, self.items = nn.Embedding(n_users, dim), nn.Embedding(n_items, dim)
+        for table in (self.users, self.items):
+            nn.init.normal_(table.weight, std=init_std)
+        self.l2 = l2
+        self.loss: Any = None
+        self._kept: tuple[tuple[object, ...], tuple[Tensor, Tensor]] | None = None
+
+    def attach_loss(self, loss: Any) -> None:
+        """Take the loss that the settings name."""
+        self.loss = loss
+
+    def feed(self) -> Feed:
+        """Pairs, with the negatives that the loss asks for."""
+        return Feed(
+            "pairs",
+            negatives=getattr(self.loss, "negatives", 0),
+            shared=getattr(self.loss, "shared", False),
+            sampler=getattr(self.loss, "sampler", "uniform"),
+            power=getattr(self.loss, "power", 1.0),
+        )
+
+    def train(self, mode: bool = True) -> Self:
+        """As in torch.nn.Module; the answers made are forgotten, since weights are about to change (a fused
+        optimiser changes them without counting it as a version)."""
+        self.forget_answers()
+        return super().train(mode)
+
+    def forget_answers(self) -> None:
+        """The vectors to rank by are made anew when they are next asked for."""
+        self._kept = None
+
+    def tables(self) -> tuple[Tensor, Tensor]:
+        """float [n_users, d] and [n_items, d], with gradients."""
+        return self.users.weight, self.items.weight
+
+    def training_loss(self, batch: PairBatch, context: StepContext) -> Tensor:
+        """The loss of the batch, and the pull."""
+        self.forget_answers()
+        users, items = self.tables()
+        return self.ranking_loss(users, items, batch, context) + self.pull(batch)
+
+    def ranking_loss(self, users: Tensor, items: Tensor, batch: PairBatch, context: StepContext) -> Tensor:
+        """The attached loss of the batch, with x = ``users`` and y = ``items``."""
+        popularity, history = context.extras.get("popularity"), context.extras.get("user_items")
+        given = LossInput(
+            functional.embedding(batch.users, users),
+            items,
+            batch.items,
+            batch.negatives,
+            batch.log_q,
+            row_ids=batch.users,
+            popularity=popularity if isinstance(popularity, Tensor) else None,
+            user_items=history if isinstance(history, tuple) else None,
+        )
+        loss: Tensor = self.loss(given, context)
+        return loss
+
+    def pull(self, batch: PairBatch) -> Tensor:
+        """l2 / 2 (|x_u|^2 + |y_i|^2), mean over rows."""
+        if self.l2 == 0:
+            return self.items.weight.new_zeros(())
+        rows = self.users(batch.users).square().sum() + self.items(batch.items).square().sum()
+        total: Tensor = 0.5 * self.l2 * rows / max(1, batch.users.shape[0])
+        return total
+
+    def user_vectors(self, histories: HistoryBatch) -> Tensor:
+        """float [B, d]; new users by the mean vector of their items."""
+        users, items = self._answers()
+        device = items.device
+        known = (histories.users >= 0).to(device)
+        vectors = users[histories.users.clamp(min=0).to(device)]
+        if bool(known.all()):
+            return vectors
+        distinct, offsets, _ = distinct_rows(histories.items, histories.offsets)
+        means = functional.embedding_bag(distinct.to(device), items, offsets[:-1].to(device), mode="mean")
+        return torch.where(known[:, None], vectors, means)
+
+    def item_vectors(self) -> Tensor:
+        """float [n_items, d]."""
+        return self._answers()[1]
+
+    def item_bias(self) -> Tensor | None:
+        return None
+
+    def _answers(self) -> tuple[Tensor, Tensor]:
+        """The tables to rank by, made once for a state of the parameters."""
+        state = tuple((p.device, p.data_ptr(), p._version) for p in self.parameters())
+        if self._kept is None or self._kept[0] != state:
+            with torch.no_grad():
+                users, items = self.tables()
+                if getattr(self.loss, "score", "dot") == "cosine":
+                    users, items = unit_rows(users), unit_rows(items)
+                self._kept = (state, (users, items))
+        return self._kept[1]

@@ -1,0 +1,120 @@
+"""The engine's negative samplers: native draws, counted by (seed, row, slot).
+
+Each takes one number from the batch's generator as its seed, so a batch's negatives are a function of (seed,
+epoch, step), at any number of threads. log q is that of the proposal, before a user's own items are rejected;
+None stands for a uniform one.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from recengine.data import Interactions
+from recengine.data.matrix import pair_matrix
+from recengine.data.sampling import AliasTable
+from recengine.errors import DataError
+from recengine.ops.sampling import draw_negatives
+
+Ids = NDArray[np.int64]
+LogProbability = NDArray[np.float32]
+
+
+class Uniform:
+    """Every item alike; what the user was trained on is rejected."""
+
+    def __init__(self, train: Interactions) -> None:
+        _need_items(train)
+        self._n_items = train.n_items
+        matrix = pair_matrix(train)
+        self._met = torch.from_numpy(matrix.indptr), torch.from_numpy(matrix.columns)
+
+    def sample(
+        self, users: Ids, count: int, generator: np.random.Generator
+    ) -> tuple[Ids, LogProbability | None]:
+        """See recengine.data.sampling.Sampler. Raises UsageError for a user who met every item."""
+        return self._draw(users, count, generator, None), None
+
+    def sample_shared(self, count: int, generator: np.random.Generator) -> tuple[Ids, LogProbability | None]:
+        """See recengine.data.sampling.Sampler."""
+        return self._draw_shared(count, generator, None), None
+
+    def _draw(
+        self, users: Ids, count: int, generator: np.random.Generator, alias: tuple[Tensor, Tensor] | None
+    ) -> Ids:
+        rows = torch.from_numpy(np.ascontiguousarray(users, np.int64))
+        drawn = draw_negatives(rows, count, self._n_items, seed=_seed(generator), met=self._met, alias=alias)
+        return drawn.numpy()
+
+    def _draw_shared(
+        self, count: int, generator: np.random.Generator, alias: tuple[Tensor, Tensor] | None
+    ) -> Ids:
+        nobody = torch.full((1,), -1, dtype=torch.int64)
+        return draw_negatives(nobody, count, self._n_items, seed=_seed(generator), alias=alias)[0].numpy()
+
+
+class Popularity(Uniform):
+    """p(i) proportional to (training events of i) ** power, by an alias table; items never met are never
+    drawn."""
+
+    def __init__(self, train: Interactions, power: float = 1.0) -> None:
+        super().__init__(train)
+        counts = train.popularity().astype(np.float64)
+        weights = np.where(counts > 0, np.maximum(counts, 1e-300) ** power, 0.0)
+        self._alias = AliasTable(weights).tensors()
+        with np.errstate(divide="ignore"):
+            self._log_p = np.log(weights / weights.sum()).astype(np.float32)
+
+    def sample(self, users: Ids, count: int, generator: np.random.Generator) -> tuple[Ids, LogProbability]:
+        drawn = self._draw(users, count, generator, self._alias)
+        return drawn, self._log_p[drawn]
+
+    def sample_shared(self, count: int, generator: np.random.Generator) -> tuple[Ids, LogProbability]:
+        drawn = self._draw_shared(count, generator, self._alias)
+        return drawn, self._log_p[drawn]
+
+
+class Mixed(Popularity):
+    """The first half of a row's draws by popularity, the rest uniform; q is the mixture of the two
+    (the balance heuristic of Veach and Guibas, 1995, for which half the draws are from each)."""
+
+    def __init__(self, train: Interactions, power: float = 1.0) -> None:
+        super().__init__(train, power)
+        share = np.exp(self._log_p.astype(np.float64))
+        self._log_p = np.log(0.5 * share + 0.5 / self._n_items).astype(np.float32)
+
+    def sample(self, users: Ids, count: int, generator: np.random.Generator) -> tuple[Ids, LogProbability]:
+        popular = self._draw(users, count - count // 2, generator, self._alias)
+        drawn = np.concatenate([popular, self._draw(users, count // 2, generator, None)], axis=1)
+        return drawn, self._log_p[drawn]
+
+    def sample_shared(self, count: int, generator: np.random.Generator) -> tuple[Ids, LogProbability]:
+        popular = self._draw_shared(count - count // 2, generator, self._alias)
+        drawn = np.concatenate([popular, self._draw_shared(count // 2, generator, None)])
+        return drawn, self._log_p[drawn]
+
+
+class InBatch:
+    """The other rows' positives, shared by the batch (as many as the batch has; ``count`` is not looked at).
+    q is the item's share of the training events, by which it gets into a batch."""
+
+    def __init__(self, train: Interactions) -> None:
+        _need_items(train)
+        counts = train.popularity().astype(np.float64)
+        with np.errstate(divide="ignore"):
+            self._log_p = np.log(counts / counts.sum()).astype(np.float32)
+
+    def from_batch(self, items: Ids) -> tuple[Ids, LogProbability]:
+        """int64 and float32 [len(items)]."""
+        return items.copy(), self._log_p[items]
+
+
+def _seed(generator: np.random.Generator) -> int:
+    return int(generator.integers(0, 2**63))
+
+
+def _need_items(train: Interactions) -> None:
+    if train.n_items == 0 or len(train) == 0:
+        raise DataError("there is nothing to sample from", found=f"{len(train)} training events")

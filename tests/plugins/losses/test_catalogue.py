@@ -1,0 +1,326 @@
+"""The catalogue of losses against golden values, plain formulas and stated properties."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from recengine.contracts.batch import StepContext
+from recengine.contracts.loss import LossInput
+from recengine.contracts.model import DataFacts
+from recengine.errors import ConfigError, UsageError
+from recengine.hooks import host
+from recengine_plugins.losses.adaptive import lambert_w
+
+S = torch.tensor([0.72, 0.2, -0.1, 0.55, 0.9])
+POSITIVE = 0.6
+ROWS, ITEMS, DIM, COUNT = 6, 13, 5, 4
+SAMPLED = ["sl", "ssm", "bsl", "psl", "advinfonce", "adap_tau", "ccl", "drrl", "llpauc", "simce", "sogclr"]
+SAMPLED += ["sl_at_k", "sogsl_at_k", "lambdaloss", "mse", "dsl_r"]
+TEMPERED = ["sl", "ssm", "bsl", "psl", "advinfonce", "sogclr", "sl_at_k", "sogsl_at_k", "dsl_r"]
+
+
+def loss(name: str, rows: int = ROWS, items: int = ITEMS, **settings: Any) -> Any:
+    entry = host().registries["loss"].get(name)
+    made = entry.load()(entry.load_config().parse(settings))
+    if hasattr(made, "prepare"):
+        torch.manual_seed(0)
+        made.prepare(DataFacts(rows, items))
+    return made
+
+
+def golden(positive: float = POSITIVE, scores: Tensor = S) -> LossInput:
+    """One row whose cosines (and inner products) are the given ones: item 0 is the target."""
+    count = len(scores)
+    items = torch.zeros(count + 1, count + 2)
+    items[0, 0], items[0, 1] = positive, math.sqrt(1 - positive**2)
+    for j, score in enumerate(scores.tolist()):
+        items[j + 1, 0], items[j + 1, j + 2] = score, math.sqrt(1 - score**2)
+    anchor = torch.zeros(1, count + 2)
+    anchor[0, 0] = 1.0
+    history = torch.tensor([0, 1]), torch.tensor([0])
+    negatives = torch.arange(1, count + 1)[None]
+    return LossInput(
+        anchor, items, torch.tensor([0]), negatives, row_ids=torch.tensor([0]), user_items=history
+    )
+
+
+def given(seed: int = 3, dtype: torch.dtype = torch.float64) -> LossInput:
+    generator = torch.Generator().manual_seed(seed)
+    return LossInput(
+        torch.randn(ROWS, DIM, dtype=dtype, generator=generator),
+        torch.randn(ITEMS, DIM, dtype=dtype, generator=generator),
+        torch.randint(0, ITEMS, (ROWS,), generator=generator),
+        torch.randint(0, ITEMS, (ROWS, COUNT), generator=generator),
+        row_ids=torch.arange(ROWS),
+        user_items=(torch.arange(ROWS + 1) * 2, torch.randint(0, ITEMS, (2 * ROWS,), generator=generator)),
+    )
+
+
+def cosines(case: LossInput) -> tuple[Tensor, Tensor, Tensor]:
+    """Cosines with the target [R] and the sampled items [R, N], and which of those are not the target."""
+    unit = torch.nn.functional.normalize
+    anchors, items = unit(case.anchors, dim=1), unit(case.items, dim=1)
+    every = anchors @ items.T
+    assert case.negatives is not None
+    positive = every.gather(1, case.positives[:, None]).squeeze(1)
+    return positive, every.gather(1, case.negatives), case.negatives != case.positives[:, None]
+
+
+GOLDEN = [
+    ("sl", {"temperature": 0.1}, 3.179362),
+    ("ssm", {"temperature": 0.1}, 3.220132),
+    ("bsl", {"temperature": 0.1, "positive_temperature": 0.2}, 1.589681),
+    ("psl", {"temperature": 0.05, "activation": "tanh"}, 2.989222),
+    ("psl", {"temperature": 0.05, "activation": "atan"}, 2.989290),
+    ("psl", {"temperature": 0.05, "activation": "relu"}, 3.005092),
+    ("simce", {"margin": 0.2}, 0.5),
+    ("ccl", {"margin": 0.4, "weight": 1.0}, 0.594),
+]
+
+
+@pytest.mark.parametrize(("name", "settings", "value"), GOLDEN)
+def test_golden_values(name: str, settings: dict[str, Any], value: float) -> None:
+    assert float(loss(name, 1, 6, **settings)(golden(), StepContext())) == pytest.approx(value, abs=2e-6)
+
+
+def test_golden_value_of_sl_at_k() -> None:
+    made = loss("sl_at_k", 1, 6, temperature=0.1, weight_temperature=2.25)
+    made.thresholds.fill_(0.65)
+    assert float(made(golden(), StepContext())) == pytest.approx(1.572018, abs=2e-6)
+
+
+def test_golden_value_of_bpr() -> None:
+    first = replace(golden(), negatives=torch.tensor([[1]]))
+    assert float(loss("bpr", 1, 6)(first, StepContext())) == pytest.approx(0.754946, abs=1e-6)
+
+
+FORMULAS: dict[str, tuple[dict[str, Any], Any]] = {
+    "sl": ({"temperature": 0.2}, lambda p, s: torch.logsumexp((s - p) / 0.2, 0)),
+    "ssm": ({"temperature": 0.2}, lambda p, s: torch.log1p(torch.exp((s - p) / 0.2).sum())),
+    "bsl": (
+        {"temperature": 0.2, "positive_temperature": 0.3},
+        lambda p, s: 0.2 / 0.3 * torch.logsumexp(s / 0.2, 0) - p / 0.3,
+    ),
+    "psl": (
+        {"temperature": 0.1, "activation": "atan"},
+        lambda p, s: torch.logsumexp(torch.log1p(torch.atan((s - p) / 2)) / 0.1, 0),
+    ),
+    "ccl": (
+        {"margin": 0.1, "weight": 3.0},
+        lambda p, s: 1 - p + 3 * torch.relu(s - 0.1).mean(),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FORMULAS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_value_and_gradients_against_the_formula(name: str, dtype: torch.dtype) -> None:
+    settings, formula = FORMULAS[name]
+    case = given()
+    wide = [case.anchors.requires_grad_(), case.items.requires_grad_()]
+    positive, sampled, live = cosines(case)
+    wanted = torch.stack([formula(p, s[k]) for p, s, k in zip(positive, sampled, live, strict=True)]).mean()
+    narrow = [part.detach().to(dtype).requires_grad_() for part in wide]
+    found = loss(name, **settings)(replace(case, anchors=narrow[0], items=narrow[1]), StepContext())
+    tolerance = {"rtol": 1e-5, "atol": 1e-5} if dtype == torch.float32 else {"rtol": 1e-9, "atol": 1e-9}
+    torch.testing.assert_close(found.double(), wanted, **tolerance)
+    expected = torch.autograd.grad(wanted, wide)
+    for ours, theirs in zip(torch.autograd.grad(found, narrow), expected, strict=True):
+        torch.testing.assert_close(ours.double(), theirs, **tolerance)
+
+
+def test_bilateral_softmax_with_equal_temperatures_is_sl() -> None:
+    case = given()
+    both = loss("bsl", temperature=0.1, positive_temperature=0.1)(case, StepContext())
+    torch.testing.assert_close(both, loss("sl", temperature=0.1)(case, StepContext()))
+
+
+def test_the_grouped_form_pools_the_rows_of_a_user() -> None:
+    case = replace(given(), row_ids=torch.tensor([0, 0, 1, 2, 2, 2]))
+    positive, sampled, live = cosines(case)
+    pooled = []
+    for user in (0, 1, 2):
+        mine = positive[case.row_ids == user] / 0.2
+        pooled += [torch.logsumexp(mine, 0) - math.log(len(mine))] * len(mine)
+    negative = [
+        torch.logsumexp(s[k] / 0.2, 0) - math.log(int(k.sum())) for s, k in zip(sampled, live, strict=True)
+    ]
+    wanted = (1.2 * torch.stack(negative) - torch.stack(pooled)).mean()
+    made = loss("bsl", form="grouped", temperature=0.2, negative_weight=1.2)
+    torch.testing.assert_close(made(case, StepContext()), wanted)
+
+
+def test_log_q_undoes_the_sampling() -> None:
+    """Draws from any q estimate the same sum over the catalogue."""
+    generator = torch.Generator().manual_seed(0)
+    case = given()
+    q = torch.softmax(torch.randn(ITEMS, generator=generator), 0)
+    drawn = torch.multinomial(q, 60_000, replacement=True, generator=generator).view(ROWS, -1)
+    uniform = torch.randint(0, ITEMS, drawn.shape, generator=generator)
+    log_q = q.log()[drawn].double()
+    weighed = loss("ssm", temperature=0.5)(replace(case, negatives=drawn, log_q=log_q), StepContext())
+    flat = torch.full(uniform.shape, -math.log(ITEMS), dtype=torch.float64)
+    plain = loss("ssm", temperature=0.5)(replace(case, negatives=uniform, log_q=flat), StepContext())
+    assert abs(float(weighed - plain)) < 0.02
+
+
+def test_sogclr_ends_with_the_gradient_of_the_softmax() -> None:
+    """Where the average has settled, the gradient is that of -s/t + log E exp(s_j / t)."""
+    case = given()
+    anchors = case.anchors.requires_grad_()
+    made = loss("sogclr", temperature=0.5)
+    for _ in range(3):  # the same sample again and again: g is its mean
+        value = made(case, StepContext())
+    found = torch.autograd.grad(value, anchors)[0]
+    wanted = torch.autograd.grad(loss("sl", temperature=0.5)(case, StepContext()), anchors)[0]
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-7)
+
+
+def test_the_adversary_climbs_and_then_rests() -> None:
+    case = given()
+    made = loss("advinfonce", temperature=0.2, adversary_rate=0.05, every=1, adversary_epochs=10)
+    before = float(made(case, StepContext(epoch=20)))
+    for _ in range(5):
+        made(case, StepContext(epoch=0))
+    raised = float(made(case, StepContext(epoch=20)))
+    assert raised > before
+    held = made.adversary_items.clone()
+    made(case, StepContext(epoch=20))
+    assert torch.equal(held, made.adversary_items)
+
+
+def test_the_threshold_is_the_kth_largest_of_own_and_sampled_items() -> None:
+    case = given()
+    made = loss("sl_at_k", k=3, refresh=1, temperature=0.2)
+    made(case, StepContext(epoch=0))
+    positive, sampled, _ = cosines(case)
+    unit = torch.nn.functional.normalize
+    every = unit(case.anchors, dim=1) @ unit(case.items, dim=1).T
+    for row in range(ROWS):
+        own = case.user_items[1][2 * row : 2 * row + 2]
+        wanted = torch.cat([every[row, own], sampled[row]]).sort(descending=True).values[2]
+        assert float(made.thresholds[row]) == pytest.approx(float(wanted), abs=1e-6)
+    assert positive.shape == (ROWS,)
+
+
+def test_adaptive_temperatures_soften_for_badly_fitted_users() -> None:
+    case = given()
+    made = loss("adap_tau", beta=1.0, lowest=1e-3, highest=10.0)
+    context = {"popularity": torch.ones(ITEMS)}
+    made(case, StepContext(epoch=0, extras=context))
+    losses = made.sums.clone()
+    made(case, StepContext(epoch=1, extras=context))
+    order = losses.argsort()
+    assert bool((made.factors[order].diff() >= 0).all())
+    assert made.factors.max() > 1 > made.factors.min()
+
+
+def test_lambert_w_inverts() -> None:
+    w = torch.linspace(-0.999, 4, 50, dtype=torch.float64)
+    torch.testing.assert_close(lambert_w(w * w.exp()), w, rtol=1e-6, atol=1e-6)
+
+
+def test_lambda_pairs_weigh_what_an_exchange_is_worth() -> None:
+    case = given()
+    scores = case.anchors @ case.items.T
+    ranks = scores.argsort(1, descending=True).argsort(1) + 1
+    discount = torch.where(ranks <= 5, 1 / torch.log2(1 + ranks.double()), 0.0)
+    total = []
+    for row in range(ROWS):
+        p = int(case.positives[row])
+        kept = [int(j) for j in case.negatives[row] if int(j) != p]
+        pairs = [
+            (discount[row, p] - discount[row, j]).abs()
+            * torch.nn.functional.softplus(scores[row, j] - scores[row, p])
+            for j in kept
+        ]
+        total.append(torch.stack(pairs).mean())
+    torch.testing.assert_close(loss("lambdaloss", k=5)(case, StepContext()), torch.stack(total).mean())
+
+
+def test_alignment_and_uniformity() -> None:
+    case = replace(
+        given(), row_ids=torch.tensor([0, 1, 1, 2, 3, 4]), positives=torch.tensor([0, 1, 2, 2, 3, 4])
+    )
+    unit = torch.nn.functional.normalize
+    x, y = unit(case.anchors, dim=1), unit(case.items, dim=1)[case.positives]
+
+    def spread(vectors: Tensor) -> Tensor:
+        return torch.pdist(vectors).square().mul(-2).exp().mean().log()
+
+    users, items = x[[0, 1, 3, 4, 5]], y[[0, 1, 2, 4, 5]]  # the first row of each
+    wanted = (x - y).square().sum(1).mean() + 0.5 * 0.7 * (spread(users) + spread(items))
+    torch.testing.assert_close(loss("directau", uniformity=0.7)(case, StepContext()), wanted)
+
+
+@pytest.mark.parametrize("name", SAMPLED)
+def test_permuting_and_repeating_negatives_changes_nothing(name: str) -> None:
+    case = given()
+    one = float(loss(name)(case, StepContext()).detach())
+    order = torch.randperm(COUNT, generator=torch.Generator().manual_seed(1))
+    other = loss(name)(replace(case, negatives=case.negatives[:, order]), StepContext()).detach()
+    assert float(other) == pytest.approx(one, rel=1e-7)
+    twice = loss(name)(replace(case, negatives=case.negatives.repeat(1, 2)), StepContext())
+    assert math.isfinite(float(twice.detach()))
+
+
+@pytest.mark.parametrize("name", ["sl", "ssm", "bsl", "psl", "sl_at_k", "dsl_r", "sogclr", "adap_tau"])
+def test_the_coldest_temperature_stays_finite(name: str) -> None:
+    """Differences up to 2 at temperature 0.01: logits of 200."""
+    settings = {} if name == "adap_tau" else {"temperature": 0.01}
+    case = golden(-0.999, torch.tensor([0.999, 0.999, -0.999]))
+    anchors, items = case.anchors.requires_grad_(), case.items.requires_grad_()
+    value = loss(name, 1, 4, **settings)(replace(case, anchors=anchors, items=items), StepContext())
+    assert math.isfinite(float(value))
+    for part in torch.autograd.grad(value, (anchors, items)):
+        assert torch.isfinite(part).all()
+
+
+@pytest.mark.parametrize("name", SAMPLED)
+def test_a_row_whose_negatives_are_all_its_own_item_adds_nothing(name: str) -> None:
+    case = given()
+    own = case.negatives.clone()
+    own[2] = case.positives[2]
+    value = loss(name)(replace(case, negatives=own), StepContext())
+    assert math.isfinite(float(value))
+
+
+@pytest.mark.parametrize("name", TEMPERED)
+@pytest.mark.parametrize("value", [0.0, -0.1])
+def test_a_temperature_that_is_not_positive_is_refused_by_name(name: str, value: float) -> None:
+    with pytest.raises(ConfigError, match="temperature"):
+        loss(name, temperature=value)
+
+
+@pytest.mark.parametrize("name", [*SAMPLED, "softmax", "directau"])
+@pytest.mark.parametrize("where", ["anchors", "items"])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_vectors_that_are_not_finite_are_named(name: str, where: str, value: float) -> None:
+    case = given()
+    wrong = getattr(case, where).clone()
+    wrong[1, 2] = value
+    with pytest.raises(UsageError, match=rf"{where} given to the loss are not finite[\s\S]*learning_rate"):
+        loss(name)(replace(case, **{where: wrong}), StepContext())
+
+
+@pytest.mark.parametrize("name", ["drrl", "advinfonce", "adap_tau", "sogclr", "sl_at_k"])
+def test_what_a_model_does_not_supply_is_named(name: str) -> None:
+    with pytest.raises(UsageError, match="row_ids"):
+        loss(name)(replace(given(), row_ids=None), StepContext())
+    entry = host().registries["loss"].get(name)
+    with pytest.raises(UsageError, match="how many users"):
+        entry.load()(entry.load_config()())(given(), StepContext())
+
+
+def test_only_the_hardest_count() -> None:
+    case = given()
+    _, sampled, live = cosines(case)
+    best = sampled.masked_fill(~live, -torch.inf).topk(2, dim=1).indices
+    wanted = loss("sl")(replace(case, negatives=case.negatives.gather(1, best)), StepContext())
+    torch.testing.assert_close(loss("sl", hardest=2)(case, StepContext()), wanted)
