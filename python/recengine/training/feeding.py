@@ -72,8 +72,8 @@ def make_feeder(
 ) -> Feeder:
     """The Feeder that answers ``feed``; rows 0: the usual number for the kind.
 
-    Raises UsageError for batches that interactions cannot give or an unknown sampler, ConfigError when more
-    negatives of its own are asked for a row than there are items, DataError when there is nothing to learn from.
+    Raises UsageError for batches that interactions cannot give or an unknown sampler, ConfigError when a row
+    is to get more negatives of its own than there are items, DataError when there is nothing to learn from.
     """
     if feed.kind not in DEFAULT_ROWS:
         raise UsageError("interactions have no such batches", found=feed.kind, expected="sequences or pairs")
