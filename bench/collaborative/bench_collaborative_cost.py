@@ -4,7 +4,7 @@
     python bench/collaborative/bench_collaborative_cost.py --claim collaborative.mf-sl-gowalla --threads 2
 
 * MF + SL: batch 1,024, 1,000 negatives a row that the user did not meet, 64 factors, dense fused Adam.
-  'gather': the item table normalised once, the rows of the negatives gathered, one batched product, logsumexp.
+  'gather': the item table normalised once, the negatives' rows gathered, one batched product, logsumexp.
   'irbench': both tables normalised, rows gathered, torch's cosine similarity over the B x N x d tensor, as
   IR-Benchmark computes it. All draw the negatives with our sampler: only the step differs.
 * LightGCN: 3 layers, batch 2,048, BPR with one negative. 'csr' and 'coo': the same step with torch's sparse
