@@ -46,12 +46,12 @@ def train_of(name: str) -> data.Interactions:
     return data.split(data.read(SHARED / SETS[name])).train
 
 
-def built(model: str, loss: str, train: data.Interactions, **settings: Any) -> Any:
+def built(name: str, loss: str, train: data.Interactions, **settings: Any) -> Any:
     """A model with its loss, through the registries."""
     registry, losses = host().registries["model"], host().registries["loss"]
     facts = DataFacts(train.n_users, train.n_items)
     torch.manual_seed(0)
-    made = registry.get(model).load()(registry.get(model).load_config()(**settings.pop("model", {})), facts)
+    made = registry.get(name).load()(registry.get(name).load_config()(**settings.pop("model", {})), facts)
     made.attach_loss(losses.get(loss).load()(losses.get(loss).load_config()(**settings)))
     if hasattr(made, "attach_data"):
         made.attach_data(train)
