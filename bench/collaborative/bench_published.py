@@ -159,10 +159,10 @@ def markdown(cells: dict[str, dict[str, Any]], claims: list[dict[str, Any]]) -> 
     lines = [
         "# Published rows, and DSL-R beside them",
         "",
-        "MF, 64 factors, batch 1,024, 1,000 uniform negatives a row, Adam; IR-Benchmark's protocol on its own "
-        "files (a tenth of each user's training items for validation). One seed a cell, one setting a loss "
-        "(the published temperature), the epoch chosen on validation; the published figures are the best of a "
-        "grid over 200 epochs. **DSL-R is a derived design, not a reproduction of the paper DSL.**",
+        "MF, 64 factors, batch 1,024, 1,000 uniform negatives a row, Adam; IR-Benchmark's protocol on its "
+        "own files (a tenth of each user's training items for validation). One seed a cell, one setting a loss "
+        "(the published temperature), the epoch chosen on validation; the published figures are the best of "
+        "a grid over 200 epochs. **DSL-R is a derived design, not a reproduction of the paper DSL.**",
         "",
         "| cell | loss settings | epochs run | best validation NDCG@20 (epoch) | Recall@20 | NDCG@20 "
         "| published | seconds of epochs |",
@@ -180,7 +180,7 @@ def markdown(cells: dict[str, dict[str, Any]], claims: list[dict[str, Any]]) -> 
     missing = [name for name in CELLS if name not in cells]
     lines += [
         "",
-        "Seconds were taken beside other work on the machine: they say what was spent, not what a step costs.",
+        "Seconds were taken beside other work: they say what was spent, not what a step costs.",
         "",
         "Not run: " + (", ".join(missing) or "nothing") + "; BPR, BSL, Gowalla, CD, Beauty, douban-book, the "
         "shifted sets, LightGCN, further seeds and the search of settings. They stay in the register as not "
