@@ -160,7 +160,7 @@ def markdown(cells: dict[str, dict[str, Any]], claims: list[dict[str, Any]]) -> 
         "# Published rows, and DSL-R beside them",
         "",
         "MF, 64 factors, batch 1,024, 1,000 uniform negatives a row, Adam; IR-Benchmark's protocol on its "
-        "own files (a tenth of each user's training items for validation). One seed a cell, one setting a loss "
+        "own files (a tenth of each user's items for validation). One seed a cell, one setting a loss "
         "(the published temperature), the epoch chosen on validation; the published figures are the best of "
         "a grid over 200 epochs. **DSL-R is a derived design, not a reproduction of the paper DSL.**",
         "",
