@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -72,6 +73,11 @@ def test_plan_from_a_pilot(events: Path, tmp_path: Path) -> None:
     made = json.loads(call("plan", "--delta", "0.05", "--pilot", tmp_path, "--cost", "2", "--json"))
     assert made["plan"]["curve"][0][0] == 2
     assert made["metric"] == "ndcg@10"
+    call("fit", "popularity", "--data", events, "--out", tmp_path / "counts")
+    words = ["plan", "--delta", "0.05", "--pilot", tmp_path, "--looks", "3,5", "--json"]
+    both = json.loads(call(*words))
+    assert "3 seeds" in both["pilot"]
+    assert both["looks"]["3"] < both["looks"]["5"] < 0.05
 
 
 def test_reliability_of_a_table(tmp_path: Path) -> None:
@@ -155,3 +161,102 @@ def test_limits_are_read(text: str, terms: tuple[tuple[str, float], ...], at_mos
     limit = _limit(text)
     assert limit.coefficients == terms
     assert limit.at_most == at_most
+
+
+def failed(*arguments: str | Path) -> str:
+    done = RUNNER.invoke(app, [str(argument) for argument in arguments])
+    assert done.exit_code == 2, done.output
+    return done.output
+
+
+def test_compare_refuses_runs_of_other_settings_or_data(events: Path, tmp_path: Path) -> None:
+    out = tmp_path / "runs"
+    words = ["compare", "bpr", "popularity", "--data", events, "--seeds", "2", "--out", out]
+    call(*words, "--no-report")
+    assert sorted(path.name for path in out.iterdir()) == ["bpr-seed0", "bpr-seed1", "popularity-seed0"]
+    assert "model.factors = 64 (asked: 8)" in failed(*words, "--set", "model.factors=8")
+    other = tmp_path / "other.csv"
+    other.write_text(events.read_text())
+    assert "made from other data" in failed("compare", "bpr", "--data", other, "--seeds", "2", "--out", out)
+
+
+def test_compare_in_workers_gives_the_same_numbers(events: Path, tmp_path: Path) -> None:
+    words = [
+        "compare",
+        "bpr",
+        "ials",
+        "--data",
+        events,
+        "--seeds",
+        "2",
+        "--json",
+        "--set",
+        "evaluation.cutoffs=[10]",
+    ]
+    here = json.loads(call(*words, "--out", tmp_path / "here", "--stability"))
+    there = json.loads(call(*words, "--out", tmp_path / "there", "--workers", "2"))
+    assert here["pairs"] == there["pairs"]
+    assert 0 < here["stability"]["bpr"][0] <= 1
+
+
+def test_a_killed_compare_goes_on(events: Path, tmp_path: Path) -> None:
+    """As a kill leaves it: one run whole, one with its evaluation half written, one not begun."""
+    words = ["compare", "bpr", "popularity", "--data", events, "--seeds", "3", "--out", tmp_path, "--json"]
+    before = json.loads(call(*words))
+    (tmp_path / "bpr-seed1" / "evaluation.json").unlink()
+    shutil.rmtree(tmp_path / "bpr-seed2")
+    stamp = (tmp_path / "bpr-seed0" / "run.json").stat().st_mtime_ns
+    assert json.loads(call(*words))["pairs"] == before["pairs"]
+    assert (tmp_path / "bpr-seed0" / "run.json").stat().st_mtime_ns == stamp
+
+
+def test_looks_stop_when_all_is_decided(events: Path, tmp_path: Path) -> None:
+    words = ["compare", "bpr", "random", "--data", events, "--out", tmp_path, "--metric", "ndcg@10", "--json"]
+    found = json.loads(call(*words, "--looks", "3,5"))
+    assert found["pairs"][0]["verdict"]["outcome"] == "better"
+    assert found["look"]["number"] == 1
+    assert found["look"]["level"] < 0.05
+    assert not (tmp_path / "bpr-seed3").exists()
+    assert "numbers of seeds" in failed(*words, "--looks", "three")
+    assert "ascend" in failed(*words, "--looks", "5,3")
+
+
+def test_names_that_are_neither_folder_nor_model(events: Path, tmp_path: Path) -> None:
+    said = failed("compare", "baipr", "bpr", "--data", events, "--out", tmp_path)
+    assert "no such folder and no such model" in said
+    assert "'bpr'" in said
+    assert "did you mean 'holm'" in failed("compare", "bpr", "--data", events, "--correction", "holmes")
+
+
+def test_gate_only_fails_on_a_sure_loss(events: Path, tmp_path: Path) -> None:
+    words = [
+        "compare",
+        "random",
+        "bpr",
+        "--data",
+        events,
+        "--seeds",
+        "3",
+        "--out",
+        tmp_path,
+        "--metric",
+        "ndcg@10",
+    ]
+    done = RUNNER.invoke(app, [str(word) for word in [*words, "--fail-below", "0.01"]])
+    assert done.exit_code == 1
+    assert "gate: random loses at least" in done.output
+    call(*words, "--fail-below", "0.99")
+
+
+def test_reports_of_a_table_and_of_a_study(events: Path, tmp_path: Path) -> None:
+    path = tmp_path / "runs.csv"
+    rows = "".join(f"{t},{r},{int(t > r)}\n" for t in range(4) for r in range(3))
+    path.write_text("task,run,score\n" + rows)
+    call("reliability", path, "--draws", "100", "--report", tmp_path / "r.html")
+    assert "pass^k (all)" in (tmp_path / "r.html").read_text()
+    words = ["tune", "itemknn", "--data", events, "--tuner", "random", "--study", tmp_path / "s.db"]
+    call(*words, "--trials", "3", "--confirm", "1", "--report", tmp_path / "s.html")
+    page = (tmp_path / "s.html").read_text()
+    for expected in ("Tuning itemknn on events.csv", "Leakage audit", "Two tables can be compared only if"):
+        assert expected in page
+    assert (tmp_path / "s.csv").is_file()

@@ -70,3 +70,42 @@ def test_real_repeats(shared_data: Callable[[str], Path]) -> None:
     assert (found.tasks, found.runs) == (50, 4)
     assert found.mean == pytest.approx(0.42)
     assert np.ptp(found.run_means) > 0
+
+
+def test_stability_of_lists_over_runs(tmp_path: Path) -> None:
+    path = tmp_path / "lists.csv"
+    rows = ['u1,0,1,"[1, 2]"', 'u1,1,1,"[1, 2]"', "u2,0,1,3 4", 'u2,1,0,"3,5"']
+    path.write_text("user,seed,score,items\n" + "\n".join(rows) + "\n")
+    (repeats,) = read_repeats(path, lists="items").values()
+    found = summarise(repeats, draws=50).stability
+    assert found is not None
+    assert found.jaccard == pytest.approx((1 + 1 / 3) / 2)
+    assert found.overlap > found.jaccard
+    path.write_text("user,seed,score,items\nu1,0,1,1 2\nu1,1,1,1\nu2,0,1,3 4\nu2,1,0,3 5\n")
+    with pytest.raises(DataError, match="1 to 2 items"):
+        read_repeats(path, lists="items")
+
+
+def test_nan_scores_and_empty_tables_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "runs.csv"
+    path.write_text(ROWS.replace("t1,1,0\n", "t1,1,NaN\n"))
+    with pytest.raises(DataError, match="line 6"):
+        read_repeats(path)
+    path.write_text("task,run,reward\n")
+    with pytest.raises(DataError, match="no rows"):
+        read_repeats(path)
+
+
+def test_duplicate_rows_name_both_lines(tmp_path: Path) -> None:
+    path = tmp_path / "runs.csv"
+    path.write_text(ROWS + "t0,0,1\n")
+    with pytest.raises(DataError, match="lines 2 and 20"):
+        read_repeats(path)
+
+
+def test_lines_are_those_of_the_file_with_several_systems(tmp_path: Path) -> None:
+    path = tmp_path / "runs.csv"
+    lines = ["model,task,run,score", "a,x,0,1", "b,x,0,1", "a,y,0,0", "b,y,0,oops"]
+    path.write_text("\n".join(lines) + "\n")
+    with pytest.raises(DataError, match="line 5"):
+        read_repeats(path, system="model")

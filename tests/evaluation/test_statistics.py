@@ -359,3 +359,28 @@ def test_overlap_is_symmetric_and_bounded(a: list[int], b: list[int]) -> None:
     value = s.rank_biased_overlap(a, b)
     assert value == pytest.approx(s.rank_biased_overlap(b, a))
     assert 0 <= value <= 1 + 1e-12
+
+
+# --- the same cases in statsmodels ------------------------------------------------------------------
+
+
+def test_power_and_corrections_agree_with_statsmodels() -> None:
+    power = pytest.importorskip("statsmodels.stats.power")
+    multiple = pytest.importorskip("statsmodels.stats.multitest")
+    for sigma in (1.0, 1.5, 1.8):
+        for delta in (1.0, 2.0, 3.0, 5.0):
+            exact = power.TTestIndPower().solve_power(delta / sigma, alpha=0.05, power=0.8)
+            assert s.runs_per_arm(sigma, delta) == max(2, int(np.ceil(exact)))
+    p = np.random.default_rng(0).random(20) ** 3
+    np.testing.assert_allclose(s.holm(p), multiple.multipletests(p, method="holm")[1])
+    np.testing.assert_allclose(s.benjamini_hochberg(p), multiple.multipletests(p, method="fdr_bh")[1])
+
+
+def test_item_bootstrap_gives_the_published_interval_of_a_mean() -> None:
+    """Twenty items, half of them solved: expanded percentiles come near Student's t, plain ones do not."""
+    values = np.repeat([0.0, 1.0], 10)
+    found = s.item_bootstrap(values, draws=40_000)
+    half = float(stats.t.ppf(0.975, 19)) * float(values.std(ddof=1)) / np.sqrt(20)
+    assert found.high - 0.5 == pytest.approx(half, abs=0.03)
+    plain = float(stats.norm.ppf(0.975)) * float(values.std()) / np.sqrt(20)
+    assert found.high - 0.5 > plain

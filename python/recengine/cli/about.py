@@ -56,7 +56,10 @@ def about_of(folders: dict[str, list[Path]], systems: Sequence[System], *, stabi
 
 def _data_name(folder: Path) -> str:
     source = folder / "source.json"
-    return Path(read_json(source)["data"]).name if source.is_file() else ""
+    if not source.is_file():
+        return ""
+    path = Path(read_json(source)["data"])
+    return f"{path.parent.name}/{path.name}" if path.parent.name else path.name
 
 
 def _settings(folder: Path) -> dict[str, str]:

@@ -134,18 +134,23 @@ def _looks(text: str | None, seeds: int, alpha: float, spending: str) -> list[Lo
         return [Look(1, 1, seeds, alpha)]
     from recengine.evaluation.statistics import look_levels
 
-    try:
-        numbers = [int(part) for part in text.split(",")]
-    except ValueError:
-        raise UsageError(
-            "looks are numbers of seeds", where="--looks", found=text, expected="e.g. 3,5,10"
-        ) from None
+    numbers = look_numbers(text)
     chosen = _one_of(spending, "--spending", "obrien-fleming", "pocock")
     levels = look_levels(numbers, alpha=alpha, spending=cast("Literal['obrien-fleming', 'pocock']", chosen))
     return [
         Look(at, len(numbers), number, float(level))
         for at, (number, level) in enumerate(zip(numbers, levels, strict=True), start=1)
     ]
+
+
+def look_numbers(text: str) -> list[int]:
+    """'3,5,10' as numbers of seeds; raises UsageError."""
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise UsageError(
+            "looks are numbers of seeds", where="--looks", found=text, expected="e.g. 3,5,10"
+        ) from None
 
 
 def _decide(
@@ -185,8 +190,26 @@ def _one_of(value: str, where: str, *known: str) -> str:
 
 
 def _shown(systems: list[System]) -> list[str]:
+    """The usual metrics that all have; one that equals another for every user (recall and hit rate, where one
+    item is asked for) is not tested twice."""
+    import numpy as np
+
     common = [name for name in systems[0].scores if all(name in system.scores for system in systems)]
-    return [name for name in common if name.startswith(_SHOWN)] or common
+    chosen: list[str] = []
+    for name in [name for name in common if name.startswith(_SHOWN)] or common:
+        same = next(
+            (
+                other
+                for other in chosen
+                if all(np.array_equal(s.scores[name], s.scores[other], equal_nan=True) for s in systems)
+            ),
+            None,
+        )
+        if same is None:
+            chosen.append(name)
+        else:
+            note(f"{name} equals {same} for every user here: tested once")
+    return chosen
 
 
 def _single(system: System, as_json: bool) -> None:

@@ -23,6 +23,9 @@ def plan(
         str, typer.Option(help="population (new users) or fixed (these users).")
     ] = "population",
     cost: Annotated[float | None, typer.Option(help="Cost of one run, in any unit.")] = None,
+    looks: Annotated[
+        str | None, typer.Option(help="Print the level of looks after so many seeds, e.g. 3,5,10.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Seeds, users and cost for a claim of --delta, from the variance of a pilot.
@@ -33,6 +36,7 @@ def plan(
     """
     from recengine.cli.systems import collect
     from recengine.errors import UsageError
+    from recengine.evaluation.pairs import tables_of
     from recengine.evaluation.statistics import plan as make_plan
     from recengine.evaluation.statistics import variance_components
 
@@ -48,18 +52,23 @@ def plan(
         (system,) = systems
         parts = _doubled(variance_components(_scores(system, metric)))
         source = f"{system.name}, {len(system.seeds)} seeds"
-    elif len(systems) == 2 and systems[0].seeds == systems[1].seeds:
+    elif len(systems) == 2 and _paired(systems):
         first, second = systems
-        parts = variance_components(_scores(first, metric) - _scores(second, metric))
-        source = f"{first.name} - {second.name}, {len(first.seeds)} shared seeds"
+        for system in systems:
+            _scores(system, metric)
+        tables = tables_of(first, second, metric)
+        parts = variance_components(tables.first - tables.second)
+        source = f"{first.name} - {second.name}, {tables.first.shape[1]} seeds"
     else:
         raise UsageError(
-            "a pilot is one system, or two with the same seeds",
+            "a pilot is one system, or two with the same seeds (or one of them deterministic)",
             found=", ".join(f"{system.name} with seeds {list(system.seeds)}" for system in systems),
         )
+    levels = _levels(looks, alpha)
     made = make_plan(parts, delta, users=users, power=power, alpha=alpha, target=checked, cost_per_run=cost)
     if as_json:
-        emit_json({"pilot": source, "metric": metric, "components": parts, "plan": made})
+        told = {"pilot": source, "metric": metric, "components": parts, "plan": made}
+        emit_json({**told, "looks": levels})
         return
     typer.echo(made.reason)
     if made.cost is not None:
@@ -71,8 +80,22 @@ def plan(
         [[seeds, reached, least] for seeds, reached, least in made.curve],
         title=f"{metric}, difference {delta:g}, {made.users} users, pilot: {source}",
     )
+    for seeds, level in levels.items():
+        note(f"look after {seeds} seeds: claim a difference when p < {level:.2g}")
     spread = [f"{name} {value**0.5:.4g}" for name, value in _spread(parts)]
     note("standard deviations: " + ", ".join(spread))
+
+
+def _paired(systems: Any) -> bool:
+    return systems[0].seeds == systems[1].seeds or any(system.deterministic for system in systems)
+
+
+def _levels(looks: str | None, alpha: float) -> dict[int, float]:
+    from recengine.cli.compare import look_numbers
+    from recengine.evaluation.statistics import look_levels
+
+    numbers = [] if looks is None else look_numbers(looks)
+    return dict(zip(numbers, look_levels(numbers, alpha=alpha).tolist(), strict=True)) if numbers else {}
 
 
 def _scores(system: Any, metric: str) -> Any:

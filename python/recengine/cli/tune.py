@@ -240,6 +240,7 @@ def _report(study: Study, objective: FitObjective, confirm: int, page: Path | No
 
         facts = {"model": objective.model, "data": objective.data, "metric": objective.metric}
         told = {"recommended": recommended, "confirmation": repeats, "facts": facts}
+        told |= _background(objective)
         title = f"Tuning {objective.model} on {Path(objective.data).name}"
         note(f"report: {write_study(study, page, title=title, **told)}")
     if as_json:
@@ -274,6 +275,24 @@ def _report(study: Study, objective: FitObjective, confirm: int, page: Path | No
         "use it with: "
         + " ".join(f"--set {name}={recommended[name]}" for name in study.space.names if name in changed)
     )
+
+
+def _background(objective: FitObjective) -> dict[str, Any]:
+    """Data, audit and protocol of the validation, for the page."""
+    from recengine.evaluation import protocol_of
+    from recengine.hooks import host
+    from recengine.reports import About
+    from recengine.reports.facts import data_facts
+    from recengine.reports.gather import audit_entry
+    from recengine.training import resolve
+    from recengine.training.splitting import as_split, audited
+
+    config = resolve(objective.model, objective.settings, host())
+    split = as_split(_data(objective.data, objective.options), config.split)  # type: ignore[attr-defined]
+    audit = tuple(audit_entry(finding) for finding in audited(split))
+    chosen = config.evaluation
+    asked = protocol_of(split, "validation", metrics=chosen.metrics or None, cutoffs=chosen.cutoffs)
+    return {"about": About(data=data_facts(split, Path(objective.data).name), audit=audit), "protocol": asked}
 
 
 def _confirm(study: Study, objective: FitObjective, point: dict[str, Any], n: int) -> dict[str, list[float]]:

@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from recengine.evaluation.evaluator import evaluate
+    from recengine.evaluation.evaluator import evaluate, protocol_of
     from recengine.evaluation.intervals import bootstrap_interval, t_interval
     from recengine.evaluation.metrics import built_in_metrics, resolve_metrics
     from recengine.evaluation.protocol import Protocol
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     "evaluate": "evaluator",
+    "protocol_of": "evaluator",
     "bootstrap_interval": "intervals",
     "t_interval": "intervals",
     "built_in_metrics": "metrics",
@@ -40,6 +41,7 @@ __all__ = [
     "by_target_popularity",
     "evaluate",
     "popularity_deciles",
+    "protocol_of",
     "resolve_metrics",
     "t_interval",
 ]

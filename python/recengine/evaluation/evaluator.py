@@ -65,21 +65,46 @@ def evaluate(
         raise UsageError(
             "nothing to measure", where="metrics", expected="at least one metric and one cut-off"
         )
-    asked = protocol or Protocol()
-    asked = replace(
-        asked,
-        task=asked.task or task.name,
-        split=asked.split or description,
-        cutoffs=tuple(sorted({k for _, k in columns if k})),
-        metrics={column_name(metric, k): metric.definition for metric, k in columns},
-        data=asked.data or task_fingerprint(task),
-    )
+    asked = _filled_in(protocol or Protocol(), task, description, columns)
     chosen = None if device is None else torch.device(device)
     with torch.inference_mode(), _evaluation_mode(model):
         longest = max(asked.cutoffs, default=1)
         places = any(isinstance(metric, PlaceMetric) for metric, _ in columns)
         found = ranked_lists(model, task, asked, longest, parse_memory(memory), chosen, places)
         return measure(found, task, asked, columns, progress)
+
+
+def protocol_of(
+    split: Split,
+    task: str = "test",
+    *,
+    metrics: Sequence[str | AnyMetric] | None = None,
+    cutoffs: Sequence[int] = (10,),
+) -> Protocol:
+    """What an evaluation on the 'test' or 'validation' task of ``split`` would ask, without a model.
+
+    Raises UsageError when the split has no such task, or for an unknown metric.
+    """
+    asked = {"test": split.test, "validation": split.validation}.get(task)
+    if asked is None:
+        raise UsageError("the split has no such task", found=task, expected="test or validation")
+    return _filled_in(Protocol(), asked, dict(split.description), resolve_metrics(metrics, cutoffs))
+
+
+def _filled_in(
+    protocol: Protocol,
+    task: EvalTask,
+    description: dict[str, Any],
+    columns: Sequence[tuple[AnyMetric, int]],
+) -> Protocol:
+    return replace(
+        protocol,
+        task=protocol.task or task.name,
+        split=protocol.split or description,
+        cutoffs=tuple(sorted({k for _, k in columns if k})),
+        metrics={column_name(metric, k): metric.definition for metric, k in columns},
+        data=protocol.data or task_fingerprint(task),
+    )
 
 
 def measure(

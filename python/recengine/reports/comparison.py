@@ -262,7 +262,7 @@ def tiles(report: ComparisonReport) -> list[Tile]:
     found = report.comparison
     decided = sum(pair.verdict.outcome != "undecided" for pair in found.pairs)
     runs = sum(len(seeds) for seeds in report.seeds.values())
-    whom = "new users of the same kind" if found.target == "population" else "these very users"
+    whom = "of the same kind" if found.target == "population" else "and other seeds"
     return [
         Tile(
             "Users",
@@ -271,7 +271,7 @@ def tiles(report: ComparisonReport) -> list[Tile]:
         ),
         Tile("Runs", words.count(runs), f"of {len(report.seeds)} systems"),
         Tile("Decided", f"{decided} of {len(found.pairs)}", f"comparisons, {found.correction} correction"),
-        Tile("Claims are about", "users" if found.target == "population" else "these", whom),
+        Tile("Claims hold for", "new users" if found.target == "population" else "these users", whom),
     ]
 
 

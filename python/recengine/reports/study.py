@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recengine.reports import words
-from recengine.reports.page import filled
+from recengine.reports.comparison import About
+from recengine.reports.gather import flat
+from recengine.reports.page import filled, parts_of, without_split_settings
 from recengine.reports.tables import plain_json, sheet
 from recengine.reports.verdict import Tile
 from recengine.reports.write import write_files
 
 if TYPE_CHECKING:
+    from recengine.evaluation import Protocol
     from recengine.tuning import Study
 
 _MOST_FIGURES = 12
@@ -54,6 +57,9 @@ class StudyReport:
     log: tuple[str, ...]
     confirmation: tuple[Confirmation, ...] = ()
     facts: dict[str, str] = field(default_factory=dict)
+    about: About = field(default_factory=About)
+    protocol: dict[str, str] = field(default_factory=dict)
+    protocol_hash: str = ""
     made: str = ""
 
     @property
@@ -69,9 +75,12 @@ def study_report(
     recommended: Mapping[str, Any] | None = None,
     confirmation: Mapping[str, Sequence[float]] | None = None,
     facts: Mapping[str, str] | None = None,
+    about: About | None = None,
+    protocol: Protocol | None = None,
 ) -> StudyReport:
     """What ``study`` found. recommended: the point that is recommended; the best trial's where none is given.
-    confirmation: values of fresh seeds by label. facts: what else to tell (data, model, tuner).
+    confirmation: values of fresh seeds by label. facts: what else to tell (data, model, tuner). about,
+    protocol: data and audit, and what the validation asks, for a study of a recommender.
 
     Raises UsageError when no trial has succeeded.
     """
@@ -92,6 +101,9 @@ def study_report(
         tuple(p.name for p in study.space.parameters if p.log),
         tuple(Confirmation(label, tuple(values)) for label, values in (confirmation or {}).items()),
         {"study": study.name, "seed": str(study.seed), **(facts or {})},
+        about or About(),
+        {} if protocol is None else flat(protocol.describe()),
+        "" if protocol is None else protocol.hash,
         f"{datetime.now(UTC):%Y-%m-%d}",
     )
 
@@ -128,6 +140,8 @@ def render_study(report: StudyReport) -> str:
             },
             "best": best,
             "columns": [name for name in figures if name in varied][:6],
+            "parts": parts_of(report.about.data),
+            "protocol": without_split_settings(report.protocol),
             "failed": [row for row in report.trials if row.state == "failed"],
         },
     )

@@ -73,6 +73,8 @@ def signed(value: float) -> str:
 def percent(share: float) -> str:
     """A share as percent with as many digits as it needs."""
     value = 100 * share
+    if value == 0:
+        return "0 %"
     return f"{value:.0f} %" if value >= 10 else f"{value:.1f} %" if value >= 1 else f"{value:.2g} %"
 
 
@@ -109,3 +111,8 @@ def setting(value: object) -> str:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return str(value)
     return str(value) if isinstance(value, int) else short(value)
+
+
+def effect(size: float) -> str:
+    """A standardised difference to two decimals."""
+    return f"{size:+.2f}".replace("-", "−") if math.isfinite(size) else "–"

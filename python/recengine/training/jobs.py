@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from recengine.data import Interactions, Split
-from recengine.errors import RecengineError, UsageError
+from recengine.errors import CheckpointError, RecengineError, UsageError
 from recengine.training.fitting import fit
 
 Source = Callable[[], Interactions | Split]
@@ -97,8 +97,6 @@ def fit_job(job: Job, source: Source) -> None:
 def _attempt(job: Job, source: Source) -> Exception | None:
     try:
         fit_job(job, source)
-    except RecengineError:
-        raise
     except Exception as failure:  # the other runs are worth having whatever happened to this one
         return failure
     return None
@@ -107,6 +105,7 @@ def _attempt(job: Job, source: Source) -> Exception | None:
 def _note(job: Job, failure: BaseException | None, failures: list[tuple[Job, BaseException]]) -> None:
     if failure is None:
         return
-    if isinstance(failure, RecengineError | KeyboardInterrupt):
-        raise failure
+    everywhere = isinstance(failure, RecengineError) and not isinstance(failure, CheckpointError)
+    if everywhere or isinstance(failure, KeyboardInterrupt):
+        raise failure  # settings and data are the same for all
     failures.append((job, failure))

@@ -123,4 +123,7 @@ def verdict(
     if test.standard_error == 0 and test.difference == 0:
         return Verdict("equal", f"{first} and {second} are the same on {metric}, for every user and run.")
     tail = f" {more}" if more else ""
-    return Verdict("undecided", f"Not decidable on {metric} with what was run: {interval}.{tail}")
+    return Verdict(
+        "undecided",
+        f"{first} against {second} is not decidable on {metric} with what was run: {interval}.{tail}",
+    )
