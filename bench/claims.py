@@ -4,7 +4,7 @@
     python bench/claims.py check [TOPIC]     recorded figures against their bars; short ones last, exit 1
     python bench/claims.py run ID [--quick]  measure again; the figure is printed last
     python bench/claims.py record FILE...    take the figures that bench scripts printed into the register
-    python bench/claims.py readme            write the table of measured claims into the README
+    python bench/claims.py readme            headlines into the README, all claims into docs/measured.md
 
 A claim that is short of its bar stays in the register as short.
 """
@@ -22,12 +22,14 @@ from pathlib import Path
 
 REGISTER = Path(__file__).with_name("claims.toml")
 README = REGISTER.parents[1] / "README.md"
+PAGE = REGISTER.parents[1] / "docs" / "measured.md"
 BEGIN, END = "<!-- claims:begin -->", "<!-- claims:end -->"
 
 
 @dataclass(frozen=True)
 class Claim:
-    """direction 'min': the figure must be at least the bar; 'max': at most."""
+    """direction 'min': the figure must be at least the bar; 'max': at most. headline: the README's words for
+    it, where it stands there."""
 
     id: str
     sentence: str
@@ -38,6 +40,7 @@ class Claim:
     date: str = ""
     machine: str = ""
     note: str = ""
+    headline: str = ""
 
     @property
     def topic(self) -> str:
@@ -49,6 +52,14 @@ class Claim:
             return "not measured"
         held = self.figure >= self.bar if self.direction == "min" else self.figure <= self.bar
         return "holds" if held else "short"
+
+    @property
+    def bound(self) -> str:
+        return f"{'at least' if self.direction == 'min' else 'at most'} {self.bar:g}"
+
+    @property
+    def script(self) -> str:
+        return next((word for word in shlex.split(self.command) if word.endswith(".py")), self.command)
 
     def line(self) -> str:
         sign = ">=" if self.direction == "min" else "<="
@@ -133,23 +144,49 @@ def record(files: list[Path], machine: str, date: str) -> int:
     return 0
 
 
-def table() -> str:
-    """The measured claims as a Markdown table: what falls short is said."""
-    lines = ["| what | measured | bar | |", "| --- | --- | --- | --- |"]
+def headlines() -> str:
+    """The README's table: the claims with a headline; what falls short is said."""
+    lines = ["| what | measured | bar | script |", "| --- | --- | --- | --- |"]
     for claim in read():
-        if claim.figure is not None:
-            sign = "at least" if claim.direction == "min" else "at most"
-            state = "" if claim.state == "holds" else "**short**"
-            lines.append(f"| {claim.sentence} | {claim.figure:g} | {sign} {claim.bar:g} | {state} |")
-    machines = sorted({f"{claim.machine}, {claim.date}" for claim in read() if claim.figure is not None})
-    return "\n".join([*lines, "", "Measured on " + "; ".join(machines) + "."])
+        if claim.headline and claim.figure is not None:
+            short = " **short**" if claim.state == "short" else ""
+            lines.append(f"| {claim.headline} | {claim.figure:.4g}{short} | {claim.bound} | `{claim.script}` |")
+    return "\n".join(lines)
+
+
+def page() -> str:
+    """docs/measured.md: every claim by topic, held, short or not measured."""
+    claims = read()
+    lines = [
+        "# Measured",
+        "",
+        "Every figure that the project states, with its bar and the command that measures it",
+        "(`bench/claims.toml`; `python bench/claims.py run ID` measures one again). A claim that falls short,",
+        "or that has not been measured yet, stays here as that.",
+    ]
+    for topic in dict.fromkeys(claim.topic for claim in claims):
+        own = [claim for claim in claims if claim.topic == topic]
+        states = [claim.state for claim in own]
+        told = ", ".join(f"{states.count(s)} {s}" for s in ("holds", "short", "not measured") if s in states)
+        lines += ["", f"## {topic}", "", f"{len(own)} claims: {told}.", ""]
+        lines += ["| claim | measured | bar | state | command |", "| --- | --- | --- | --- | --- |"]
+        for claim in own:
+            figure = "–" if claim.figure is None else f"{claim.figure:.4g}"
+            state = f"**{claim.state}**" if claim.state == "short" else claim.state
+            note = f" ({claim.note})" if claim.note and claim.state != "holds" else ""
+            lines.append(
+                f"| {claim.sentence}{note} | {figure} | {claim.bound} | {state} | `{claim.command}` |"
+            )
+    machines = sorted({f"{claim.machine}, {claim.date}" for claim in claims if claim.figure is not None})
+    return "\n".join([*lines, "", "Measured on:", "", *(f"* {machine}" for machine in machines)]) + "\n"
 
 
 def readme() -> int:
     text = README.read_text()
     head, _, rest = text.partition(BEGIN)
     _, _, tail = rest.partition(END)
-    README.write_text(f"{head}{BEGIN}\n{table()}\n{END}{tail}")
+    README.write_text(f"{head}{BEGIN}\n{headlines()}\n{END}{tail}")
+    PAGE.write_text(page())
     return 0
 
 
