@@ -149,8 +149,8 @@ def headlines() -> str:
     lines = ["| what | measured | bar | script |", "| --- | --- | --- | --- |"]
     for claim in read():
         if claim.headline and claim.figure is not None:
-            short = " **short**" if claim.state == "short" else ""
-            lines.append(f"| {claim.headline} | {claim.figure:.4g}{short} | {claim.bound} | `{claim.script}` |")
+            figure = f"{claim.figure:.4g}" + (" **short**" if claim.state == "short" else "")
+            lines.append(f"| {claim.headline} | {figure} | {claim.bound} | `{claim.script}` |")
     return "\n".join(lines)
 
 
@@ -161,8 +161,8 @@ def page() -> str:
         "# Measured",
         "",
         "Every figure that the project states, with its bar and the command that measures it",
-        "(`bench/claims.toml`; `python bench/claims.py run ID` measures one again). A claim that falls short,",
-        "or that has not been measured yet, stays here as that.",
+        "(`bench/claims.toml`; `python bench/claims.py run ID` measures one again). A claim that falls",
+        "short, or that has not been measured yet, stays here as that.",
     ]
     for topic in dict.fromkeys(claim.topic for claim in claims):
         own = [claim for claim in claims if claim.topic == topic]

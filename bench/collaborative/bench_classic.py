@@ -54,7 +54,7 @@ SETTINGS: dict[tuple[str, str], dict[str, dict[str, Any]]] = {
             "regularization": 0.1,
             "answer_steps": 0,
         },
-        "implicit": {"factors": 64, "iterations": 15, "alpha": 10.0, "regularization": 0.01},
+        "implicit": {"factors": 64, "iterations": 15, "alpha": 10.0, "regularization": 1.0},
     },
     ("bpr", "ml-100k"): {
         "recengine": {
