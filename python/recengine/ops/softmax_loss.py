@@ -466,7 +466,7 @@ def _register() -> None:
         *_: Any,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         rows, count = negatives.shape
-        share = anchors.new_empty(rows, count + (positives is not None), dtype=torch.float32)
+        share = anchors.new_empty(rows, count + int(positives is not None), dtype=torch.float32)
         of_temperature = anchors.new_empty(0 if temperature is None else rows, dtype=torch.float32)
         return anchors.new_empty(anchors.shape), table.new_empty(table.shape), share, of_temperature
 
