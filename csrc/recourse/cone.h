@@ -7,9 +7,15 @@
 #include <cmath>
 #include <limits>
 
+#include "common/vec.h"
 #include "recourse/kernels.h"
 
 namespace KERN_NS {
+
+typedef double vd __attribute__((vector_size(sizeof(vf))));
+typedef vd vd_u __attribute__((aligned(8), may_alias));
+inline constexpr int64_t lanes = sizeof(vd) / sizeof(double);
+RE_INLINE vd loaded(const double* p) { return *reinterpret_cast<const vd_u*>(p); }
 
 inline double dot(const double* a, const double* b, int64_t n) {
   double s[8] = {};
@@ -27,7 +33,7 @@ class ConePerson {
     const int64_t wide = recengine::padded(m_);
     A_ = scratch;
     double* next = A_ + recengine::padded(d_) * recengine::padded(d_);
-    for (double** part : {&h_, &Ph_, &slope_, &u_, &v_, &base_}) *part = next, next += wide;
+    for (double** part : {&h_, &Ph_, &slope_, &u_, &v_, &base_, &q_}) *part = next, next += wide;
     free_ = reinterpret_cast<int64_t*>(next), next += wide;
     held_ = reinterpret_cast<int64_t*>(next);
     h_[d_] = 1.0;
@@ -49,7 +55,8 @@ class ConePerson {
         if (state == recengine::cone_solved && cost - *bound <= 1e-10 * cost) return state;
         begin(start);
       }
-      state = patient();
+      state = eager();
+      if (state == recengine::cone_undecided) begin(start), state = patient();
     }
     if (state == recengine::cone_undecided) {
       begin(known ? start : h_);
@@ -62,12 +69,17 @@ class ConePerson {
   // Worst model and worst logit at the current point.
   void look() {
     std::fill(Ph_, Ph_ + m_, 0.0);
-    for (int64_t k = 0; k < m_; ++k) {
-      const double* row = a_.P + k * m_;
-      const double c = h_[k];
-      if (c == 0) continue;  // categories that do not hold
+    int64_t k = 0;
+    for (; k + 4 <= m_; k += 4) {
+      const double *p = a_.P + k * m_, c0 = h_[k], c1 = h_[k + 1], c2 = h_[k + 2], c3 = h_[k + 3];
 #pragma GCC ivdep
-      for (int64_t j = 0; j < m_; ++j) Ph_[j] += c * row[j];
+      for (int64_t j = 0; j < m_; ++j)
+        Ph_[j] += (c0 * p[j] + c1 * p[m_ + j]) + (c2 * p[2 * m_ + j] + c3 * p[3 * m_ + j]);
+    }
+    for (; k < m_; ++k) {
+      const double *p = a_.P + k * m_, c = h_[k];
+#pragma GCC ivdep
+      for (int64_t j = 0; j < m_; ++j) Ph_[j] += c * p[j];
     }
     spread_ = std::sqrt(std::max(dot(h_, Ph_, m_), 1e-300));
     bend_ = a_.radius / spread_;
@@ -116,12 +128,14 @@ class ConePerson {
     if (count_ == 0) return false;
     const int64_t n = count_, wide = recengine::padded(n);
     const double curve = lambda_ * bend_, shrink = curve / (spread_ * spread_);
+    for (int64_t j = 0; j < n; ++j) q_[j] = Ph_[free_[j]];
     for (int64_t i = 0; i < n; ++i) {  // upper triangle, row by row
       const int64_t at = free_[i];
       const double *row = a_.P + at * m_, tilt = shrink * Ph_[at];
       double* out = A_ + i * wide;
       std::fill(out + i / 8 * 8, out + i, 0.0);
-      for (int64_t j = i; j < n; ++j) out[j] = curve * row[free_[j]] - tilt * Ph_[free_[j]];
+#pragma GCC ivdep
+      for (int64_t j = i; j < n; ++j) out[j] = curve * row[free_[j]] - tilt * q_[j];
       std::fill(out + n, out + wide, 0.0);
       out[i] += 2 * a_.weights[at];
       u_[i] = slope_[at];
@@ -183,19 +197,23 @@ class ConePerson {
     for (int r = 0; r < count; ++r)
       for (int q = 0; q < 8; ++q) c[r][q] = p[q * wide + i + r];
     double* row = A_ + i * wide;
-#pragma GCC ivdep
-    for (int64_t j = i / 8 * 8; j < wide; ++j)
-      for (int r = 0; r < count; ++r) {
-        double sum = 0;
-        for (int q = 0; q < 8; ++q) sum += c[r][q] * p[q * wide + j];
-        row[r * wide + j] -= sum;
+    for (int64_t j = i / 8 * 8; j < wide; j += lanes) {
+      vd sum[count];
+      for (int r = 0; r < count; ++r) sum[r] = loaded(row + r * wide + j);
+      for (int q = 0; q < 8; ++q) {
+        const vd along = loaded(p + q * wide + j);
+        for (int r = 0; r < count; ++r) sum[r] -= c[r][q] * along;
       }
+      for (int r = 0; r < count; ++r) *reinterpret_cast<vd_u*>(row + r * wide + j) = sum[r];
+    }
   }
 
   bool wrong_sign(int64_t j) const {
     const double gradient = 2 * a_.weights[j] * (h_[j] - x0_[j]) - lambda_ * slope_[j];
     return h_[j] <= low_[j] ? gradient < -1e-9 : gradient > 1e-9;
   }
+
+  static constexpr double done = 1e-7;  // Newton squares the error: what is left is far below rounding of costs
 
   // First everybody out of the bounds is held, then those with the wrong sign are let go.
   int64_t patient() {
@@ -214,7 +232,28 @@ class ConePerson {
       bool let_go = false;
       for (int64_t j = 0; j < d_; ++j)
         if (held_[j] && low_[j] < high_[j] && wrong_sign(j)) held_[j] = 0, let_go = true;
-      if (!let_go && step_ < 1e-11) return recengine::cone_solved;
+      if (!let_go && step_ < done) return recengine::cone_solved;
+    }
+    return recengine::cone_undecided;
+  }
+
+  // The same with the held coordinates chosen anew after every step: fewer steps where it works at all.
+  int64_t eager() {
+    for (int round = 0; round < 8; ++round) {
+      if (!newton(true)) break;
+      bool changed = false;
+      for (int64_t i = 0; i < count_; ++i) {
+        const int64_t j = free_[i];
+        if (h_[j] >= low_[j] && h_[j] <= high_[j]) continue;
+        h_[j] = std::clamp(h_[j], low_[j], high_[j]);
+        held_[j] = changed = true;
+      }
+      look();
+      if (rejected_everywhere()) return recengine::cone_infeasible;
+      if (round > 0)
+        for (int64_t j = 0; j < d_; ++j)
+          if (held_[j] && low_[j] < high_[j] && wrong_sign(j)) held_[j] = 0, changed = true;
+      if (!changed && step_ < done) return recengine::cone_solved;
     }
     return recengine::cone_undecided;
   }
@@ -309,7 +348,7 @@ class ConePerson {
   const recengine::ConeArgs& a_;
   const int64_t d_, m_;
   const double *x0_, *low_, *high_;
-  double *A_, *h_, *Ph_, *slope_, *u_, *v_, *base_;
+  double *A_, *h_, *Ph_, *slope_, *u_, *v_, *base_, *q_;
   int64_t *free_, *held_, count_ = 0;
   double spread_ = 1, bend_ = 0, worst_ = 0, lambda_ = 0, step_ = 0;
 };
