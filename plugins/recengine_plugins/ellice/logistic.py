@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from recengine.errors import DataError
+from recengine.errors import DataError, UsageError
 
 Array = NDArray[np.float64]
 
@@ -63,6 +63,26 @@ class Problem(Protocol):
     def gradient(self, theta: Array) -> Array: ...
 
     def hessian(self, theta: Array) -> Array: ...
+
+
+@dataclass(frozen=True)
+class RowlessProblem:
+    """Stands in where the training rows are not at hand: n rows, ``size`` parameters, no loss."""
+
+    n: int
+    size: int
+
+    def loss(self, theta: Array) -> float:
+        raise self._missing()
+
+    def gradient(self, theta: Array) -> Array:
+        raise self._missing()
+
+    def hessian(self, theta: Array) -> Array:
+        raise self._missing()
+
+    def _missing(self) -> UsageError:
+        return UsageError("the true loss needs the training rows", fix="give the training table too")
 
 
 def checked_features(features: ArrayLike, labels: ArrayLike, l2: float) -> tuple[Array, NDArray[Any]]:

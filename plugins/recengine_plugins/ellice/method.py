@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from copy import copy
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +17,7 @@ from recengine.recourse.representations import Affine
 from recengine_plugins.ellice.branch import solve_discrete
 from recengine_plugins.ellice.cone import RootedCone, unlikely_region
 from recengine_plugins.ellice.config import ElliCEConfig
-from recengine_plugins.ellice.logistic import FittedLayer, fit_layer, logistic_problem
+from recengine_plugins.ellice.logistic import FittedLayer, RowlessProblem, fit_layer, logistic_problem
 from recengine_plugins.ellice.net import walk
 from recengine_plugins.ellice.radius import Radius, radius_for
 from recengine_plugins.ellice.rashomon import Ellipsoid, true_worst
@@ -94,15 +96,88 @@ class ElliCE:
         if classifier.l2 is not None and "l2" not in self.config.model_fields_set:
             l2 = classifier.l2
         C = len(classifier.classes)
-        self.target = C - 1 if target is None else target
-        if not 0 <= self.target < C:
-            raise UsageError("there is no such class", where="target", found=target, expected=f"0 .. {C - 1}")
+        self.target = self._target(target)
         if rows.ndim != 2 or not np.isfinite(rows).all():
             logistic_problem(rows, labels, l2=l2)  # names what is wrong
         phi = classifier.representation(rows)
         problem = logistic_problem(phi, labels, l2=l2) if C == 2 else softmax_problem(phi, labels, C, l2=l2)
         self.labels = np.asarray(labels).ravel().astype(np.int64)
         self.layer: FittedLayer = fit_layer(problem)
+        self.centre = rows.mean(axis=0)
+        self._settle()
+        self.moved_by_refit = self._moved(phi)
+        if self.config.plausible is not None:
+            wanted = rows[self.labels == self.target]
+            spread = np.where(rows.std(axis=0) > 0, rows.std(axis=0), 1.0)
+            self.unlikely = unlikely_region(wanted, self.config.plausible, spread)
+
+    def at(self, eps: float) -> ElliCE:
+        """The same model under another eps."""
+        made = copy(self)
+        made.radius = Radius(eps, self.radius.largest, "given")
+        made.head = replace(self.head, eps=eps)
+        made.ellipsoid = Ellipsoid.of(self.layer, eps)
+        return made
+
+    def servable(self, person: Array, constraints: Constraints, *, steps: int = 20) -> float:
+        """The largest eps (to a thousandth) under which one person [d] still has recourse; 0 where none."""
+        low, high = 0.0, min(self.radius.eps, self.radius.largest)
+        for _ in range(steps):
+            middle = (low + high) / 2
+            found = self.at(middle).search(person[None], constraints).points
+            low, high = (middle, high) if np.isfinite(found).all() else (low, middle)
+            if high - low <= 1e-3 * high or high < 1e-12:
+                break
+        return low
+
+    def state(self) -> dict[str, Array]:
+        """What answers need in place of the training rows: the refitted layer, its Hessian, loss and size,
+        and the middle of the rows."""
+        return {
+            "theta": self.layer.theta,
+            "hessian": self.layer.hessian,
+            "loss_and_rows": np.array([self.layer.loss, self.layer.problem.n]),
+            "centre": self.centre,
+        }
+
+    @classmethod
+    def restored(
+        cls,
+        classifier: Classifier,
+        state: Mapping[str, Array],
+        config: ElliCEConfig | None = None,
+        *,
+        target: int | None = None,
+    ) -> ElliCE:
+        """From ``state()``, without training rows: no exact guarantee, no plausibility, no nearest row."""
+        made = cls.__new__(cls)
+        made.config, made.classifier = config or ElliCEConfig(), classifier
+        if made.config.guarantee == "exact" or made.config.plausible is not None:
+            raise UsageError(
+                "the exact guarantee and plausibility need the training rows",
+                fix="give the training table too",
+            )
+        loss, n = state["loss_and_rows"]
+        theta, hessian = state["theta"], state["hessian"]
+        made.features = np.zeros((0, len(classifier.names)))
+        made.labels = np.zeros(0, np.int64)
+        made.centre = state["centre"]
+        made.layer = FittedLayer(RowlessProblem(int(n), len(theta)), theta, float(loss), hessian)
+        made.target = made._target(target)
+        made._settle()
+        made.moved_by_refit = None
+        return made
+
+    def _target(self, target: int | None) -> int:
+        C = len(self.classifier.classes)
+        found = C - 1 if target is None else target
+        if not 0 <= found < C:
+            raise UsageError("there is no such class", where="target", found=target, expected=f"0 .. {C - 1}")
+        return found
+
+    def _settle(self) -> None:
+        """Everything that follows from the fitted layer and the target."""
+        C = len(self.classifier.classes)
         contrasts = (
             np.array([[1.0 if self.target == 1 else -1.0]])
             if C == 2
@@ -111,14 +186,9 @@ class ElliCE:
         factor = np.linalg.cholesky(self.layer.hessian)
         bare = Head(self.layer, factor, contrasts, 0.0)
         self.radius: Radius = radius_for(bare, self.config)
-        self.head = Head(self.layer, factor, contrasts, self.radius.eps)
+        self.head = replace(bare, eps=self.radius.eps)
         self.ellipsoid = Ellipsoid.of(self.layer, self.radius.eps)
-        self.moved_by_refit = self._moved(phi)
         self.unlikely: RootedCone | None = None
-        if self.config.plausible is not None:
-            wanted = rows[self.labels == self.target]
-            spread = np.where(rows.std(axis=0) > 0, rows.std(axis=0), 1.0)
-            self.unlikely = unlikely_region(wanted, self.config.plausible, spread)
 
     def _moved(self, phi: Array) -> float | None:
         """Largest change of a training row's score contrasts by the refit; None without a given layer."""
@@ -138,7 +208,17 @@ class ElliCE:
         limits = constraints or Constraints.free(self.classifier.names)
         self._possible()
         found = self.search(x0, limits)
-        points = found.points
+        return self.judge(found.points, x0, limits, found.extras)
+
+    @property
+    def guarantee(self) -> str:
+        """What a certificate means, in words."""
+        return GUARANTEES[self.config.guarantee]
+
+    def judge(
+        self, points: Array, x0: Array, limits: Constraints, extras: Mapping[str, Any] | None = None
+    ) -> RecourseAnswer:
+        """Certify points [N, d] (NaN: none), wherever they come from, as answers for ``x0``."""
         feasible = np.isfinite(points).all(axis=1)
         worst = np.full(len(x0), np.nan)
         worst[feasible] = self.worst(points[feasible])
@@ -159,11 +239,11 @@ class ElliCE:
             "largest_eps": self.radius.largest,
             "eps_share": self.radius.share,
             "eps_origin": self.radius.origin,
-            **found.extras,
+            **(extras or {}),
         }
         if self.config.guarantee == "exact":
             details["true_worst_logit"] = worst
-        return RecourseAnswer(points, cost, certified, GUARANTEES[self.config.guarantee], details)
+        return RecourseAnswer(points, cost, certified, self.guarantee, details)
 
     def search(self, x0: Array, limits: Constraints) -> Found:
         """Points without the checks and the words of ``solve``."""
@@ -189,12 +269,12 @@ class ElliCE:
         extra: tuple[RootedCone, ...] = (),
     ) -> Relaxation:
         """The problem of the chosen guarantee on one affine piece (default: the only one)."""
-        piece = self.classifier.representation.around(self.features[0]) if piece is None else piece
+        piece = self.classifier.representation.around(self.centre) if piece is None else piece
         config, head = self.config, self.head
         beside = (*extra, self.unlikely) if self.unlikely is not None else extra
         kind = "l1" if config.cost == "l1" else "l2"
         problem = problem_over(head, piece, limits, kind, config.margin, beside)
-        centre, scale = self.features.mean(axis=0), 1.0 / limits.cost
+        centre, scale = self.centre, 1.0 / limits.cost
         if config.guarantee == "exact":
             return TrueSetRelaxation(problem, x0, centre, scale, head, head.maps(piece), config.margin)
         if config.guarantee == "sampled":
@@ -227,7 +307,7 @@ class ElliCE:
         self, x0: Array, limits: Constraints, low: Array, high: Array, units: list[NDArray[np.int64]]
     ) -> tuple[Array, Array]:
         """What each thing alone can add to the centre model's worst contrast, and what is missing there."""
-        piece = self.classifier.representation.around(self.features[0])
+        piece = self.classifier.representation.around(self.centre)
         slopes = np.stack([T.T @ self.layer.theta for T in self.head.maps(piece)])
         scores = np.c_[x0, np.ones(len(x0))] @ slopes.T
         w = slopes[scores.argmin(axis=1), :-1]

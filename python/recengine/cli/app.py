@@ -26,6 +26,9 @@ class RootGroup(LazyGroup):
         "recommend": Lazy(f"{_ROOMS}.recommend:recommend", "Recommend items for a user or a history.", _WORK),
         "compare": Lazy(f"{_ROOMS}.compare:compare", "Which system is better, and is the gain real?", _WORK),
         "tune": Lazy(f"{_ROOMS}.tune:tune", "Search the settings of a model from its defaults.", _WORK),
+        "recourse": Lazy(
+            f"{_ROOMS}.recourse:recourse", "What has to change for a person to be accepted.", _WORK
+        ),
         "reproduce": Lazy(f"{_ROOMS}.reproduce:reproduce", "Fit again what a run.json describes.", _WORK),
         "plan": Lazy(f"{_ROOMS}.plan:plan", "Seeds and users that a claim takes, from a pilot.", _EVIDENCE),
         "reliability": Lazy(

@@ -143,7 +143,7 @@ class Constraints:
         high = np.where(self.direction < 0, people, high)
         return np.where(self.immutable, people, low), np.where(self.immutable, people, high)
 
-    def _thing(self, i: int) -> str:
+    def thing(self, i: int) -> str:
         """The name a person knows feature i by: its category, or itself."""
         for group, name in zip(self.groups, self.group_names, strict=False):
             if i in group:
@@ -155,7 +155,7 @@ class Constraints:
         """One label for each rule that could be lifted, in the words of the file."""
         made: list[str] = []
         for i in range(len(self.names)):
-            thing = self._thing(i)
+            thing = self.thing(i)
             if self.immutable[i]:
                 made.append(f"{thing}: immutable")
                 continue
@@ -170,7 +170,7 @@ class Constraints:
                     made.append(f"{thing}: allowed")
             if self.integer.any() and self.integer[i]:
                 made.append(f"{thing}: whole numbers")
-        made += [f"{self._thing(i)} and {self._thing(j)}: linked" for i, j, _ in self.links]
+        made += [f"{self.thing(i)} and {self.thing(j)}: linked" for i, j, _ in self.links]
         made += [f"linear limit {row + 1}" for row in range(len(self.A))]
         return tuple(dict.fromkeys(made))
 
@@ -180,7 +180,7 @@ class Constraints:
         allowed = dict(self.allowed)
         integer = self.integer.copy() if self.integer.size else np.zeros(len(self.names), bool)
         for i in range(len(self.names)):
-            thing = self._thing(i)
+            thing = self.thing(i)
             if f"{thing}: immutable" in lifted:
                 given["immutable"][i] = False
             if f"{thing}: only up" in lifted or f"{thing}: only down" in lifted:
@@ -193,7 +193,7 @@ class Constraints:
         links = tuple(
             (i, j, ratio)
             for i, j, ratio in self.links
-            if f"{self._thing(i)} and {self._thing(j)}: linked" not in lifted
+            if f"{self.thing(i)} and {self.thing(j)}: linked" not in lifted
         )
         rows = [row for row in range(len(self.A)) if f"linear limit {row + 1}" not in lifted]
         return replace(
@@ -208,6 +208,11 @@ class Constraints:
 
 def read_constraints(path: Path, names: Sequence[str]) -> Constraints:
     """Read and compile a constraints file. Raises ConfigError naming file, key and fix."""
+    return compile_constraints(constraint_table(path), names, where=str(path))
+
+
+def constraint_table(path: Path) -> Mapping[str, Any]:
+    """The file as it stands, not yet checked against features."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -223,7 +228,7 @@ def read_constraints(path: Path, names: Sequence[str]) -> Constraints:
         raise ConfigError("not valid TOML or YAML", where=str(path), found=str(error)) from error
     if not isinstance(given, Mapping):
         raise ConfigError("expected a table", where=str(path), found=type(given).__name__)
-    return compile_constraints(given, names, where=str(path))
+    return given
 
 
 def compile_constraints(

@@ -11,12 +11,15 @@ from recengine.reports.figures.data import (
 from recengine.reports.figures.envelope import envelope_figure
 from recengine.reports.figures.forest import ForestRow, forest_figure
 from recengine.reports.figures.intervals import headline_figure, mini_interval
+from recengine.reports.figures.margin import Line, MarginCurves, margin_figure
 from recengine.reports.figures.runs import runs_figure
 from recengine.reports.figures.slices import slices_figure
 from recengine.reports.figures.trials import setting_figure, trials_figure
 
 __all__ = [
     "ForestRow",
+    "Line",
+    "MarginCurves",
     "calibration_figure",
     "concentration_figure",
     "curve_figure",
@@ -24,6 +27,7 @@ __all__ = [
     "forest_figure",
     "headline_figure",
     "lengths_figure",
+    "margin_figure",
     "mini_interval",
     "runs_figure",
     "setting_figure",

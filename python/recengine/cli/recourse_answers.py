@@ -1,0 +1,145 @@
+"""Asking a method and gathering what ``recourse`` prints: answers, reasons, curves."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from recengine.cli.recourse_model import Ready
+
+if TYPE_CHECKING:
+    from recengine.recourse import Constraints
+    from recengine.recourse.telling import Told
+    from recengine.reports.figures.margin import MarginCurves
+
+
+def answer(
+    made: Ready,
+    people: Any,
+    rows: list[int],
+    limits: Constraints,
+    *,
+    ways: int = 1,
+    supported: bool = False,
+    long: bool = True,
+) -> list[Told]:
+    """One ``Told`` a row (``ways`` of them where several are asked for). ``long`` adds reasons: which rules
+    bind, which contradict each other, what eps could be served."""
+    import numpy as np
+
+    if not rows:
+        return []
+    method, x0 = made.method, people[rows]
+    if ways > 1:
+        return _several(made, x0, rows, limits, ways)
+    if supported:
+        points = method.nearest_supported(x0, limits)
+        found = method.judge(points, x0, limits)
+    else:
+        found = method.solve(x0, limits)
+    told = _told(made, x0, rows, found)
+    if not long or supported:
+        return told
+    return (
+        [_with_reasons(made, x, one, limits) for x, one in zip(x0, told, strict=True)]
+        if np.size(x0)
+        else told
+    )
+
+
+def _several(made: Ready, x0: Any, rows: list[int], limits: Constraints, ways: int) -> list[Told]:
+    from recengine.recourse import diverse
+
+    told = []
+    for x, row in zip(x0, rows, strict=True):
+        found = diverse(made.method, x, limits, ways)
+        if not found:
+            told.append(
+                _with_reasons(
+                    made, x, _told(made, x[None], [row], made.method.solve(x[None], limits))[0], limits
+                )
+            )
+        for one in found:
+            told += _told(made, x[None], [row], one)
+    return told
+
+
+def _told(made: Ready, x0: Any, rows: list[int], found: Any) -> list[Told]:
+    import numpy as np
+
+    from recengine.recourse.telling import Told
+
+    method = made.method
+    score, worst = method.margin(x0, 0.0), method.margin(x0, method.radius.eps)
+    details = found.details
+    told = []
+    for k, row in enumerate(rows):
+        common = {"score": float(score[k]), "worst": float(worst[k])}
+        if not np.isfinite(found.points[k]).all():
+            told.append(Told(row, str(details["status"][k]), **common))
+            continue
+        point = found.points[k]
+        after = details.get("true_worst_logit", details["worst_logit"])
+        gap = details.get("gap")
+        least = details.get("proved_least")
+        told.append(
+            Told(
+                row,
+                str(details["status"][k]),
+                **common,
+                changes=made.columns.changes(x0[k], point),
+                cost=float(found.costs[k]),
+                certified=bool(found.certified[k]),
+                score_after=float(method.margin(point, 0.0)[0]),
+                worst_after=float(after[k]),
+                gap=None if gap is None else float(gap[k]),
+                proved_least=None if least is None else int(least[k]),
+            )
+        )
+    return told
+
+
+def _with_reasons(made: Ready, x: Any, one: Told, limits: Constraints) -> Told:
+    from dataclasses import replace
+
+    from recengine.recourse import binding, conflict
+
+    if one.status == "already accepted":
+        return one
+    if one.cost is None:
+        why = conflict(made.method, x, limits)
+        blocked = why is not None and why.of_itself
+        return replace(one, conflict=why, servable=None if blocked else made.method.servable(x, limits))
+    alone = made.method.at(0.0).search(x[None], limits).points
+    without = float(made.method.cost(alone, x[None], limits)[0])
+    prices = binding(made.method, x, limits, one.cost)
+    return replace(one, binding=prices, cost_unrobust=without)
+
+
+def curves(made: Ready, person: Any, told: Told, limits: Constraints) -> MarginCurves:
+    """Margins of the person and of the answer over eps, and the cost of an answer at some of them."""
+    import numpy as np
+
+    from recengine.reports.figures.margin import Line, MarginCurves
+
+    method = made.method
+    largest = method.radius.largest
+    grid = np.linspace(0.0, 1.0, 61) ** 2 * largest
+    lines = [Line("as is", 1, [float(method.margin(person, eps)[0]) for eps in grid])]
+    found = method.solve(person[None], limits).points[0]
+    if np.isfinite(found).all():
+        lines.append(Line("after the change", 2, [float(method.margin(found, eps)[0]) for eps in grid]))
+        if method.config.guarantee == "exact":
+            some = [
+                float(method.true_margin(found, eps)) if k % 6 == 3 else float("nan")
+                for k, eps in enumerate(grid)
+            ]
+            lines.append(Line("true set", 4, some, dots=True))
+    shares = [share for share in (0.0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.65, 0.8) if share * largest > 0]
+    costs = []
+    for share in shares:
+        there = method.at(share * largest).search(person[None], limits).points
+        costs.append(float(method.cost(there, person[None], limits)[0]))
+    title = f"row {told.row}: margin against eps ({method.config.guarantee})"
+    return MarginCurves(
+        title, grid.tolist(), lines, method.radius.eps, largest, [s * largest for s in shares], costs
+    )
