@@ -29,6 +29,9 @@ class ElliCEConfig(Config):
         gt=0,
         le=1,
     )
+    threshold: float = knob(
+        0.0, "score that accepts: a logit for two classes, a lead over the other classes for several"
+    )
     margin: float = knob(1e-6, "logit kept in hand against rounding", ge=0)
     samples: int = knob(2000, "models drawn for the sampled guarantee", ge=1)
     nodes: int = knob(2000, "steps of branch and bound a person, then the gap is reported", ge=1)

@@ -14,9 +14,9 @@ from recengine.contracts.recourse import Classifier, Piece, RecourseAnswer
 from recengine.errors import DataError, UsageError
 from recengine.recourse import Constraints
 from recengine.recourse.representations import Affine
-from recengine_plugins.ellice.branch import solve_discrete
 from recengine_plugins.ellice.cone import RootedCone, unlikely_region
 from recengine_plugins.ellice.config import ElliCEConfig
+from recengine_plugins.ellice.discrete import solve_any
 from recengine_plugins.ellice.logistic import FittedLayer, RowlessProblem, fit_layer, logistic_problem
 from recengine_plugins.ellice.net import walk
 from recengine_plugins.ellice.radius import Radius, radius_for
@@ -119,6 +119,12 @@ class ElliCE:
         made.ellipsoid = Ellipsoid.of(self.layer, eps)
         return made
 
+    def quick(self) -> ElliCE:
+        """The same under the ellipsoid guarantee: for questions that need many answers."""
+        made = copy(self)
+        made.config = self.config.model_copy(update={"guarantee": "ellipsoid"})
+        return made
+
     def servable(self, person: Array, constraints: Constraints, *, steps: int = 20) -> float:
         """The largest eps (to a thousandth) under which one person [d] still has recourse; 0 where none."""
         low, high = 0.0, min(self.radius.eps, self.radius.largest)
@@ -211,6 +217,11 @@ class ElliCE:
         return self.judge(found.points, x0, limits, found.extras)
 
     @property
+    def tau(self) -> float:
+        """The score asked of every model: threshold and margin."""
+        return self.config.threshold + self.config.margin
+
+    @property
     def guarantee(self) -> str:
         """What a certificate means, in words."""
         return GUARANTEES[self.config.guarantee]
@@ -227,9 +238,9 @@ class ElliCE:
         cost = np.full(len(x0), np.nan)
         cost[feasible] = self.cost(points[feasible], x0[feasible], limits)
         stayed = feasible & (points == x0).all(axis=1)
-        status = np.where(
-            stayed, "already accepted", np.where(feasible, "found", "none under these constraints")
-        )
+        searched = (extras or {}).get("search_complete", np.ones(len(x0), bool))
+        none = np.where(searched, "none under these constraints", "none found before the search ended")
+        status = np.where(stayed, "already accepted", np.where(feasible, "found", none))
         units = things(limits)
         details: dict[str, Any] = {
             "status": status,
@@ -253,12 +264,10 @@ class ElliCE:
         relax = self.relaxation(x0, limits)
         if self.config.cost == "changes":
             return self._fewest(relax, x0, limits, low, high)
-        if limits.discrete:
-            tree = solve_discrete(relax, x0, limits, low, high, most_nodes=self.config.nodes)
-            gap = (tree.cost - tree.bound) / np.maximum(tree.cost, 1e-12)
-            return Found(tree.points, {"bound": tree.bound, "gap": gap, "search_complete": tree.complete})
-        one = relax(np.arange(len(x0)), low, high)
-        return Found(one.points, {"bound": one.bound, "gap": one.gap})
+        tree = solve_any(relax, x0, limits, low, high, most_nodes=self.config.nodes)
+        gap = (tree.cost - tree.bound) / np.maximum(tree.cost, 1e-12)
+        extras = {"bound": tree.bound, "gap": gap}
+        return Found(tree.points, extras | ({"search_complete": tree.complete} if limits.discrete else {}))
 
     def relaxation(
         self,
@@ -273,13 +282,13 @@ class ElliCE:
         config, head = self.config, self.head
         beside = (*extra, self.unlikely) if self.unlikely is not None else extra
         kind = "l1" if config.cost == "l1" else "l2"
-        problem = problem_over(head, piece, limits, kind, config.margin, beside)
+        problem = problem_over(head, piece, limits, kind, self.tau, beside)
         centre, scale = self.centre, 1.0 / limits.cost
         if config.guarantee == "exact":
-            return TrueSetRelaxation(problem, x0, centre, scale, head, head.maps(piece), config.margin)
+            return TrueSetRelaxation(problem, x0, centre, scale, head, head.maps(piece), self.tau)
         if config.guarantee == "sampled":
             return SampledRelaxation(
-                problem, x0, centre, scale, head, head.maps(piece), config.margin, self.drawn()
+                problem, x0, centre, scale, head, head.maps(piece), self.tau, self.drawn()
             )
         return EllipsoidRelaxation(problem, x0, centre, scale)
 
@@ -291,13 +300,8 @@ class ElliCE:
         units = things(limits)
 
         def solve(rows: NDArray[np.int64], least: Array, most: Array) -> tuple[Array, Array]:
-            if limits.discrete:
-                tree = solve_discrete(
-                    relax, x0[rows], limits, least, most, rows=rows, most_nodes=self.config.nodes
-                )
-                return tree.points, np.where(tree.feasible, tree.cost, np.inf)
-            one = relax(rows, least, most)
-            return one.points, np.where(one.feasible, one.cost, np.inf)
+            tree = solve_any(relax, x0[rows], limits, least, most, rows=rows, most_nodes=self.config.nodes)
+            return tree.points, np.where(tree.feasible, tree.cost, np.inf)
 
         gain, need = self._gains(x0, limits, low, high, units)
         few = solve_sparse(solve, x0, units, low, high, gain, need)
@@ -318,7 +322,7 @@ class ElliCE:
             if any(np.array_equal(np.sort(group), unit) for group in limits.groups):
                 open_to = np.where(high[:, unit] > 0, w[:, unit], -np.inf).max(axis=1)
                 gain[:, k] = np.maximum(open_to - (w[:, unit] * x0[:, unit]).sum(axis=1), 0.0)
-        return gain, self.config.margin - scores.min(axis=1)
+        return gain, self.tau - scores.min(axis=1)
 
     def cost(self, points: Array, x0: Array, limits: Constraints) -> Array:
         """Cost of each change: sum (c delta)^2 or sum c |delta|; categories always c |delta|."""
@@ -327,20 +331,20 @@ class ElliCE:
         return np.asarray(np.where(flat, away, away**2).sum(axis=1))
 
     def worst(self, points: Array) -> Array:
-        """The certified worst score contrast of each point [N, d] under the chosen guarantee, recomputed."""
+        """Certified worst score of each point [N, d], above the threshold, under the chosen guarantee."""
         v = self.head.directions(self.classifier.representation(points))
         if self.config.guarantee == "exact":
             found = [
                 min(true_worst(self.layer, self.radius.eps, one).bound for one in directions)
                 for directions in v
             ]
-            return np.array(found, dtype=np.float64)
+            return np.array(found, dtype=np.float64) - self.config.threshold
         if self.config.guarantee == "sampled":
-            return np.asarray((v @ self.drawn().T).min(axis=(1, 2)))
+            return np.asarray((v @ self.drawn().T).min(axis=(1, 2))) - self.config.threshold
         return self._over_ellipsoid(v, self.radius.eps)
 
     def margin(self, points: ArrayLike, eps: float) -> Array:
-        """Worst score contrast [N] over the ellipsoid of another ``eps``: the margin's curve."""
+        """Worst score [N] above the threshold, over the ellipsoid of another ``eps``."""
         v = self.head.directions(
             self.classifier.representation(np.atleast_2d(np.asarray(points, np.float64)))
         )
@@ -349,7 +353,7 @@ class ElliCE:
     def true_margin(self, point: Array, eps: float) -> float:
         """A certified bound of the worst contrast of one point over the true set of ``eps``."""
         v = self.head.directions(self.classifier.representation(point[None]))[0]
-        return min(true_worst(self.layer, eps, one).bound for one in v)
+        return min(true_worst(self.layer, eps, one).bound for one in v) - self.config.threshold
 
     def _over_ellipsoid(self, v: Array, eps: float) -> Array:
         from scipy.linalg import solve_triangular
@@ -357,7 +361,7 @@ class ElliCE:
         flat = v.reshape(-1, v.shape[-1])
         spread = np.square(solve_triangular(self.head.factor, flat.T, lower=True)).sum(axis=0)
         worst = flat @ self.layer.theta - np.sqrt(2 * eps * spread)
-        return np.asarray(worst.reshape(v.shape[:2]).min(axis=1))
+        return np.asarray(worst.reshape(v.shape[:2]).min(axis=1)) - self.config.threshold
 
     def _ellipsoid_worst(self, points: Array) -> Array:
         worst = np.full(len(points), np.nan)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from recengine.contracts.recourse import Piece
 from recengine.recourse import Constraints
-from recengine_plugins.ellice.branch import solve_discrete
+from recengine_plugins.ellice.discrete import solve_any
 from recengine_plugins.ellice.sparse import revert, things
 
 if TYPE_CHECKING:
@@ -192,18 +192,8 @@ class _Walker:
                 np.minimum(high, np.maximum(x + reach, low)),
             )
         relax = self.method.relaxation(person[None], self.limits, piece)
-        if self.limits.discrete:
-            tree = solve_discrete(
-                relax,
-                person[None],
-                self.limits,
-                low[None],
-                high[None],
-                most_nodes=min(self.method.config.nodes, 50),
-            )
-            y = tree.points[0]
-        else:
-            y = relax(np.zeros(1, np.int64), low[None], high[None]).points[0]
+        nodes = min(self.method.config.nodes, 50)
+        y = solve_any(relax, person[None], self.limits, low[None], high[None], most_nodes=nodes).points[0]
         if not np.isfinite(y).all():
             return None
         for _ in range(1 if piece.exact else 6):

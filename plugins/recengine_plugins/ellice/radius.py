@@ -32,7 +32,7 @@ class Radius:
 
 def radius_for(head: Head, config: ElliCEConfig) -> Radius:
     """eps as the settings ask: a value, a percentage of the loss, or a chi-square level."""
-    largest = largest_eps(head)
+    largest = largest_eps(head, config.threshold)
     if config.eps is not None:
         return Radius(config.eps, largest, "given")
     if config.percent_of_loss is not None:
@@ -45,28 +45,35 @@ def radius_for(head: Head, config: ElliCEConfig) -> Radius:
     return Radius(eps, largest, origin)
 
 
-def largest_eps(head: Head) -> float:
-    """eps* over all activations: in closed form for two classes, by bisection for several."""
+def largest_eps(head: Head, threshold: float = 0.0) -> float:
+    """eps* over all activations: in closed form for two classes, by bisection for several.
+
+    A threshold acts like a bias that is smaller by as much.
+    """
     sign = float(head.contrasts[0, 0])
     if len(head.contrasts) == 1 and head.contrasts.shape[1] == 1:
-        return Ellipsoid.around(sign * head.layer.theta, head.layer.hessian, 0.0).largest_eps()
+        theta = sign * head.layer.theta
+        theta[-1] -= threshold
+        return Ellipsoid.around(theta, head.layer.hessian, 0.0).largest_eps()
     width = len(head.layer.theta) // head.contrasts.shape[1] - 1
     piece = Piece(np.eye(width), np.zeros(width), np.zeros((0, width)), np.zeros(0))
     pairs = []
     for cone in head.cones(piece, 0.0):
-        pairs.append(Ellipsoid.around(cone.theta, np.linalg.inv(cone.P), 0.0).largest_eps())
+        theta = cone.theta.copy()
+        theta[-1] -= threshold
+        pairs.append(Ellipsoid.around(theta, np.linalg.inv(cone.P), 0.0).largest_eps())
     low, high = 0.0, min(pairs)
     for _ in range(30):
         if high - low <= 1e-4 * high:
             break
         middle = (low + high) / 2
-        low, high = (middle, high) if _somebody(head, piece, middle) else (low, middle)
+        low, high = (middle, high) if _somebody(head, piece, middle, threshold) else (low, middle)
     return low
 
 
-def _somebody(head: Head, piece: Piece, eps: float) -> bool:
+def _somebody(head: Head, piece: Piece, eps: float, threshold: float) -> bool:
     """Whether any activation is accepted by the whole ellipsoid of radius eps."""
     width = len(piece.c)
-    problem = Convex.over(head.cones(piece, eps), np.full(width, 1e-6))
+    problem = Convex.over(head.cones(piece, eps), np.full(width, 1e-6), tau=threshold)
     free = np.full(width, np.inf)
     return conic.solve_problem(problem, np.zeros(width), -free, free) is not None

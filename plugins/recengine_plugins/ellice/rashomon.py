@@ -17,23 +17,19 @@ from scipy.linalg import cho_factor, cho_solve, solve_triangular
 
 from recengine.errors import DataError, UsageError
 from recengine_plugins.ellice.cone import Cone
+from recengine_plugins.ellice.kernel import quadratic_form, upper_confidence_bound
 from recengine_plugins.ellice.logistic import FittedLayer
 
 Array = NDArray[np.float64]
-
-
-def quadratic_form(H: Array, points: Array) -> Array:
-    """h' H^-1 h for each row of ``points`` [N, m], by one Cholesky factor and a triangular solve."""
-    try:
-        L = np.linalg.cholesky(H)
-    except np.linalg.LinAlgError as singular:
-        raise DataError("the matrix is not positive definite", where="H", fix="add a penalty") from singular
-    return np.asarray(np.square(solve_triangular(L, points.T, lower=True)).sum(axis=0))
-
-
-def upper_confidence_bound(theta: Array, A: Array, points: Array, alpha: float) -> Array:
-    """LinUCB: theta.x + alpha sqrt(x' A^-1 x) for each row of ``points``."""
-    return np.asarray(points @ theta + alpha * np.sqrt(quadratic_form(A, points)))
+__all__ = [
+    "Ellipsoid",
+    "TrueWorst",
+    "eps_from_level",
+    "eps_from_loss",
+    "quadratic_form",
+    "true_worst",
+    "upper_confidence_bound",
+]
 
 
 @dataclass(frozen=True)
@@ -115,29 +111,40 @@ def true_worst(layer: FittedLayer, eps: float, h: Array, *, tolerance: float = 1
     """min theta.h over the true set {L(theta) <= L* + eps}, by its one-dimensional dual.
 
     For t > 0 the minimiser of theta.h + (L(theta) - L* - eps)/t is one Newton problem, and its value bounds
-    the minimum from below; at the right t the constraint is tight and the bound exact. log t is bisected.
+    the minimum from below; at the right t the constraint is tight and the bound exact. The search in log t
+    takes the excess loss to grow like a power of t (t^2 for a quadratic loss), inside a bracket.
     """
     problem = layer.problem
     spread = float(np.sqrt(max(h @ np.linalg.solve(layer.hessian, h), 1e-300)))
-    guess = np.sqrt(2 * eps) / spread  # exact for a quadratic loss
-    low, high = np.log(guess) - 6.0, np.inf
+    at = float(np.log(np.sqrt(2 * eps) / spread))  # exact for a quadratic loss
+    low, high = -np.inf, np.inf
+    before: tuple[float, float] | None = None
+    aim = eps * (1 - 1e-9)  # just inside, so that the model found belongs to the set
     theta, best = layer.theta, TrueWorst(np.inf, -np.inf, layer.theta)
     for _ in range(120):
-        middle = low + 0.5 if np.isinf(high) else (low + high) / 2
-        t = float(np.exp(middle))
+        t = float(np.exp(at))
         found = _tilted(layer, h, t, theta, layer.loss + 4 * eps + 1.0)
         if found is None:  # far outside the set: neither a model of it nor a bound
-            high = middle
+            high = at
+            at = at - 1.0 if np.isinf(low) else (low + high) / 2
             continue
         theta = found
-        excess = problem.loss(theta) - layer.loss - eps
+        excess = problem.loss(theta) - layer.loss
         value = float(theta @ h)
-        best = TrueWorst(best.value, max(best.bound, value + excess / t), best.theta)
-        if excess <= 0 and value < best.value:
+        best = TrueWorst(best.value, max(best.bound, value + (excess - eps) / t), best.theta)
+        if excess <= eps and value < best.value:
             best = TrueWorst(value, best.bound, theta)
-        if best.value - best.bound <= tolerance * max(1.0, abs(best.value)):
+        if best.value < np.inf and best.value - best.bound <= tolerance * max(1.0, abs(best.value)):
             break
-        low, high = (middle, high) if excess <= 0 else (low, middle)
+        low, high = (at, high) if excess <= eps else (low, at)
+        if high - low < 1e-14:
+            break
+        grown = float(np.log(max(excess, 1e-300)))
+        power = 2.0 if before is None or at == before[0] else (grown - before[1]) / (at - before[0])
+        before = at, grown
+        guess = at + (float(np.log(aim)) - grown) / (power if 0.2 < power < 5 else 2.0)
+        middle = (low + high) / 2
+        at = guess if low < guess < high else middle if np.isfinite(middle) else guess
     return best
 
 
@@ -159,7 +166,7 @@ def _tilted(layer: FittedLayer, h: Array, t: float, start: Array, most: float) -
                 size /= 2
             now = moved
         theta = theta - size * step
-        if decrement < 1e-24:
+        if decrement < 1e-20:
             return theta
         if problem.loss(theta) > most:
             return None

@@ -22,7 +22,7 @@ from recengine_plugins.ellice.convex import solve_convex
 from recengine_plugins.ellice.logistic import FittedLayer
 from recengine_plugins.ellice.problem import Convex
 from recengine_plugins.ellice.rashomon import true_worst
-from recengine_plugins.ellice.trueset import cut_until_true
+from recengine_plugins.ellice.trueset import cut_until_true, under
 
 Array = NDArray[np.float64]
 
@@ -74,22 +74,34 @@ def problem_over(
     extra: tuple[Cone, ...] = (),
 ) -> Convex:
     """Cones, costs and rows in the units of the features. ``extra`` cones are asked to be at least 0."""
-    d = len(limits.names)
-    absolute = limits.indicator | (kind == "l1")
-    groups = np.zeros((len(limits.groups), d))
-    for row, group in enumerate(limits.groups):
-        groups[row, group] = 1.0
-    A = limits.A if len(limits.A) else np.zeros((0, d))
+    square, absolute = costs_of(limits, kind == "l1")
+    A, b, E = rows_of(limits)
     cones = (*head.cones(piece), *extra)
     return Convex(
         cones,
         np.r_[np.full(len(cones) - len(extra), tau), np.zeros(len(extra))],
-        np.where(absolute, 0.0, limits.cost**2),
-        np.where(absolute, limits.cost, 0.0),
+        square,
+        absolute,
         np.r_[A, piece.edges],
-        np.r_[limits.b[: len(A)], piece.limits],
-        np.r_[link_rows(limits.links, d), groups],
+        np.r_[b, piece.limits],
+        E,
     )
+
+
+def costs_of(limits: Constraints, absolute: bool) -> tuple[Array, Array]:
+    """square, absolute [d]: (c delta)^2 or c |delta|; categories always c |delta|."""
+    flat = limits.indicator | absolute
+    return np.where(flat, 0.0, limits.cost**2), np.where(flat, limits.cost, 0.0)
+
+
+def rows_of(limits: Constraints) -> tuple[Array, Array, Array]:
+    """A [r, d], b [r] of A x <= b, and E [k, d] of E x = E x0: linked features, categories."""
+    d = len(limits.names)
+    groups = np.zeros((len(limits.groups), d))
+    for row, group in enumerate(limits.groups):
+        groups[row, group] = 1.0
+    A = limits.A if len(limits.A) else np.zeros((0, d))
+    return A, limits.b[: len(A)], np.r_[link_rows(limits.links, d), groups]
 
 
 @dataclass
@@ -142,6 +154,17 @@ class CutRelaxation(Scaled):
         """For each contrast a certified bound of its worst value at x, and the model, as a function of
         [x; 1]."""
         raise NotImplementedError
+
+    def under_cuts(self, rows: NDArray[np.int64], low: Array, high: Array) -> BoxSolution:
+        """Cheapest points under the cuts known so far."""
+        n, d = low.shape
+        points, bound, feasible = np.full((n, d), np.nan), np.full(n, np.nan), np.zeros(n, bool)
+        for k, row in enumerate(rows):
+            found = under(self, int(row), low[k], high[k], self.cuts.get(int(row), []), 0.0)
+            if found is not None:
+                points[k], bound[k], feasible[k] = found[0], found[1], True
+        cost = np.where(feasible, self.cost(points, self.people[rows]), np.nan)
+        return BoxSolution(points, cost, np.minimum(bound, cost), feasible, feasible)
 
     def __call__(self, rows: NDArray[np.int64], low: Array, high: Array) -> BoxSolution:
         n, d = low.shape

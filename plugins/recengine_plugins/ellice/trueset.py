@@ -42,55 +42,70 @@ def cut_until_true(
     high: Array,
     pool: list[Array],
     *,
-    most_cuts: int = 80,
+    most_cuts: int = 60,
     tolerance: float = 1e-7,
 ) -> TrueSetAnswer | None:
-    """The cheapest point within the bounds that every near-optimal model accepts, or None.
+    """The cheapest point within the bounds that every model of the set accepts, or None.
 
     ``pool`` holds the cuts found for this person, as functions of [x; 1]; new ones are added to it. The rows
-    ask for tau + ``tolerance``, so that the last step ends inside.
+    ask for tau + ``tolerance``, so that the last step ends inside. The worst score is concave, so between the
+    point under the cuts and one that is accepted with room there is an accepted one at a known place: it is
+    the answer when the cuts run out or its cost is within 1e-6 of the bound.
     """
     person = asked.people[row]
     start = np.clip(person, low, high)
+    goal = asked.tau + 0.5 * tolerance
+    inside: tuple[Array, float] | None = None
     if not pool:
         worst = _worst(asked, start, pool)
         keeps = bool(asked.problem.keeps_rows(start[None], person[None], 1e-9)[0])
         beside = asked.problem.worst(start[None])[0, len(asked.maps) :]
-        if worst >= asked.tau and keeps and (beside >= 0).all():
+        if worst >= goal and keeps and (beside >= 0).all():
             return TrueSetAnswer(start, worst, float(asked.problem.cost(start[None], person[None])[0]), 0)
-        # the ellipsoid's answer is near: its worst model is a good cut to begin with
-        near = solve_convex(
-            asked.scaled, asked.into(person)[None], asked.into(low)[None], asked.into(high)[None]
-        )
-        if near.feasible[0]:
-            _worst(asked, asked.centre + asked.scale * near.points[0], pool)
-        if not pool:
-            pool += [T.T @ asked.head.layer.theta for T in asked.maps]
+    # the ellipsoid's answer is near: accepted, or its worst model is a good cut to begin with
+    near = solve_convex(asked.scaled, asked.into(person)[None], asked.into(low)[None], asked.into(high)[None])
+    if near.feasible[0]:
+        x = np.clip(asked.centre + asked.scale * near.points[0], low, high)
+        worst = _worst(asked, x, pool)
+        inside = (x, worst) if worst >= goal else None
+    if not pool:
+        pool += [T.T @ asked.head.layer.theta for T in asked.maps]
+    best: TrueSetAnswer | None = None
     for _ in range(most_cuts):
-        found = _under(asked, row, low, high, pool, tolerance)
+        found = under(asked, row, low, high, pool, tolerance)
         if found is None:
-            return None
+            return best
         x, bound = found
         before = len(pool)
         worst = _worst(asked, x, pool)
-        if worst >= asked.tau:
+        if worst >= goal:
             del pool[before:]
             return TrueSetAnswer(x, worst, bound, len(pool))
-    return None
+        if inside is not None and inside[1] > goal:
+            share = (goal - worst) / (inside[1] - worst)
+            between = x + share * (inside[0] - x)
+            cost = float(asked.problem.cost(between[None], person[None])[0])
+            best = TrueSetAnswer(between, goal, min(bound, cost), len(pool))
+            if cost - bound <= 1e-6 * cost:
+                break
+    if best is None:
+        return None
+    worst = min(value for value, _ in asked.worst_models(best.x))
+    return replace(best, worst=worst) if worst >= asked.tau * (1 - 1e-3) else None
 
 
 def _worst(asked: CutRelaxation, x: Array, pool: list[Array]) -> float:
     """The certified worst contrast at x; models that fall short become cuts."""
     found = asked.worst_models(x)
-    pool += [model for bound, model in found if bound < asked.tau]
+    pool += [model for bound, model in found if bound < asked.tau + 0.5e-7]
     return min(bound for bound, _ in found)
 
 
-def _under(
+def under(
     asked: CutRelaxation, row: int, low: Array, high: Array, pool: list[Array], tolerance: float
 ) -> tuple[Array, float] | None:
     """The optimum under the cuts and its certified bound."""
-    cuts = np.stack(pool)
+    cuts = np.stack(pool) if pool else np.zeros((0, len(low) + 1))
     extra = asked.problem.cones[len(asked.maps) :]
     bare = replace(asked.problem, cones=extra, tau=np.zeros(len(extra)))
     problem = with_rows(bare, -cuts[:, :-1], cuts[:, -1] - asked.tau - tolerance).rescaled(

@@ -105,13 +105,15 @@ def _with_reasons(made: Ready, x: Any, one: Told, limits: Constraints) -> Told:
 
     if one.status == "already accepted":
         return one
+    quick = made.method.quick()  # reasons take many answers
     if one.cost is None:
-        why = conflict(made.method, x, limits)
+        why = conflict(quick, x, limits)
         blocked = why is not None and why.of_itself
-        return replace(one, conflict=why, servable=None if blocked else made.method.servable(x, limits))
-    alone = made.method.at(0.0).search(x[None], limits).points
-    without = float(made.method.cost(alone, x[None], limits)[0])
-    prices = binding(made.method, x, limits, one.cost)
+        return replace(one, conflict=why, servable=None if blocked else quick.servable(x, limits))
+    alone = quick.at(0.0).search(x[None], limits).points
+    without = float(quick.cost(alone, x[None], limits)[0])
+    near = quick.search(x[None], limits).points
+    prices = binding(quick, x, limits, float(quick.cost(near, x[None], limits)[0]))
     return replace(one, binding=prices, cost_unrobust=without)
 
 
@@ -137,7 +139,7 @@ def curves(made: Ready, person: Any, told: Told, limits: Constraints) -> MarginC
     shares = [share for share in (0.0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.65, 0.8) if share * largest > 0]
     costs = []
     for share in shares:
-        there = method.at(share * largest).search(person[None], limits).points
+        there = method.quick().at(share * largest).search(person[None], limits).points
         costs.append(float(method.cost(there, person[None], limits)[0]))
     title = f"row {told.row}: margin against eps ({method.config.guarantee})"
     return MarginCurves(
