@@ -73,9 +73,9 @@ def _told(made: Ready, x0: Any, rows: list[int], found: Any) -> list[Told]:
     details = found.details
     told = []
     for k, row in enumerate(rows):
-        common = {"score": float(score[k]), "worst": float(worst[k])}
+        today, least_today = float(score[k]), float(worst[k])
         if not np.isfinite(found.points[k]).all():
-            told.append(Told(row, str(details["status"][k]), **common))
+            told.append(Told(row, str(details["status"][k]), today, least_today))
             continue
         point = found.points[k]
         after = details.get("true_worst_logit", details["worst_logit"])
@@ -85,7 +85,8 @@ def _told(made: Ready, x0: Any, rows: list[int], found: Any) -> list[Told]:
             Told(
                 row,
                 str(details["status"][k]),
-                **common,
+                today,
+                least_today,
                 changes=made.columns.changes(x0[k], point),
                 cost=float(found.costs[k]),
                 certified=bool(found.certified[k]),

@@ -76,11 +76,14 @@ def _fitted(asked: Asked, method: Any, config: Any) -> Ready:
     features = table.drop([label, *[name for name in asked.drop if name in table.columns]])
     columns = Columns.learn(features, categories=asked.categories)
     X, y = columns.encode(features), _codes(table, label, classes)
-    scaling = {"centre": columns.centre, "scale": columns.scale, "classes": classes}
+    centre, scale, names = columns.centre, columns.scale, columns.features
     if asked.model == "mlp":
-        classifier = fit_net(X, y, columns.features, hidden=asked.hidden, seed=asked.seed, **scaling)
+        hidden, seed = asked.hidden, asked.seed
+        classifier = fit_net(
+            X, y, names, centre=centre, scale=scale, classes=classes, hidden=hidden, seed=seed
+        )
     else:
-        classifier = linear_classifier(columns.features, **scaling)
+        classifier = linear_classifier(names, centre=centre, scale=scale, classes=classes)
     made = _of(method)(classifier, X, y, config, target=target)
     source = f"{asked.model} fitted on {len(X)} rows, {len(columns.columns)} columns"
     return Ready(made, columns, classes[target], target, label, source)

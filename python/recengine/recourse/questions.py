@@ -101,7 +101,7 @@ def admissible(person: Array, constraints: Constraints) -> bool:
         bounds=Bounds(np.r_[low, np.zeros(extra)], np.r_[high, np.ones(extra)]),
         integrality=whole,
     )
-    return found.status != 2
+    return bool(found.status != 2)
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,7 @@ def diverse(
 def _support(person: Array, point: Array, constraints: Constraints, share: float) -> frozenset[str]:
     moved = np.abs(point - person) * constraints.cost
     least = share * float(moved.max(initial=0.0))
-    return frozenset(constraints.thing(i) for i in np.flatnonzero((moved > 0) & (moved >= least)))
+    return frozenset(constraints.thing(int(i)) for i in np.flatnonzero((moved > 0) & (moved >= least)))
 
 
 def _frozen(constraints: Constraints, things: frozenset[str]) -> Constraints:

@@ -152,7 +152,7 @@ class Traced:
         import torch
 
         point = torch.as_tensor(x, dtype=torch.float64)[None]
-        B: Array = torch.autograd.functional.jacobian(self._phi, point)[0, :, 0].numpy()
+        B: Array = torch.func.jacrev(self._phi)(point)[0, :, 0].detach().numpy()
         return Piece(B, self(x[None])[0] - B @ x, np.zeros((0, len(x))), np.zeros(0), exact=False)
 
 
