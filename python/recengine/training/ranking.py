@@ -21,17 +21,7 @@ def best(
     """
     seen = histories if exclude_seen else None
     if isinstance(network, Represents):
-        users, items, bias = network.user_vectors(histories), network.item_vectors(), network.item_bias()
-        indptr, ids = (None, None) if seen is None else (seen.offsets, seen.items)
-        scores, found = topk(
-            users,
-            items.to(users.dtype),
-            k,
-            bias=bias,
-            seen_indptr=None if indptr is None else indptr.to(users.device),
-            seen_items=None if ids is None else ids.to(users.device),
-        )
-        return found, scores
+        return top_of_vectors(network, network.user_vectors(histories), seen, k)
     if isinstance(network, ScoresItems):
         return top_of_scores(network.score_items(histories), seen, k)
     if isinstance(network, Generates):
@@ -41,6 +31,22 @@ def best(
         found=type(network).__name__,
         expected="user_vectors and item_vectors, score_items, or generate",
     )
+
+
+def top_of_vectors(
+    network: Represents, users: Tensor, seen: HistoryBatch | None, k: int
+) -> tuple[Tensor, Tensor]:
+    """ids [B, k] and scores [B, k] for user vectors [B, d]."""
+    indptr, ids = (None, None) if seen is None else (seen.offsets, seen.items)
+    scores, found = topk(
+        users,
+        network.item_vectors().to(users.dtype),
+        k,
+        bias=network.item_bias(),
+        seen_indptr=None if indptr is None else indptr.to(users.device),
+        seen_items=None if ids is None else ids.to(users.device),
+    )
+    return found, scores
 
 
 def top_of_scores(scores: Tensor, seen: HistoryBatch | None, k: int) -> tuple[Tensor, Tensor]:

@@ -34,8 +34,6 @@ def recommend(
     exclude_seen: leave out the items of the history.
     Raises DataError for unknown users, UsageError for k < 1.
     """
-    import polars as pl
-
     if k < 1:
         raise UsageError("k must be at least 1", where="recommend", found=k)
     labels = list(users)
@@ -50,12 +48,21 @@ def recommend(
             scores.append(found[1].float().cpu().numpy())
     items = np.concatenate(ids) if ids else np.empty((0, k), np.int64)
     values = np.concatenate(scores) if scores else np.empty((0, k), np.float32)
+    return table(run, labels, items, values)
+
+
+def table(
+    run: Run, labels: Sequence[Any], items: NDArray[np.int64], values: NDArray[np.float32]
+) -> pl.DataFrame:
+    """Item rows [B, k] (-1: none) and scores alike as what ``recommend`` gives."""
+    import polars as pl
+
     kept = items >= 0
     row, rank = np.nonzero(kept)
     names = run.split.train.items.tokens
     return pl.DataFrame(
         {
-            "user": [labels[index] for index in row],
+            "user": [labels[index] for index in row.tolist()],
             "rank": rank + 1,
             "item": names[items[kept]].tolist(),
             "score": values[kept].astype(np.float64),

@@ -1,0 +1,173 @@
+"""People whose events arrive one at a time, and what to recommend to them now."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import zip_longest
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from recengine.contracts.batch import HistoryBatch
+from recengine.contracts.model import Appends
+from recengine.errors import DataError, UsageError
+from recengine.training.ranking import top_of_vectors
+from recengine.training.recommending import table
+from recengine.training.run import Run
+
+if TYPE_CHECKING:
+    import polars as pl
+
+
+class Sessions:
+    """Keeps the model's state of each person; an event costs the same whatever came before it.
+
+    run: of a model that takes events one at a time (contract Appends): ``cotten4rec`` and ``linrec`` with
+    direction = 'causal' and objective = 'next', ``gru4rec``. People are known by any label. What is
+    recommended is what ``run.recommend`` gives for the same history, up to rounding. Kept for a person: the
+    state, the user vector and the item rows of the history (what was seen is not recommended).
+
+    Raises UsageError when the model cannot take single events.
+    """
+
+    def __init__(self, run: Run) -> None:
+        if not isinstance(run.model, Appends):
+            raise UsageError(
+                "this model cannot take one event at a time",
+                where="Sessions",
+                found=run.name,
+                expected="a model with empty_state() and append()",
+                fix="fit gru4rec, or cotten4rec with model.direction = 'causal', model.objective = 'next'",
+            )
+        self.run = run
+        self.model = cast(Appends, run.model.eval())
+        self._state = self.model.empty_state(1)
+        self._vectors = torch.zeros(1, self.model.item_vectors().shape[1])
+        self._row: dict[Any, int] = {}
+        self._histories: list[list[int]] = []
+        self._held: list[int] = []
+
+    def __len__(self) -> int:
+        return len(self._row)
+
+    def __contains__(self, label: object) -> bool:
+        return label in self._row
+
+    def append(self, label: Any, item: Any) -> bool:
+        """One more event of ``label``, who need not be known; False for an item that the model never met,
+        which is passed over."""
+        found = int(self._rows_of([item])[0])
+        row = self._row_of(label)
+        if found < 0:
+            return False
+        self._take([row], [found])
+        return True
+
+    def extend(self, histories: Mapping[Any, Sequence[Any]]) -> int:
+        """More events of many people, oldest first, all people at once; how many were taken in. Items that
+        the model never met are passed over."""
+        known = {
+            self._row_of(label): [row for row in self._rows_of(items).tolist() if row >= 0]
+            for label, items in histories.items()
+        }
+        taken = 0
+        for events in zip_longest(*known.values()):
+            now = [(row, item) for row, item in zip(known, events, strict=True) if item is not None]
+            self._take([row for row, _ in now], [item for _, item in now])
+            taken += len(now)
+        return taken
+
+    def recommend(self, labels: Sequence[Any], k: int = 10) -> pl.DataFrame:
+        """The k best unseen items for each: columns user, rank (from 1), item, score. Who has no events yet
+        gets what the item biases say. Raises DataError for a label that was never told of."""
+        unknown = [label for label in labels if label not in self._row]
+        if unknown:
+            raise DataError(
+                "nothing is known of them",
+                where="Sessions.recommend",
+                found=", ".join(map(repr, unknown[:5])),
+                fix="append or extend first; run.recommend takes histories as they are",
+            )
+        rows = [self._row[label] for label in labels]
+        lengths = [len(self._histories[row]) for row in rows]
+        seen = HistoryBatch(
+            torch.full((len(rows),), -1),
+            torch.tensor([item for row in rows for item in self._histories[row]], dtype=torch.int64),
+            torch.tensor(np.concatenate([[0], np.cumsum(lengths)]), dtype=torch.int64),
+        )
+        with torch.inference_mode():
+            items, scores = top_of_vectors(self.model, self._vectors[rows], seen, k)
+        return table(self.run, labels, items.numpy(), scores.float().numpy())
+
+    def forget(self, label: Any) -> None:
+        """Remove a person; the place is kept for the next one."""
+        if label not in self._row:
+            return
+        row, last = self._row.pop(label), len(self._histories) - 1
+        with torch.inference_mode():
+            for tensor in (*self._state.values(), self._vectors):
+                tensor[row] = tensor[last]
+                tensor[last] = 0
+        self._histories[row], self._held[row] = self._histories[last], self._held[last]
+        self._histories.pop()
+        self._held.pop()
+        for other, place in self._row.items():
+            if place == last:
+                self._row[other] = row
+                break
+
+    def _rows_of(self, items: Sequence[Any]) -> np.ndarray[Any, np.dtype[np.int64]]:
+        if not len(items):
+            return np.empty(0, np.int64)
+        return self.run.split.train.items.rows(np.asarray(items))
+
+    def _row_of(self, label: Any) -> int:
+        row = self._row.get(label)
+        if row is None:
+            row = self._row[label] = len(self._histories)
+            self._histories.append([])
+            self._held.append(0)
+            if row == self._vectors.shape[0]:
+                self._grow(2 * row)
+        return row
+
+    def _grow(self, capacity: int) -> None:
+        fresh = self.model.empty_state(capacity)
+        for name, tensor in self._state.items():
+            fresh[name][: tensor.shape[0]] = tensor
+        vectors = self._vectors.new_zeros(capacity, self._vectors.shape[1])
+        vectors[: self._vectors.shape[0]] = self._vectors
+        self._state, self._vectors = fresh, vectors
+
+    def _take(self, rows: list[int], items: list[int]) -> None:
+        """One event each of different people."""
+        with torch.inference_mode():
+            full = [row for row in rows if self._held[row] == self.model.window]
+            if full:
+                self._begin_again(full)
+            self._vectors[rows] = self._step(rows, torch.tensor(items))
+        for row, item in zip(rows, items, strict=True):
+            self._histories[row].append(item)
+            self._held[row] += 1
+
+    def _begin_again(self, rows: list[int]) -> None:
+        """The window is full: its newer half alone (see recengine.nn.ragged.window_of)."""
+        half = self.model.window // 2
+        for tensor in self._state.values():
+            tensor[rows] = 0
+        for back in range(half, 0, -1):
+            self._step(rows, torch.tensor([self._histories[row][-back] for row in rows]))
+        for row in rows:
+            self._held[row] = half
+
+    def _step(self, rows: list[int], items: Tensor) -> Tensor:
+        if len(rows) == 1:  # a view: nothing is copied
+            at = slice(rows[0], rows[0] + 1)
+            return self.model.append({name: tensor[at] for name, tensor in self._state.items()}, items)
+        mine = {name: tensor[rows] for name, tensor in self._state.items()}
+        vectors = self.model.append(mine, items)
+        for name, tensor in mine.items():
+            self._state[name][rows] = tensor
+        return vectors

@@ -1,0 +1,91 @@
+"""Events one at a time give what the whole history gives."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from recengine.errors import DataError, UsageError
+from recengine.serving import Sessions
+from recengine.testing.worlds import planted
+from recengine.training import Run, fit
+
+CAUSAL = {"direction": "causal", "objective": "next", "positions": "first"}
+MODELS: dict[str, dict[str, Any]] = {
+    "cotten4rec": CAUSAL,
+    "cotten4rec key prefix": {**CAUSAL, "scale": "key_prefix", "positions": "none"},
+    "linrec": CAUSAL,
+    "gru4rec": {"n_layers": 2},
+}
+
+
+def fitted(name: str, **settings: object) -> Run:
+    model = {"hidden_dim": 16, "max_length": 6, **settings}
+    return fit(
+        name, planted().split, settings={"model": model, "training": {"epochs": 2, "device": "cpu"}}, seed=1
+    )
+
+
+@pytest.fixture(scope="module", params=list(MODELS))
+def run(request: pytest.FixtureRequest) -> Run:
+    return fitted(request.param.split()[0], **MODELS[request.param])
+
+
+def histories(seed: int, people: int = 5) -> dict[str, list[int]]:
+    rng = np.random.default_rng(seed)
+    return {f"p{index}": rng.integers(0, 48, rng.integers(1, 25)).tolist() for index in range(people)}
+
+
+def same(found: Any, wanted: Any) -> None:
+    assert found["user"].to_list() == wanted["user"].to_list()
+    assert found["item"].to_list() == wanted["item"].to_list()
+    np.testing.assert_allclose(found["score"], wanted["score"], rtol=1e-4, atol=1e-5)
+
+
+def test_after_every_event_it_is_the_whole_history(run: Run) -> None:
+    sessions, history = Sessions(run), histories(0)["p0"] + histories(1)["p0"]
+    assert len(history) > 13  # past the window of 6, twice
+    for count, item in enumerate(history, 1):
+        assert sessions.append("somebody", item)
+        same(sessions.recommend(["somebody"], 5), run.recommend({"somebody": history[:count]}, 5))
+
+
+def test_many_people_at_once(run: Run) -> None:
+    together, alone, given = Sessions(run), Sessions(run), histories(2, 9)
+    assert together.extend(given) == sum(map(len, given.values()))
+    for label, items in given.items():
+        for item in items:
+            alone.append(label, item)
+    same(together.recommend(list(given), 7), run.recommend(given, 7))
+    same(together.recommend(list(given), 7), alone.recommend(list(given), 7))
+    assert len(together) == 9
+
+
+def test_who_is_forgotten_leaves_the_others_alone(run: Run) -> None:
+    sessions, given = Sessions(run), histories(3)
+    sessions.extend(given)
+    sessions.forget("p1")
+    sessions.forget("nobody")
+    rest = {label: items for label, items in given.items() if label != "p1"}
+    assert "p1" not in sessions
+    same(sessions.recommend(list(rest)), run.recommend(rest))
+    sessions.extend({"p1": [1, 2, 3], "p0": [4]})
+    same(sessions.recommend(["p1"]), run.recommend({"p1": [1, 2, 3]}))
+    same(sessions.recommend(["p0"]), run.recommend({"p0": [*given["p0"], 4]}))
+
+
+def test_unknown_items_and_people_without_events(run: Run) -> None:
+    sessions = Sessions(run)
+    assert not sessions.append("new", 10**9)
+    assert sessions.extend({"new": [10**9, 10**9 + 1], "other": []}) == 0
+    same(sessions.recommend(["new", "other"]), run.recommend({"new": [10**9], "other": []}))
+    with pytest.raises(DataError, match="nothing is known"):
+        sessions.recommend(["nobody"])
+
+
+def test_models_that_cannot_say_so() -> None:
+    for name in ("cotten4rec", "sasrec"):
+        with pytest.raises(UsageError, match="one event at a time"):
+            Sessions(fitted(name))
