@@ -11,10 +11,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from recengine.errors import CheckpointError, DataError
+from recengine.files import write_json
 from recengine.testing.worlds import planted
 from recengine.training import Run, fit, load
 from recengine.training.checkpoint import digest_of, load_json
-from recengine.training.files import write_json
 
 MODELS = ("sasrec", "bert4rec", "cotten4rec", "linrec", "gru4rec", "hstu")
 
