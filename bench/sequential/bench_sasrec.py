@@ -35,7 +35,7 @@ from peers import runner
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE.parent / "results"
-SIDES = {"recengine": (None, "ours_sasrec.py"), "rectools": ("rectools", "peer_rectools.py")}
+SIDES = {"recengine": (None, "ours_sequential.py"), "rectools": ("rectools", "peer_rectools.py")}
 
 
 def events() -> np.ndarray:

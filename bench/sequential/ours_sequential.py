@@ -1,4 +1,4 @@
-"""SASRec of recengine on arrays: the side of bench_sasrec.py that runs in this environment."""
+"""A sequence model of recengine on arrays: the side of the benchmarks that runs in this environment."""
 
 from __future__ import annotations
 
@@ -21,10 +21,13 @@ def main(given: dict[str, Any]) -> dict[str, Any]:
         "training": {"epochs": given["epochs"], "batch_size": 128, "device": "cpu"},
     }
     with stopwatch() as watch:
-        run = fit("sasrec", without_questions(train), settings=settings, seed=given["seed"])
+        run = fit(
+            given.get("model", "sasrec"), without_questions(train), settings=settings, seed=given["seed"]
+        )
     with stopwatch() as asking:
-        found = recommend(run, train.users.tokens.tolist(), 10)
-    np.save(Path(given["lists"]), found.select("user", "rank", "item").to_numpy())
+        if given.get("ask", True):
+            found = recommend(run, train.users.tokens.tolist(), 10)
+            np.save(Path(given["lists"]), found.select("user", "rank", "item").to_numpy())
     return {"fit": watch.as_dict(), "recommend": asking.as_dict(), "loss": run.history[-1]["loss"]}
 
 

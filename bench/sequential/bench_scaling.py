@@ -1,0 +1,138 @@
+"""How a training step grows with the length of the sequences and with the catalogue.
+
+    python bench/sequential/bench_scaling.py [--quick]
+
+Lengths 50 to 4,000: Cotten4Rec, BERT4Rec and LinRec, width 64, 1,000 items, 2 sequences a step. Catalogues
+of 1,000 to 1,000,000 generated items: Cotten4Rec, 16 sequences of 50 events, with full softmax and with 1,024
+sampled items. Median wall seconds of a step (Adam included), one thread; peak of torch's allocations in a
+step. The exponent is the slope of a straight line through the last three points of the log-log plot.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import record
+import torch
+from steps import Step, peak_bytes, seconds
+
+MODELS = ("cotten4rec", "bert4rec", "linrec")
+LENGTHS = (50, 100, 200, 500, 1000, 2000, 4000)
+CATALOGUES = (1_000, 10_000, 100_000, 1_000_000)
+LOSSES: dict[str, dict[str, Any]] = {
+    "softmax": {"name": "softmax"},
+    "sampled_softmax": {"name": "sampled_softmax", "negatives": 1024},
+}
+MIB = 2**20
+LAST = 3
+
+
+def measured(step: Step, repeats: int) -> dict[str, float]:
+    """Seconds and peak of a step."""
+    return {"seconds": seconds(step, repeats), "peak MiB": peak_bytes(step) / MIB}
+
+
+def lengths(quick: bool) -> list[dict[str, Any]]:
+    rows = []
+    for length in LENGTHS[:3] if quick else LENGTHS:
+        for model in MODELS:
+            step = Step(model, 2, length, 1000, {"hidden_dim": 64, "last_share": 0.0})
+            rows.append({"kind": model, "size": length, **measured(step, 1 if quick else 5)})
+    return rows
+
+
+def catalogues(quick: bool) -> list[dict[str, Any]]:
+    rows = []
+    for items in CATALOGUES[:2] if quick else CATALOGUES:
+        for name, loss in LOSSES.items():
+            step = Step("cotten4rec", 16, 50, items, {"hidden_dim": 64}, loss)
+            rows.append({"kind": name, "size": items, **measured(step, 1 if quick else 3)})
+    return rows
+
+
+def exponents(rows: list[dict[str, Any]], key: str) -> dict[str, float]:
+    """Slope of log(key) over log(size) through the last points, by kind."""
+    made = {}
+    for kind in dict.fromkeys(row["kind"] for row in rows):
+        mine = [row for row in rows if row["kind"] == kind][-LAST:]
+        x, y = (np.log([row[name] for row in mine]) for name in ("size", key))
+        made[kind] = float(np.polyfit(x, y, 1)[0])
+    return made
+
+
+def plot(by_length: list[dict[str, Any]], by_items: list[dict[str, Any]], path: Path) -> None:
+    """Four log-log panels."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, panels = plt.subplots(2, 2, figsize=(10, 7.5), layout="constrained")
+    sides = ((by_length, "events in a sequence"), (by_items, "items in the catalogue"))
+    for across, (rows, label) in enumerate(sides):
+        for down, (key, unit) in enumerate((("seconds", "s a step"), ("peak MiB", "MiB at the peak"))):
+            panel, slopes = panels[down][across], exponents(rows, key)
+            for kind, slope in slopes.items():
+                mine = [row for row in rows if row["kind"] == kind]
+                panel.loglog(
+                    [row["size"] for row in mine],
+                    [row[key] for row in mine],
+                    marker="o",
+                    label=f"{kind}: exponent {slope:.2f}",
+                )
+            panel.set_xlabel(label)
+            panel.set_ylabel(unit)
+            panel.grid(visible=True, which="major", alpha=0.3)
+            panel.legend()
+    figure.savefig(path, dpi=110)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="the smallest sizes, one repeat")
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    by_length, by_items = lengths(asked.quick), catalogues(asked.quick)
+    time_l, memory_l = exponents(by_length, "seconds"), exponents(by_length, "peak MiB")
+    time_i, memory_i = exponents(by_items, "seconds"), exponents(by_items, "peak MiB")
+    made = {
+        "sequential.scaling-length-time": time_l["cotten4rec"],
+        "sequential.scaling-length-memory": memory_l["cotten4rec"],
+        "sequential.scaling-items-time": time_i["softmax"],
+        "sequential.scaling-items-memory": memory_i["softmax"],
+    }
+    if not asked.quick:
+        record.RESULTS.mkdir(exist_ok=True)
+        plot(by_length, by_items, record.RESULTS / "sequential_scaling.png")
+        slopes = {"time": {**time_l, **time_i}, "memory": {**memory_l, **memory_i}}
+        head = record.head("bench_scaling.py", threads=1, exponents=slopes, figures=made)
+        text = [
+            "![log-log](sequential_scaling.png)",
+            "",
+            f"Exponents through the last {LAST} points:",
+            "",
+            *record.table(
+                [
+                    {"": kind, "time": slopes["time"][kind], "memory": slopes["memory"][kind]}
+                    for kind in slopes["time"]
+                ]
+            ),
+            "",
+            *record.table(by_length),
+            "",
+            *record.table(by_items),
+        ]
+        given = {**head, "by_length": by_length, "by_items": by_items}
+        record.write("sequential_scaling", given, "Growth with length and catalogue", text)
+    record.tell(made)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
