@@ -9,11 +9,11 @@ seconds of a step, one thread, the models by turns; peak of torch's allocations 
 and states.
 
 Explanation: with L = 4 B S V bytes (one float32 tensor of logits at every position), the loss layer alone
-holds at its peak 4 L in float32 with stored logits (logits, log-softmax and the two gradients behind them);
-under autocast 3.5 L on a CPU (logits in half precision, then the same three; CUDA's log-softmax takes half
-precision in and gives it back, so 3 L there: the published saving); over hidden rows alone the same times their
-share; with fused cross-entropy no logits. To each comes the gradient of the item table, and the hidden states and
-their gradient. The memory model predicts, the allocator measures.
+holds at its peak 4 L in float32 with stored logits (logits, log-softmax and the two gradients behind them).
+Under autocast it holds 3.5 L on a CPU (logits in half precision, then the same three); CUDA's log-softmax
+takes half precision in and gives it back, so 3 L there: the published saving. Over hidden rows alone: the
+same, times their share. Fused: no logits. To each comes the gradient of the item table, and that of the
+hidden states. The memory model predicts, the allocator measures.
 """
 
 from __future__ import annotations
