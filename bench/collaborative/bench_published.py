@@ -59,20 +59,20 @@ def _dsl(**settings: Any) -> dict[str, Any]:
 
 # name: (data, loss section, learning rate, spread of the initial values, epochs, epochs between validations)
 CELLS: dict[str, tuple[str, dict[str, Any], float, float, int, int]] = {
-    "sl": ("electronic", {"name": "sl", **_BASE, "temperature": 0.2}, 1e-2, 0.1, 60, 3),
-    "psl": ("electronic", {"name": "psl", **_BASE, "temperature": 0.1}, 1e-2, 0.1, 60, 3),
+    "sl": ("electronic", {"name": "sl", **_BASE, "temperature": 0.2}, 3e-2, 0.1, 30, 3),
+    "psl": ("electronic", {"name": "psl", **_BASE, "temperature": 0.1}, 3e-2, 0.1, 30, 3),
     "sl_at_k": (
         "electronic",
         {"name": "sl_at_k", **_BASE, "temperature": 0.2, "k": 20, "weight_temperature": 2.25, "refresh": 5},
-        1e-2,
+        3e-2,
         0.1,
-        60,
+        30,
         3,
     ),
-    "dsl_r": ("electronic", _dsl(), 1e-2, 0.1, 60, 3),
-    "dsl_r-soft": ("electronic", _dsl(gamma=-1.0), 1e-2, 0.1, 60, 3),
-    "dsl_r-weights": ("electronic", _dsl(gamma=0.0), 1e-2, 0.1, 60, 3),
-    "dsl_r-temperatures": ("electronic", _dsl(kappa=0.0), 1e-2, 0.1, 60, 3),
+    "dsl_r": ("electronic", _dsl(), 3e-2, 0.1, 30, 3),
+    "dsl_r-soft": ("electronic", _dsl(gamma=-1.0), 3e-2, 0.1, 30, 3),
+    "dsl_r-weights": ("electronic", _dsl(gamma=0.0), 3e-2, 0.1, 30, 3),
+    "dsl_r-temperatures": ("electronic", _dsl(kappa=0.0), 3e-2, 0.1, 30, 3),
 }
 
 

@@ -18,14 +18,17 @@ class SoftmaxConfig(LossConfig):
 Sampler = Literal["uniform", "popularity", "mixed", "in_batch"]
 
 
-class SampledConfig(LossConfig):
-    """What losses over sampled items have in common."""
-
+class _Sampled(LossConfig):
     negatives: int = knob(1, "sampled items a row", ge=1, low=1, high=512, log=True)
     shared: bool = knob(False, "one set of sampled items for the whole batch")
     sampler: Sampler = knob(
         "uniform", "how items are sampled; in_batch: the other rows' targets, as many as there are"
     )
+
+
+class SampledConfig(_Sampled):
+    """What the losses of sampled.SampledLoss have in common."""
+
     power: float = knob(1.0, "exponent of the popularity in 'popularity' and 'mixed'", ge=0)
     hardest: int = knob(0, "keep only so many of a row's sampled items, the best scored; 0: all", ge=0)
 
@@ -38,7 +41,7 @@ def _temperature(default: float, description: str = "scores are divided by it") 
     return knob(default, description, gt=0, low=0.01, high=0.5, log=True)
 
 
-class SampledSoftmaxConfig(SampledConfig):
+class SampledSoftmaxConfig(_Sampled):
     """Cross-entropy over the target and sampled items."""
 
     negatives: int = knob(256, "sampled items a row", ge=1, low=32, high=1024, log=True)
@@ -47,7 +50,7 @@ class SampledSoftmaxConfig(SampledConfig):
     temperature: float = knob(1.0, "scores are divided by it", gt=0, low=0.05, high=2.0, log=True)
 
 
-class GBCEConfig(SampledConfig):
+class GBCEConfig(_Sampled):
     """gSASRec's loss."""
 
     negatives: int = knob(256, "sampled items a row", ge=1, low=16, high=512, log=True)
@@ -57,11 +60,11 @@ class GBCEConfig(SampledConfig):
     )
 
 
-class BCEConfig(SampledConfig):
+class BCEConfig(_Sampled):
     """SASRec's first loss."""
 
 
-class BPRConfig(SampledConfig):
+class BPRConfig(_Sampled):
     """Pairwise ranking."""
 
 

@@ -48,8 +48,7 @@ class _Sampled:
     needs: frozenset[Need] = frozenset({"negatives"})
 
     def __init__(self, config: BPRConfig | BCEConfig | GBCEConfig | SampledSoftmaxConfig) -> None:
-        self.negatives, self.shared = config.negatives, config.shared
-        self.sampler, self.power = config.sampler, config.power
+        self.negatives, self.shared, self.sampler = config.negatives, config.shared, config.sampler
 
 
 class SampledSoftmax(_Sampled):

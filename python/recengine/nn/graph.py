@@ -62,4 +62,5 @@ def noisy(nodes: Tensor, length: float) -> Tensor:
     uniform in [0, 1]^d. Draws from torch's generator. Source: Yu et al., SIGIR 2022."""
     random = torch.rand_like(nodes)
     random = random / torch.linalg.vector_norm(random, dim=1, keepdim=True).clamp(min=1e-12)
-    return nodes + length * torch.sign(nodes.detach()) * random
+    moved: Tensor = nodes + length * torch.sign(nodes.detach()) * random
+    return moved

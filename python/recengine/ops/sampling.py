@@ -109,8 +109,8 @@ def draw_negatives_reference(
         bits = _mixed(place)
         drawn = _proposals(bits, n_items, table)
         for attempt in range(1, _ATTEMPTS + 1):
-            row, slot = np.nonzero(np.take_along_axis(forbidden, drawn, 1)) if count else ([], [])
-            if not len(row):
+            row, slot = np.nonzero(np.take_along_axis(forbidden, drawn, 1))
+            if not row.size:
                 break
             bits = _mixed(place[row, slot] + np.uint64(attempt) * np.uint64(_ATTEMPT))
             if attempt < _ATTEMPTS:

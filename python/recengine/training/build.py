@@ -48,8 +48,9 @@ def build_model(
         with isolated_randomness(device or torch.device("cpu")):
             torch.manual_seed(mix(seed, 1))
             cast(Any, network).attach_loss(build_loss(config.loss, host, facts))
-    if train is not None and isinstance(network, LearnsFromGraph):
-        network.attach_data(train)
+    learner: Any = network
+    if train is not None and isinstance(learner, LearnsFromGraph):
+        learner.attach_data(train)
     return network
 
 
