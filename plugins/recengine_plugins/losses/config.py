@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, Self
+
+from pydantic import model_validator
 
 from recengine.config import knob
 from recengine.contracts.loss import LossConfig
@@ -31,6 +33,14 @@ class SampledConfig(_Sampled):
 
     power: float = knob(1.0, "exponent of the popularity in 'popularity' and 'mixed'", ge=0)
     hardest: int = knob(0, "keep only so many of a row's sampled items, the best scored; 0: all", ge=0)
+
+    @model_validator(mode="after")
+    def _hardest_of_its_own(self) -> Self:
+        if self.hardest and (self.shared or self.sampler == "in_batch"):
+            raise ValueError("hardest needs items sampled for each row: shared = false, and not 'in_batch'")
+        if self.hardest > self.negatives:
+            raise ValueError(f"hardest {self.hardest} is more than the {self.negatives} negatives of a row")
+        return self
 
 
 class _Many(SampledConfig):

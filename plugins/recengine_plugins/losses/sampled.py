@@ -99,7 +99,7 @@ class SampledLoss(nn.Module):
         anchors, items = geometry(given, self.score)
         positive = (anchors * functional.embedding(given.positives, items)).sum(1)
         negatives = given.negatives
-        if self.keep and negatives.ndim == 2 and self.keep < negatives.shape[1]:
+        if 0 < self.keep < negatives.shape[-1]:
             open_to = negatives.masked_fill(negatives == given.positives[:, None], -1)
             negatives = hardest(anchors, items, open_to, self.keep)
         return Rows(anchors, items, given.positives, positive, negatives)

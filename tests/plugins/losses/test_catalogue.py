@@ -324,3 +324,9 @@ def test_only_the_hardest_count() -> None:
     best = sampled.masked_fill(~live, -torch.inf).topk(2, dim=1).indices
     wanted = loss("sl")(replace(case, negatives=case.negatives.gather(1, best)), StepContext())
     torch.testing.assert_close(loss("sl", hardest=2)(case, StepContext()), wanted)
+
+
+@pytest.mark.parametrize("settings", [{"shared": True}, {"sampler": "in_batch"}, {"negatives": 3}])
+def test_the_hardest_must_be_the_rows_own(settings: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="hardest"):
+        loss("sl", **{"negatives": 8, "hardest": 4, **settings})
