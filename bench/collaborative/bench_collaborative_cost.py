@@ -1,7 +1,9 @@
 """What a training step of the collaborative backbones costs, beside plain torch; an epoch is so many of them.
 
-    python bench/collaborative/bench_collaborative_cost.py --threads 2
+    python bench/collaborative/bench_collaborative_cost.py --threads 2 --malloc tuned
     python bench/collaborative/bench_collaborative_cost.py --claim collaborative.mf-sl-gowalla --threads 2
+
+--malloc tuned keeps freed memory: torch's gathers do not pay for page faults, which is the harder comparison.
 
 * MF + SL: batch 1,024, 1,000 negatives a row that the user did not meet, 64 factors, dense fused Adam.
   'gather': the item table normalised once, the negatives' rows gathered, one batched product, logsumexp.
