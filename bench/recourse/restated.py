@@ -174,7 +174,7 @@ def nearest(rows: Tensor, x0: Tensor) -> Tensor:
 
 
 def proplace(
-    model: Net, x0: np.ndarray, robust: np.ndarray, delta: float, seconds: float = 2.0
+    model: Net, x0: np.ndarray, robust: np.ndarray, delta: float, seconds: float = 1.0
 ) -> np.ndarray | None:
     """Jiang et al. (2023): the point nearest to x0 (L1) in the hull of x0 and its 10 nearest Delta-robust
     rows whose interval lower bound is not negative; a linear program, for a net mixed-integer (HiGHS)."""
