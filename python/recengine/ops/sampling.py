@@ -109,16 +109,16 @@ def draw_negatives_reference(
         bits = _mixed(place)
         drawn = _proposals(bits, n_items, table)
         for attempt in range(1, _ATTEMPTS + 1):
-            row, slot = np.nonzero(np.take_along_axis(forbidden, drawn, 1))
-            if not row.size:
+            at_row, at_slot = np.nonzero(np.take_along_axis(forbidden, drawn, 1))
+            if not at_row.size:
                 break
-            bits = _mixed(place[row, slot] + np.uint64(attempt) * np.uint64(_ATTEMPT))
+            bits = _mixed(place[at_row, at_slot] + np.uint64(attempt) * np.uint64(_ATTEMPT))
             if attempt < _ATTEMPTS:
-                drawn[row, slot] = _proposals(bits, n_items, table)
+                drawn[at_row, at_slot] = _proposals(bits, n_items, table)
             else:
-                free = [np.flatnonzero(~forbidden[r]) for r in row]
+                free = [np.flatnonzero(~forbidden[r]) for r in at_row]
                 at = [int(_scaled(b, f.size)) for b, f in zip(bits, free, strict=True)]
-                drawn[row, slot] = [f[a] for f, a in zip(free, at, strict=True)]
+                drawn[at_row, at_slot] = [f[a] for f, a in zip(free, at, strict=True)]
     return torch.from_numpy(drawn)
 
 
