@@ -109,3 +109,21 @@ def test_lines_are_those_of_the_file_with_several_systems(tmp_path: Path) -> Non
     path.write_text("\n".join(lines) + "\n")
     with pytest.raises(DataError, match="line 5"):
         read_repeats(path, system="model")
+
+
+def test_runs_with_ids_of_their_own_are_counted_within_the_task(tmp_path: Path) -> None:
+    path = tmp_path / "runs.jsonl"
+    rows = [("a", "r1", 1), ("b", "r2", 0), ("a", "r3", 0), ("b", "r4", 0)]
+    path.write_text("".join(f'{{"task":"{t}","run":"{r}","score":{s}}}\n' for t, r, s in rows))
+    (repeats,) = read_repeats(path).values()
+    assert repeats.runs == (1, 2)
+    np.testing.assert_array_equal(repeats.scores, [[1, 0], [0, 0]])
+
+
+def test_unequal_runs_are_cut_when_asked(tmp_path: Path) -> None:
+    path = tmp_path / "runs.csv"
+    path.write_text("task,run,score\na,0,1\na,1,0\na,2,1\nb,5,0\nb,7,1\n")
+    with pytest.raises(DataError, match="tasks have 2 runs or more"):
+        read_repeats(path)
+    (repeats,) = read_repeats(path, cut=True).values()
+    np.testing.assert_array_equal(repeats.scores, [[1, 0], [0, 1]])

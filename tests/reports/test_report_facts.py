@@ -144,3 +144,20 @@ def test_slices_by_length_and_popularity() -> None:
 def test_one_group_is_no_slice() -> None:
     split = small_split()
     assert by_history_length(split.test, {"a": np.array([0.0, 1.0])}, "ndcg@10") is None
+
+
+def test_cold_items_stand_apart() -> None:
+    train = Interactions.from_arrays(
+        np.repeat(np.arange(4), 5),
+        np.tile(np.arange(5), 4),
+        item_vocabulary=type(small_split().train.items)(np.arange(20, dtype=np.int64)),
+    )
+    task = EvalTask("test", np.arange(4), np.array([0, 1, 2, 3, 4]), np.array([19, 18, 0, 1]), train)
+    found = by_popularity(task, train, {"a": np.array([[19], [0], [0], [2]])})
+    assert found is not None
+    assert found.labels[:2] == ("cold", "1")
+    assert found.counts[0] == 2
+    first = found.values["a"][0]
+    assert first is not None
+    assert first.mean == 0.5
+    assert sum(found.counts) == 4

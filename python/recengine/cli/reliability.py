@@ -28,6 +28,9 @@ def reliability(
     lists: Annotated[
         str | None, typer.Option(help="Column of the ranked lists, for their stability over runs.")
     ] = None,
+    cut: Annotated[
+        bool, typer.Option("--cut", help="Keep as many runs of each task as the task with fewest has.")
+    ] = False,
     k: Annotated[
         list[int] | None, typer.Option("-k", help="Numbers of runs; default: 1, 2, half of them, all.")
     ] = None,
@@ -40,7 +43,9 @@ def reliability(
     """How reliable a system is over repeated runs: any of k succeed, all of k succeed, run-to-run noise."""
     from recengine.evaluation.repeats import read_repeats, summarise
 
-    tables = read_repeats(results, task=task, run=run, score=score, system=system, output=output, lists=lists)
+    tables = read_repeats(
+        results, task=task, run=run, score=score, system=system, output=output, lists=lists, cut=cut
+    )
     found = {name: summarise(repeats, ks=k, draws=draws) for name, repeats in tables.items()}
     if report is not None:
         from recengine.reports import write_reliability

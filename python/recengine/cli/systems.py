@@ -159,11 +159,8 @@ def _run(jobs: Sequence[Job], fits: Fits) -> None:
         if workers <= 1:
             run_jobs(jobs, source, told=_tell)
             return
-        pool = worker_pool(workers)
-        try:
+        with worker_pool(workers) as pool:
             run_jobs(jobs, source, executor=pool, workers=workers, told=_tell)
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
     except KeyboardInterrupt:
         done = sum(job.done for job in jobs)
         note(f"interrupted: {done} of {len(jobs)} runs are finished and kept below {fits.out}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,9 +92,12 @@ def read_repeats(
     system: str | None = None,
     output: str | None = None,
     lists: str | None = None,
+    cut: bool = False,
 ) -> dict[str, Repeats]:
     """One table a system (the file's name without a system column). lists: column with the ranked items of a
-    run, as a JSON list or separated by spaces or commas.
+    run, as a JSON list or separated by spaces or commas. Where every row has a run id of its own, runs are
+    counted within their task. cut: keep as many runs of every task as the task with fewest has, the first
+    ones; without it, tasks with unequal runs are refused.
 
     Raises DataError for missing columns, duplicate rows, missing runs or scores that are no numbers.
     """
@@ -109,10 +113,11 @@ def read_repeats(
     if frame.height == 0:
         raise DataError("the table has no rows", where=str(path))
     frame = frame.with_row_index(_LINE, offset=2)
+    shorten = _cut if cut else _as_it_is
     if system is None:
-        return {path.stem.partition(".")[0]: _pivot(frame, path, names, output, lists)}
+        return {path.stem.partition(".")[0]: _pivot(shorten(frame, names), path, names, output, lists)}
     return {
-        str(key[0]): _pivot(part, path, names, output, lists)
+        str(key[0]): _pivot(shorten(part, names), path, names, output, lists)
         for key, part in sorted(
             frame.group_by(system, maintain_order=True), key=lambda group: str(group[0][0])
         )
@@ -164,7 +169,7 @@ def _read(path: Path) -> pl.DataFrame:
         if path.suffix == ".parquet":
             return pl.read_parquet(path)
         if ".jsonl" in path.name:
-            return pl.read_ndjson(path)
+            return pl.read_ndjson(path, infer_schema_length=None)
         return pl.read_csv(path, infer_schema_length=None)
     except (OSError, pl.exceptions.PolarsError) as broken:
         raise DataError(
@@ -198,6 +203,8 @@ def _pivot(
     frame: pl.DataFrame, path: Path, names: dict[str, str], output: str | None, lists: str | None
 ) -> Repeats:
     task_rows, run_rows = frame[names["task"]].to_list(), frame[names["run"]].to_list()
+    if len(set(run_rows)) == len(run_rows) > len(set(task_rows)):
+        run_rows = _numbered(task_rows)
     tasks, runs = tuple(dict.fromkeys(task_rows)), tuple(dict.fromkeys(run_rows))
     at_task = {name: i for i, name in enumerate(tasks)}
     at_run = {name: i for i, name in enumerate(runs)}
@@ -221,12 +228,37 @@ def _pivot(
         raise DataError(
             f"{len(missing)} of {at.size} runs are missing",
             where=str(path),
-            found=f"first: task {tasks[i]}, run {runs[j]}",
-            fix="complete the runs, or drop the tasks that lack some",
+            found=f"first: task {tasks[i]}, run {runs[j]}; tasks have {_fewest(task_rows)} runs or more",
+            fix="complete the runs, or keep as many of each task as all have (--cut)",
         )
     outputs = None if output is None else np.array(frame[output].to_list(), dtype=object)[at]
     ranked = None if lists is None else _lists(frame, path, lists)[at]
     return Repeats(tasks, runs, scores[at], outputs, ranked)
+
+
+def _as_it_is(frame: pl.DataFrame, names: dict[str, str]) -> pl.DataFrame:
+    return frame
+
+
+def _cut(frame: pl.DataFrame, names: dict[str, str]) -> pl.DataFrame:
+    """The first rows of every task, as many as the task with fewest has; runs numbered within the task."""
+    task_rows = frame[names["task"]].to_list()
+    numbers = pl.Series(names["run"], _numbered(task_rows))
+    return frame.with_columns(numbers).filter(pl.col(names["run"]) <= _fewest(task_rows))
+
+
+def _fewest(task_rows: list[object]) -> int:
+    return min(Counter(task_rows).values())
+
+
+def _numbered(task_rows: list[object]) -> list[object]:
+    """Every row has a run id of its own: runs are counted within their task, in the order of the rows."""
+    seen: dict[object, int] = {}
+    numbers: list[object] = []
+    for task in task_rows:
+        seen[task] = seen.get(task, 0) + 1
+        numbers.append(seen[task])
+    return numbers
 
 
 def _numbers(frame: pl.DataFrame, path: Path, column: str) -> NDArray[np.float64]:

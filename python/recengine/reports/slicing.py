@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recengine.data import EvalTask, Interactions
+from recengine.data.groups import cold_targets
 from recengine.reports.content import Estimate, Slices
 from recengine.reports.facts import length_group, length_labels
 from recengine.reports.words import metric_name
@@ -73,14 +74,17 @@ def by_history_length(task: EvalTask, per_user: Mapping[str, Values], metric: st
 
 
 def by_popularity(task: EvalTask, train: Interactions, lists: Mapping[str, Lists]) -> Slices | None:
-    """Share of the targets found, by popularity of the item. lists: by system, item rows [E, k] in the order
-    of ``task.users``. None with fewer than ten items that anybody took."""
+    """Share of the targets found, by popularity of the item; targets without a training event (cold items)
+    apart, where there are any. lists: by system, item rows [E, k] in the order of ``task.users``. None with
+    fewer than ten items."""
     deciles = popularity_deciles(train.item, train.n_items)
     if deciles is None or not task.targets.size:
         return None
     owner = np.repeat(np.arange(task.users.size), np.diff(task.indptr))
-    group = deciles[task.targets]
-    counts = np.zeros((DECILES, task.users.size))
+    cold = cold_targets(task, train)
+    group = np.where(cold, 0, deciles[task.targets] + 1)
+    shown = slice(0 if cold.any() else 1, None)
+    counts = np.zeros((DECILES + 1, task.users.size))
     np.add.at(counts, (group, owner), 1.0)
     k = next(iter(lists.values())).shape[1]
     values = {}
@@ -88,17 +92,19 @@ def by_popularity(task: EvalTask, train: Interactions, lists: Mapping[str, Lists
         found = (ranked[owner] == task.targets[:, None]).any(axis=1)
         hits = np.zeros_like(counts)
         np.add.at(hits, (group[found], owner[found]), 1.0)
-        values[system] = tuple(ratio_with_interval(h, c) for h, c in zip(hits, counts, strict=True))
+        pairs = zip(hits[shown], counts[shown], strict=True)
+        values[system] = tuple(ratio_with_interval(h, c) for h, c in pairs)
     return Slices(
         "By popularity of what was to be found",
         f"Share of the held-out items that are among the first {k}. Items are ranked by training events and "
-        "cut into ten groups of equal number: 1 holds the rarest items, 10 the most popular. "
+        "cut into ten groups of equal number: 1 holds the rarest items, 10 the most popular; "
+        "cold items have no training event. "
         "95 % intervals over users.",
         f"recall@{k}",
         "popularity decile of the item",
         "held-out items",
-        tuple(str(d + 1) for d in range(DECILES)),
-        tuple(int(n) for n in counts.sum(axis=1)),
+        ("cold", *(str(d + 1) for d in range(DECILES)))[shown],
+        tuple(int(n) for n in counts[shown].sum(axis=1)),
         values,
     )
 
