@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from recengine.contracts.batch import HistoryBatch, SequenceBatch, StepContext
 from recengine.contracts.loss import LossInput
@@ -47,10 +48,14 @@ class SequenceRecommender(nn.Module):
         self.output = None if tied else nn.Embedding(n_items, dim)
         self.bias = nn.Parameter(torch.zeros(n_items)) if bias else None
         self.loss: Any = None
+        self._cosine = False
 
     def attach_loss(self, loss: Any) -> None:
-        """Take the loss that the settings name."""
+        """Take the loss that the settings name; of cosines, where it compares those, and then without b."""
         self.loss = loss
+        self._cosine = getattr(loss, "score", "dot") == "cosine"
+        if self._cosine:
+            self.bias = None
 
     def feed(self) -> Feed:
         return Feed(
@@ -59,6 +64,7 @@ class SequenceRecommender(nn.Module):
             negatives=getattr(self.loss, "negatives", 0),
             shared=getattr(self.loss, "shared", False),
             sampler=getattr(self.loss, "sampler", "uniform"),
+            power=getattr(self.loss, "power", 1.0),
             masking=self.masking,
         )
 
@@ -73,15 +79,18 @@ class SequenceRecommender(nn.Module):
             if negatives is not None and negatives.ndim == 2:
                 negatives = negatives[wanted]
                 log_q = None if log_q is None else log_q[wanted]
-        popularity = context.extras.get("popularity")
+        popularity, history = context.extras.get("popularity"), context.extras.get("user_items")
+        owners = torch.repeat_interleave(batch.users, batch.offsets[1:] - batch.offsets[:-1])
         given = LossInput(
             hidden,
-            self.item_vectors(),
+            self._table,
             targets,
             negatives,
             log_q,
             bias=self.bias,
+            row_ids=owners[wanted],
             popularity=popularity if isinstance(popularity, Tensor) else None,
+            user_items=history if isinstance(history, tuple) else None,
         )
         loss: Tensor = self.loss(given, context)
         return loss
@@ -98,15 +107,23 @@ class SequenceRecommender(nn.Module):
         if self.masking is not None:
             items, offsets = append_one(items, offsets, table.shape[0])
         items, offsets = items.to(table.device), offsets.to(table.device)
-        last = self.encoder.at(items, offsets, offsets[1:] - 1, times)
+        last = self._answer(self.encoder.at(items, offsets, offsets[1:] - 1, times))
         vectors[known.to(table.device)] = last.to(vectors.dtype)
         return vectors
 
     def item_vectors(self) -> Tensor:
-        return self.encoder.items.weight if self.output is None else self.output.weight
+        return self._answer(self._table)
 
     def item_bias(self) -> Tensor | None:
         return self.bias
+
+    @property
+    def _table(self) -> Tensor:
+        return self.encoder.items.weight if self.output is None else self.output.weight
+
+    def _answer(self, vectors: Tensor) -> Tensor:
+        """As they are ranked by: of length 1 where the loss compares cosines."""
+        return functional.normalize(vectors, dim=-1) if self._cosine else vectors
 
     def _seen(self, histories: HistoryBatch) -> tuple[Tensor, Tensor, Tensor | None]:
         """The events that the encoder may see."""
@@ -157,7 +174,7 @@ class AppendingRecommender(SequenceRecommender):
 
     def append(self, state: dict[str, Tensor], items: Tensor) -> Tensor:
         """User vectors float [B, d] after one more event each, int64 [B]; ``state`` takes the events in."""
-        return self.encoder.append(state, items)
+        return self._answer(self.encoder.append(state, items))
 
     def _seen(self, histories: HistoryBatch) -> tuple[Tensor, Tensor, Tensor | None]:
         if self.masking is not None:
