@@ -169,8 +169,8 @@ def main() -> int:
             "",
             *record.table(parts),
             "",
-            "Where Cotten4Rec holds more than BERT4Rec: the d x d sums of attention are kept for the gradient, "
-            "one a head and sequence, so short sequences with wide heads pay for them.",
+            "Where Cotten4Rec holds more than BERT4Rec: the d x d sums of attention are kept for the "
+            "gradient, one a head and sequence, so short sequences with wide heads pay for them.",
         ]
         record.write(
             "sequential_cost",
