@@ -46,7 +46,7 @@ MODELS = 20
 CHOOSERS = 10
 HIDDEN = 16
 STEPS = 300
-ROWS = 1_500
+ROWS = {"linear": 1_500, "net": 800}
 SHARES = (0.02, 0.1, 0.3, 0.7)
 DELTAS = (0.005, 0.02, 0.05, 0.2)
 CHANCES = (0.5, 0.7, 0.9)
@@ -308,7 +308,7 @@ def one_set(kind: str, name: str, seeds: tuple[int, ...], work: Path, quick: boo
     file = work / f"measured-{kind}-{name}-{len(seeds)}-{int(quick)}.json"
     if file.exists():
         return json.loads(file.read_text())
-    rows = 400 if quick else ROWS
+    rows = 400 if quick else ROWS[kind]
     cases = [case for cell in cells(name, seeds, rows) if (case := case_of(cell, kind)) is not None]
     found: dict[tuple[str, float], dict[str, Any]] = {}
     for method, knobs in (KNOBS if kind == "linear" else FOR_NETS).items():

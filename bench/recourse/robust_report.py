@@ -14,8 +14,9 @@ from machine import facts, save
 JUDGES = ("bootstrap", "subsample", "noise", "time", "seeds", "awp", "dropout")
 OURS, LIBRARY = "ours", "ellice 0.1.4"
 NOTE = (
-    "Nine tables (adult, compas, wine: 1,500 rows evenly spaced), 4 folds; linear models: 5 seeds; nets "
-    "(16 hidden ReLU, last layer refitted): 1 seed. 8 rejected test people a cell. The strength of a method "
+    "Nine tables, 4 folds; linear models: 5 seeds, at most 1,500 rows of a table (evenly spaced); nets "
+    "(16 hidden ReLU, last layer refitted): 1 seed, at most 800 rows. 8 rejected test people a cell. The "
+    "strength of a method"
     "(eps, delta, tau, probability; 3 or 4 tried) is chosen for each table and seed on 8 rejected training "
     "people a cell and 10 models of each set: the most robust for all who ask, of equals the least. Judged "
     "by"
