@@ -11,5 +11,5 @@ def recengine_register_models(registry: Registry) -> None:
         config="recengine_plugins.linrec.config:LinRecConfig",
         summary="linear attention (elu, L2-normalised) over a person's events, trained to fill gaps",
         default_loss="softmax",
-        check={"training": {"learning_rate": 0.003}},
+        check={"training": {"learning_rate": 0.001}},  # above it, one seed in three never leaves the plateau
     )
