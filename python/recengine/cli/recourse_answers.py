@@ -137,7 +137,7 @@ def curves(made: Ready, person: Any, told: Told, limits: Constraints) -> MarginC
                 for k, eps in enumerate(grid)
             ]
             lines.append(Line("true set", 4, some, dots=True))
-    shares = [share for share in (0.0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.65, 0.8) if share * largest > 0]
+    shares = (0.0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.65, 0.8)
     costs = []
     for share in shares:
         there = method.quick().at(share * largest).search(person[None], limits).points

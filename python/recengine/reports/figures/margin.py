@@ -102,6 +102,9 @@ def _prices(drawing: Drawing, curves: MarginCurves) -> None:
     points = [(across(eps), up(cost)) for eps, cost in pairs]
     if points:
         drawing.path(points, "curve s3")
+    if len(pairs) < len(curves.costs):
+        first = min(eps for eps, cost in zip(curves.cost_grid, curves.costs, strict=True) if math.isnan(cost))
+        drawing.text((right, _TOP + 14), f"no answer at {short(first)} and beyond", "note", anchor="end")
     for (eps, cost), point in zip(pairs, points, strict=True):
         drawing.marker(point, 0, "dot s3", size=3.5, tip=f"eps {short(eps)}: cost {short(cost)}")
 

@@ -1,0 +1,24 @@
+"""The code and the rules on the page about recourse work."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from recengine.recourse.constraints import ConstraintFile
+
+PAGE = (Path(__file__).resolve().parents[2] / "docs" / "recourse.md").read_text()
+
+
+def test_the_code_of_the_page_runs() -> None:
+    pytest.importorskip("clarabel")
+    code = "\n".join(re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL))
+    exec(compile(code, "docs/recourse.md", "exec"), {})
+
+
+def test_the_rules_of_the_page_are_valid() -> None:
+    [rules] = re.findall(r"```toml\n(.*?)```", PAGE, flags=re.DOTALL)
+    ConstraintFile.parse(tomllib.loads(rules))
