@@ -104,7 +104,7 @@ def _with_reasons(made: Ready, x: Any, one: Told, limits: Constraints) -> Told:
 
     from recengine.recourse import binding, conflict
 
-    if one.status == "already accepted":
+    if one.status in ("already accepted", "none found before the search ended"):
         return one
     quick = made.method.quick()  # reasons take many answers
     if one.cost is None:

@@ -96,6 +96,8 @@ def _change(change: Change) -> str:
 
 
 def _why_none(told: Told) -> list[str]:
+    if told.status == "none found before the search ended":
+        return ["The search ended before it found an answer or a proof that there is none (setting nodes)."]
     lines = ["No change within the constraints makes every near-optimal model accept."]
     if told.conflict is not None:
         lines.append(_blamed(told.conflict))
