@@ -212,6 +212,7 @@ class ElliCE:
         """
         x0 = self._check(people)
         limits = constraints or Constraints.free(self.classifier.names)
+        _in_one_level(x0, limits)
         self._possible()
         found = self.search(x0, limits)
         return self.judge(found.points, x0, limits, found.extras)
@@ -408,6 +409,20 @@ class ElliCE:
                 away = self.cost(rows[allowed], np.broadcast_to(x0[i], rows[allowed].shape), limits)
                 answer[i] = rows[allowed][np.argmin(away)]
         return answer
+
+
+def _in_one_level(x0: Array, limits: Constraints) -> None:
+    """Raise DataError for a person who is not in exactly one level of a category."""
+    for group in limits.groups:
+        x = x0[:, group]
+        bad = ~(np.isin(x, (0.0, 1.0)).all(axis=1) & (x.sum(axis=1) == 1))
+        if bad.any():
+            raise DataError(
+                "a person is not in exactly one level of a category",
+                where=f"person {int(np.argmax(bad))}, '{limits.thing(int(group[0]))}'",
+                found=x[int(np.argmax(bad))].tolist(),
+                expected="one 1, the rest 0",
+            )
 
 
 def kept(points: Array, x0: Array, limits: Constraints, *, tolerance: float = 1e-6) -> NDArray[np.bool_]:

@@ -88,6 +88,7 @@ def _told(made: Ready, x0: Any, rows: list[int], found: Any) -> list[Told]:
                 today,
                 least_today,
                 changes=made.columns.changes(x0[k], point),
+                changed=int(details["changed"][k]),
                 cost=float(found.costs[k]),
                 certified=bool(found.certified[k]),
                 score_after=float(method.margin(point, 0.0)[0]),

@@ -14,8 +14,9 @@ class Told:
     """One person's answer. Scores are logits (or differences of class scores): positive accepts.
 
     score, worst: of the person as is, by the fitted model and by the worst near-optimal one; score_after,
-    worst_after: of the changed person. servable: the largest eps that still leaves an answer, where there is
-    none at the eps asked for. cost_unrobust: of the cheapest answer for the fitted model alone.
+    worst_after: of the changed person. changed: things that change, a category or linked columns as one.
+    cost_unrobust: of the cheapest answer for the fitted model alone. servable: the largest eps that still
+    leaves an answer, where there is none at the eps asked for.
     """
 
     row: int
@@ -23,6 +24,7 @@ class Told:
     score: float
     worst: float
     changes: list[Change] = field(default_factory=list)
+    changed: int = 0
     cost: float | None = None
     certified: bool = False
     score_after: float | None = None
@@ -61,8 +63,8 @@ def in_words(told: Told, wanted: str, cost_kind: str) -> list[str]:
         few = told.proved_least
         lines.append(
             "No answer changes fewer things (proved)."
-            if few >= len(told.changes)
-            else f"At least {few} changes are needed (proved); whether {len(told.changes)} is least is open."
+            if few >= told.changed
+            else f"At least {few} changes are needed (proved); whether {told.changed} is least is open."
         )
     elif told.gap is not None and told.gap > 1e-6:
         lines.append(

@@ -174,6 +174,15 @@ def test_order_of_people_does_not_matter(data: tuple[np.ndarray, np.ndarray]) ->
     np.testing.assert_allclose(straight.points[order], shuffled.points, rtol=1e-9, atol=1e-12)
 
 
+def test_a_person_in_no_level_is_named(data: tuple[np.ndarray, np.ndarray]) -> None:
+    X, y = data
+    nowhere = X[:2].copy()
+    nowhere[1, 3:] = 0.0
+    limits = compile_constraints({"groups": {"home": {"features": ["rent", "own"]}}}, NAMES)
+    with pytest.raises(DataError, match="person 1, 'home'"):
+        ElliCE(X, y).solve(nowhere, limits)
+
+
 def test_wrong_people_and_files_are_named(data: tuple[np.ndarray, np.ndarray]) -> None:
     X, y = data
     with pytest.raises(DataError, match="other features"):
