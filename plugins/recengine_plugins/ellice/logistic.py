@@ -148,6 +148,8 @@ def fit_layer(problem: Problem, *, start: Array | None = None, iterations: int =
         try:
             step = np.linalg.solve(hessian, gradient)
         except np.linalg.LinAlgError as singular:
+            if value < np.log(2) / problem.n:  # then every row is on its side: nothing holds theta back
+                raise _no_minimum(0.0) from singular
             raise DataError(
                 "the Hessian of the loss is singular",
                 fix="drop columns that are combinations of others, or set l2 > 0",
@@ -166,12 +168,16 @@ def fit_layer(problem: Problem, *, start: Array | None = None, iterations: int =
     hessian = problem.hessian(theta)
     least = float(np.linalg.eigvalsh(hessian)[0])
     if not least > 1e-12 or not np.isfinite(theta).all():
-        raise DataError(
-            "the loss has no minimum: the classes can be separated perfectly, or columns repeat each other",
-            found=f"smallest curvature {least:.2g}",
-            fix="set l2 > 0",
-        )
+        raise _no_minimum(least)
     return FittedLayer(problem, theta, value, hessian)
+
+
+def _no_minimum(curvature: float) -> DataError:
+    return DataError(
+        "the loss has no minimum: the classes can be separated perfectly, or columns repeat each other",
+        found=f"smallest curvature {curvature:.2g}",
+        fix="set l2 > 0",
+    )
 
 
 def _sigmoid(z: Array) -> Array:

@@ -203,15 +203,31 @@ def test_what_was_saved_answers_the_same() -> None:
 
 
 def test_servable_eps_is_where_answers_end() -> None:
-    limits = compile_constraints({"features": {n: {"range": [-1, 1]} for n in NAMES}}, NAMES)
+    limits = compile_constraints({"features": {n: {"range": [-0.5, 0.5]} for n in NAMES}}, NAMES)
     star = ElliCE.of(TWO, X, Y2).radius.largest
-    method = ElliCE.of(TWO, X, Y2, ElliCEConfig(eps=0.9 * star))
-    person = X[np.argmin(method.margin(X, 0.0))]
+    method = ElliCE.of(TWO, X, Y2, ElliCEConfig(eps=0.95 * star))
+    person = X[np.argmin(np.abs(method.margin(X, 0.0) + 0.3))]
     assert not method.solve(person, limits).certified.any()
     most = method.servable(person, limits)
-    assert 0 < most < 0.9 * star
+    assert 0 < most < 0.95 * star
     assert method.at(most).solve(person, limits).certified.all()
     assert not method.at(1.01 * most).solve(person, limits).certified.any()
+
+
+@pytest.mark.parametrize("cost", ["l2", "l1"])
+def test_units_do_not_matter(cost: str) -> None:
+    """The same people in other units, at the same cost for the same change."""
+    centre, scale = np.array([2000.0, 0.0, -5.0, 7e4]), np.array([1.0, 1e-4, 10.0, 3e4])
+    config = ElliCEConfig(eps=0.01, cost=cost)
+    limits = {"linear": [{"coefficients": {"a": 1.0, "b": 1.0}, "at_most": 1.0}]}
+    plain = ElliCE.of(TWO, X, Y2, config).solve(X[Y2 == 0][:20], compile_constraints(limits, NAMES))
+    there = linear_classifier(NAMES, centre=centre, scale=scale)
+    factors = {"a": 1.0, "b": 1e4}
+    limits = {"linear": [{"coefficients": factors, "at_most": 1.0 + 2000.0}]}
+    rules = compile_constraints(limits, NAMES, units=1 / scale)
+    found = ElliCE.of(there, X * scale + centre, Y2, config).solve((X * scale + centre)[Y2 == 0][:20], rules)
+    np.testing.assert_allclose(found.costs, plain.costs, rtol=1e-6)
+    assert found.certified.tolist() == plain.certified.tolist()
 
 
 def test_fewest_changes_count_a_category_once_and_are_proved() -> None:
