@@ -144,6 +144,8 @@ def fit_layer(problem: Problem, *, start: Array | None = None, iterations: int =
     theta = np.zeros(problem.size) if start is None else start.copy()
     value = problem.loss(theta)
     for _ in range(iterations):
+        if value < 1e-10:  # separated, and flat from here on
+            break
         gradient, hessian = problem.gradient(theta), problem.hessian(theta)
         try:
             step = np.linalg.solve(hessian, gradient)
