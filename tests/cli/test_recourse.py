@@ -12,6 +12,7 @@ import polars as pl
 import pytest
 
 pytest.importorskip("clarabel")
+pytest.importorskip("recengine_plugins.ellice.method")
 Cli = Callable[..., Any]
 
 

@@ -215,7 +215,17 @@ class ElliCE:
         _in_one_level(x0, limits)
         self._possible()
         found = self.search(x0, limits)
-        return self.judge(found.points, x0, limits, found.extras)
+        return self.judge(self._unmoved(found.points, x0, limits), x0, limits, found.extras)
+
+    def _unmoved(self, points: Array, x0: Array, limits: Constraints) -> Array:
+        """The points, where a change of next to nothing is none at all."""
+        with np.errstate(invalid="ignore"):
+            close = np.flatnonzero(self.cost(points, x0, limits) <= 1e-9)
+        close = close[kept(x0[close], x0[close], limits)] if close.size else close
+        if close.size:
+            stay = close[self.worst(x0[close]) >= 0.5 * self.config.margin]
+            points[stay] = x0[stay]
+        return points
 
     @property
     def tau(self) -> float:

@@ -126,9 +126,12 @@ class Scaled:
         """Back to the units of the features; what has not moved, or rests at a bound, is so to the bit."""
         people = self.people[rows]
         x = self.centre + self.scale * found.points
+        near = np.where(found.conic, 1e-7, 1e-10)[:, None]  # an interior point stops short of where it rests
         for held in (low, high, people):
+            there = self.into(held)
             with np.errstate(invalid="ignore"):
-                x = np.where(found.points == self.into(held), held, x)
+                rests = np.abs(found.points - there) <= near * np.maximum(1.0, np.abs(there))
+            x = np.where(rests & np.isfinite(held), held, x)
         return BoxSolution(np.clip(x, low, high), found.cost, found.bound, found.feasible, found.conic)
 
 
