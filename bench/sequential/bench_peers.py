@@ -191,6 +191,7 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--store", type=Path, default=Path(tempfile.gettempdir()) / "recengine_peers.jsonl")
+    parser.add_argument("--cut", default="", help="a sentence on what was left out, for the page")
     parser.add_argument("--quick", action="store_true", help="one round of one epoch; nothing is written")
     asked = parser.parse_args()
     asked.epochs = asked.epochs or (40 if asked.what == "quality" else 6)
@@ -215,6 +216,8 @@ def main() -> int:
         "Quality after equally many epochs (last event held out, no validation, seen items left out):",
         "",
         *record.table(qualities),
+        "",
+        asked.cut,
     ]
     record.write(
         "sequential_peers",
