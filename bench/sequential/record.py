@@ -38,6 +38,8 @@ def head(script: str, **more: Any) -> dict[str, Any]:
 
 def table(rows: Sequence[dict[str, Any]]) -> list[str]:
     """Lines of a Markdown table; numbers with four digits."""
+    if not rows:
+        return ["Not measured yet."]
     columns = list(dict.fromkeys(key for row in rows for key in row))
     lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
     return lines + ["| " + " | ".join(_cell(row.get(key, "")) for key in columns) + " |" for row in rows]
