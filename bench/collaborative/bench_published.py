@@ -180,9 +180,9 @@ def markdown(cells: dict[str, dict[str, Any]], claims: list[dict[str, Any]]) -> 
     missing = [name for name in CELLS if name not in cells]
     lines += [
         "",
-        "Where a row is short of the published one: 30 epochs of one setting were run; 200 epochs and a grid "
-        "of learning rates, decays and temperatures are behind the published figure, and validation was still "
-        "rising slowly at the end. Whether the rest is reached is not known yet.",
+        "Where a row is short of the published one: 30 epochs of one setting were run; 200 epochs and a "
+        "grid of learning rates, decays and temperatures are behind the published figure, and validation was "
+        "still rising slowly at the end. Whether the rest is reached is not known yet.",
         "",
         "Seconds were taken beside other work: they say what was spent, not what a step costs.",
         "",
