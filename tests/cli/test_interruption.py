@@ -70,3 +70,36 @@ def test_a_place_that_may_not_be_written(
     done = subprocess.run([*MAIN, *words], capture_output=True, text=True, check=False, env=shell_environment)
     assert done.returncode == 2
     assert "permission denied" in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_an_interrupted_comparison_keeps_what_is_finished(
+    small_table: Path, tmp_path: Path, shell_environment: dict[str, str], workers: str
+) -> None:
+    """Ctrl-C reaches the command and its workers, as it does from a terminal."""
+    out = tmp_path / "runs"
+    settings = ["--set", "model.hidden_dim=8", "--set", "training.device=cpu", "--set", "training.patience=0"]
+    words = ["compare", "sasrec", "--data", str(small_table), "--seeds", "2", "--out", str(out), *settings]
+    words += ["--workers", workers]
+    first = [*MAIN, *words, "--set", "training.epochs=5000"]
+    running = subprocess.Popen(
+        first, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=shell_environment,
+        start_new_session=True,
+    )  # fmt: skip
+    _wait_for(out / "sasrec-seed0" / "checkpoints" / "latest", running)
+    os.killpg(running.pid, signal.SIGINT)
+    _, printed = running.communicate(timeout=60)
+    assert running.returncode == 130, printed
+    assert "0 of 2 runs are finished and kept" in printed
+    assert "run the same command again" in printed
+    assert "Traceback" not in printed
+    epochs = _finished_epochs(out / "sasrec-seed0") + 2
+    done = subprocess.run(
+        [*MAIN, *words, "--set", f"training.epochs={epochs}", "--json"],
+        capture_output=True, text=True, check=False, env=shell_environment,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    lines = (out / "sasrec-seed0" / "history.jsonl").read_text().splitlines()
+    assert len(lines) == epochs  # taken up again from the checkpoint, not begun anew
+    assert (out / "sasrec-seed1" / "evaluation.json").is_file()
