@@ -88,6 +88,60 @@ RE_INLINE void stage_block(const recengine::Matrix& m, Id&& id, int64_t count, i
   }
 }
 
+// pack_block from 32 rows of floats, wherever they lie.
+template <int PARTS>
+RE_NOINLINE void pack_float_rows(const float* const* row, float* left, float* right) {
+  for (int64_t r = 0; r < 16; ++r) {
+    const float *p = row[r], *q = row[r + 16];
+    vf a = load(p), b = load(p + 16), c = load(q), d = load(q + 16);
+    pack_words<PARTS, PARTS>(a, b, c, d, left ? left + r * 16 : nullptr, right ? right + r * 16 : nullptr);
+  }
+}
+
+// pack_block<1> from 32 rows of bfloat16: the halves of a row (left) or of two rows (right) side by side.
+RE_NOINLINE void pack_bf16_rows(const uint16_t* const* row, float* left, float* right) {
+  alignas(64) uint16_t low[32], high[32];
+  for (int i = 0; i < 32; ++i) {
+    low[i] = static_cast<uint16_t>(i % 2 * 32 + i / 2);
+    high[i] = static_cast<uint16_t>(i % 2 * 32 + 16 + i / 2);
+  }
+  alignas(64) uint16_t halves[32];
+  for (int i = 0; i < 32; ++i) halves[i] = static_cast<uint16_t>(i % 2 * 16 + i / 2);
+  const __m512i both = _mm512_load_si512(halves), first = _mm512_load_si512(low), second = _mm512_load_si512(high);
+  for (int64_t r = 0; r < 16; ++r) {
+    const __m512i a = _mm512_loadu_si512(row[r]), b = _mm512_loadu_si512(row[r + 16]);
+    if (left) {
+      _mm512_storeu_si512(left + r * 16, _mm512_permutexvar_epi16(both, a));
+      _mm512_storeu_si512(left + 256 + r * 16, _mm512_permutexvar_epi16(both, b));
+    }
+    if (right) {
+      _mm512_storeu_si512(right + r * 16, _mm512_permutex2var_epi16(a, first, b));
+      _mm512_storeu_si512(right + 256 + r * 16, _mm512_permutex2var_epi16(a, second, b));
+    }
+  }
+}
+
+// Columns [col, col + 32) of 32 rows of m, row i being id(i), as operands like pack_block's; what does not exist is zero.
+template <int PARTS, class Id>
+RE_INLINE void pack_piece(const recengine::Matrix& m, Id&& id, int64_t count, int64_t col, int64_t width, float* left,
+                          float* right) {
+  alignas(64) static constexpr float zeros[BLOCK] = {};
+  if (m.col == 1 && width - col >= BLOCK && !m.bf16) {
+    const float* row[BLOCK];
+    for (int64_t i = 0; i < BLOCK; ++i) row[i] = i < count ? static_cast<const float*>(m.data) + id(i) * m.row + col : zeros;
+    pack_float_rows<PARTS>(row, left, right);
+  } else if (PARTS == 1 && m.col == 1 && width - col >= BLOCK) {
+    const uint16_t* row[BLOCK];
+    for (int64_t i = 0; i < BLOCK; ++i)
+      row[i] = i < count ? static_cast<const uint16_t*>(m.data) + id(i) * m.row + col : reinterpret_cast<const uint16_t*>(zeros);
+    pack_bf16_rows(row, left, right);
+  } else {
+    alignas(64) float buffer[BLOCK * BLOCK];
+    stage_block(m, id, count, col, width, buffer);
+    pack_block<PARTS>(buffer, BLOCK, left, right);
+  }
+}
+
 #define RE_LOAD(tile, from, at) "tileloadd " #at "(%" #from ",%2,1), %%tmm" #tile "\n\t"
 #define RE_DOT(sum, a, b) "tdpbf16ps %%tmm" #b ", %%tmm" #a ", %%tmm" #sum "\n\t"
 // The next part of the left (right) operand against what the other's tiles hold.

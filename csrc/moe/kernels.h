@@ -21,8 +21,9 @@ struct ExpertRows {
   int64_t count;
 };
 
-struct ExpertGradient {  // all float32, contiguous, added to
+struct ExpertGradient {  // all float32, contiguous
   float *gate, *up, *down;
+  bool fresh;  // written instead of added to
 };
 
 struct Router {
@@ -37,8 +38,8 @@ struct Router {
   /* Floats: of one packed expert; of scratch for `rows` rows at a time; of a padded output row. bf16: whether */ \
   /* all weights (for scratch: rows too) are bfloat16. */                                                    \
   int64_t swiglu_packed_size(int64_t width, int64_t hidden, bool bf16);                                      \
-  int64_t swiglu_forward_scratch(int64_t width, int64_t rows, bool bf16);                                    \
-  int64_t swiglu_backward_scratch(int64_t width, int64_t rows, bool bf16);                                   \
+  int64_t swiglu_forward_scratch(int64_t width, int64_t hidden, int64_t rows, bool bf16);                    \
+  int64_t swiglu_backward_scratch(int64_t width, int64_t hidden, int64_t rows, bool bf16);                   \
   int64_t swiglu_row_size(int64_t width);                                                                    \
   void swiglu_pack(const ::recengine::Expert& e, float* packed);                                             \
   /* Adds the expert's scaled outputs to sum[index - first] (rows of swiglu_row_size). */                    \

@@ -106,16 +106,16 @@ int64_t swiglu_packed_size(int64_t width, int64_t hidden, bool bf16) {
   return up_to(hidden, NR) * (2 * width + up_to(width, NR));
 }
 
-int64_t swiglu_forward_scratch(int64_t width, int64_t rows, bool bf16) {
+int64_t swiglu_forward_scratch(int64_t width, int64_t hidden, int64_t rows, bool bf16) {
   int64_t size = 0;
-  if (on_tiles(bf16, [&](auto tiled) { size = tiled.forward_scratch(width, rows); })) return size;
+  if (on_tiles(bf16, [&](auto tiled) { size = tiled.forward_scratch(width, hidden, rows); })) return size;
   const int64_t padded = up_to(rows, MR);
   return padded * width + FORWARD_STRIPS * NR * (padded + 2 * width + up_to(width, NR));
 }
 
-int64_t swiglu_backward_scratch(int64_t width, int64_t rows, bool bf16) {
+int64_t swiglu_backward_scratch(int64_t width, int64_t hidden, int64_t rows, bool bf16) {
   int64_t size = 0;
-  if (on_tiles(bf16, [&](auto tiled) { size = tiled.backward_scratch(width, rows); })) return size;
+  if (on_tiles(bf16, [&](auto tiled) { size = tiled.backward_scratch(width, hidden, rows); })) return size;
   const int64_t padded = up_to(rows, MR), wide = up_to(width, NR), strip = BACKWARD_STRIPS * NR;
   return padded * (2 * width + wide) + strip * (3 * padded + 3 * width + 2 * wide) + 3 * up_to(width, MR) * strip + padded;
 }
@@ -130,6 +130,7 @@ void swiglu_pack(const Expert& e, float* packed) {
 }
 
 void swiglu_forward(const Expert& e, const Matrix& x, const ExpertRows& rows, int64_t first, float* sum, float* scratch) {
+  if (e.hidden == 0 || rows.count == 0) return;
   if (on_tiles(all_bf16(e) && x.bf16, [&](auto tiled) { tiled.forward(for_rows(e, x), x, rows, first, sum, scratch); })) return;
   const int64_t padded = up_to(rows.count, MR), wide = up_to(e.width, NR);
   float* left = scratch;
@@ -170,9 +171,19 @@ void swiglu_forward(const Expert& e, const Matrix& x, const ExpertRows& rows, in
 
 void swiglu_backward(const Expert& e, const Matrix& x, const Matrix& grad, const ExpertRows& rows, int64_t first,
                      float* x_grad, const ExpertGradient& weights, float* scale_grad, float* scratch) {
+  if (e.hidden == 0) {
+    for (int64_t r = 0; scale_grad && r < rows.count; ++r) scale_grad[r] = 0.f;
+    return;
+  }
   if (on_tiles(all_bf16(e) && x.bf16 && grad.bf16,
                [&](auto tiled) { tiled.backward(e, x, grad, rows, first, x_grad, weights, scale_grad, scratch); }))
     return;
+  if (weights.fresh) {
+    const size_t size = sizeof(float) * static_cast<size_t>(e.width * e.hidden);
+    std::memset(weights.gate, 0, size);
+    std::memset(weights.up, 0, size);
+    std::memset(weights.down, 0, size);
+  }
   const int64_t padded = up_to(rows.count, MR), wide = up_to(e.width, NR), deep = up_to(e.width, MR);
   constexpr int64_t STRIP = BACKWARD_STRIPS * NR;
   float* left_x = scratch;                        // [group][width][MR]

@@ -223,6 +223,12 @@ struct Mixture {
     STD_TORCH_CHECK(shared->experts() == 1, op, ": shared_gate has ", shared->experts(), " experts a position, expected 1");
   }
 
+  // Floats of scratch for either bank.
+  int64_t scratch(int64_t (*of)(int64_t, int64_t, int64_t, bool), int64_t rows, bool bf16) const {
+    const int64_t own = of(x.size(2), routed.hidden(), rows, bf16);
+    return shared ? std::max(own, of(x.size(2), shared->hidden(), rows, bf16)) : own;
+  }
+
   // Calls work(bank is the shared one, expert, rows, slots) for the pieces of rows [first, last) of position t: the
   // shared expert first, then the others by id; at most `piece` rows at a time.
   template <class Work>
@@ -277,7 +283,7 @@ Tensor grouped_swiglu(const Tensor& x, const Tensor& gate, const Tensor& up, con
   const int64_t rows = x.size(0), positions = x.size(1), width = x.size(2);
   Tensor y = new_empty(x, {rows, positions, width});
   const int64_t piece = rows_at_once(width), pieces = (rows + piece - 1) / piece;
-  const int64_t wide = RECENGINE_PICK(swiglu_row_size)(width), scratch = RECENGINE_PICK(swiglu_forward_scratch)(width, piece, m.bf16());
+  const int64_t wide = RECENGINE_PICK(swiglu_row_size)(width), scratch = m.scratch(RECENGINE_PICK(swiglu_forward_scratch), piece, m.bf16());
   parallel_for(0, positions * pieces, 1, [&](int64_t begin, int64_t end) {
     const Scratch sum(piece * wide + 1), own(scratch);
     Choice choice;
@@ -297,18 +303,24 @@ Tensor grouped_swiglu(const Tensor& x, const Tensor& gate, const Tensor& up, con
 // Weight gradients: float32, one copy a part of the rows, summed in order.
 struct Sums {
   Tensor gate, up, down;
-  int64_t step;
+  int64_t step, size, experts;  // floats: of a part, of one expert's matrix
+  float* to[3];
 
   Sums(const Bank& b, int64_t parts) : step(b.gate.numel()) {
     const int64_t t = b.gate.size(0), e = b.experts(), d = b.gate.size(2), f = b.hidden();
-    gate = new_zeros(b.gate, {parts, t, e, d, f}, ScalarType::Float);
-    up = new_zeros(b.gate, {parts, t, e, d, f}, ScalarType::Float);
-    down = new_zeros(b.gate, {parts, t, e, f, d}, ScalarType::Float);
+    gate = new_empty(b.gate, {parts, t, e, d, f}, ScalarType::Float);
+    up = new_empty(b.gate, {parts, t, e, d, f}, ScalarType::Float);
+    down = new_empty(b.gate, {parts, t, e, f, d}, ScalarType::Float);
+    size = d * f, experts = e;
+    to[0] = gate.mutable_data_ptr<float>(), to[1] = up.mutable_data_ptr<float>(), to[2] = down.mutable_data_ptr<float>();
   }
-  ExpertGradient at(int64_t part, int64_t t, int64_t e) const {
-    const int64_t size = gate.size(3) * gate.size(4), offset = part * step + (t * gate.size(2) + e) * size;
-    return {gate.mutable_data_ptr<float>() + offset, up.mutable_data_ptr<float>() + offset,
-            down.mutable_data_ptr<float>() + offset};
+  ExpertGradient at(int64_t part, int64_t t, int64_t e, bool fresh) const {
+    const int64_t offset = part * step + (t * experts + e) * size;
+    return {to[0] + offset, to[1] + offset, to[2] + offset, fresh};
+  }
+  void clear(int64_t part, int64_t t, int64_t e) const {
+    const ExpertGradient g = at(part, t, e, true);
+    for (float* p : {g.gate, g.up, g.down}) std::fill_n(p, size, 0.f);
   }
   Tensor finish(const Tensor& sums, const Tensor& like) const {
     const int64_t parts = sums.size(0);
@@ -344,26 +356,33 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> group
   const Sums routed(m.routed, parts);
   std::optional<Sums> shared;
   if (m.shared) shared.emplace(*m.shared, parts);
-  const int64_t wide = RECENGINE_PICK(swiglu_row_size)(width), scratch = RECENGINE_PICK(swiglu_backward_scratch)(width, piece, m.bf16() && is_bf16(grad));
+  const int64_t wide = RECENGINE_PICK(swiglu_row_size)(width), scratch = m.scratch(RECENGINE_PICK(swiglu_backward_scratch), piece, m.bf16() && is_bf16(grad));
   parallel_for(0, positions * parts, 1, [&](int64_t begin, int64_t end) {
     const Scratch sum(piece * wide + 1), own(scratch), products(piece);
     Choice choice;
     std::vector<int64_t> all;
+    std::vector<bool> seen;
     for (int64_t task = begin; task < end; ++task) {
       const int64_t t = task / parts, part = task % parts;
+      seen.assign(static_cast<size_t>(m.routed.experts() + 1), false);  // the shared one last
       for (int64_t p = pieces * part / parts; p < pieces * (part + 1) / parts; ++p) {
         const int64_t first = p * piece, last = std::min(rows, first + piece);
         std::fill_n(sum.get(), (last - first) * wide, 0.f);
         m.each(t, first, last, piece, choice, all, [&](bool is_shared, int64_t e, const ExpertRows& r, const int64_t* slot) {
           const Bank& b = is_shared ? *m.shared : m.routed;
+          auto known = seen[static_cast<size_t>(is_shared ? m.routed.experts() : e)];
           RECENGINE_PICK(swiglu_backward)(b.at(t, e), position(x, t), position(grad, t), r, first, sum.get(),
-                                          (is_shared ? *shared : routed).at(part, t, e), slot ? products.get() : nullptr,
-                                          own.get());
+                                          (is_shared ? *shared : routed).at(part, t, e, !known),
+                                          slot ? products.get() : nullptr, own.get());
+          known = true;
           for (int64_t i = 0; slot && i < r.count; ++i)
             gates_to[(r.index[i] * positions + t) * k + slot[i]] = static_cast<float>(alpha) * products.get()[i];
         });
         RECENGINE_PICK(write_rows)(sum.get(), first, last, width, mutable_position(x_grad, t));
       }
+      for (int64_t e = 0; e < m.routed.experts(); ++e)
+        if (!seen[static_cast<size_t>(e)]) routed.clear(part, t, e);
+      if (shared && !seen.back()) shared->clear(part, t, 0);
     }
   });
   const Tensor none = new_empty(x, {0}, ScalarType::Float);
