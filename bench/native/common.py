@@ -189,7 +189,7 @@ def _worker(cases: Sequence[Case], options: argparse.Namespace) -> None:
                 call = case.build()[options.memory]
                 print(json.dumps({"case": case.name, "name": options.memory, "mb": extra_memory(call)}))
             continue
-        taken = alternate(case.build(), 0.3 if options.quick else 1.0, least=3 if options.quick else 7)
+        taken = alternate(case.build(), 0.3 if options.quick else 0.5, least=3 if options.quick else 5)
         milliseconds = {name: statistics.median(values) * 1e3 for name, values in taken.items()}
         best = {name: min(values) * 1e3 for name, values in taken.items()}
         print(json.dumps({"case": case.name, "median_ms": milliseconds, "best_ms": best}), flush=True)

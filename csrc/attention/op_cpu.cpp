@@ -10,6 +10,7 @@
 
 #include "attention/attention.h"
 #include "common/checks.h"
+#include "common/pages.h"
 #include "common/worker_memory.h"
 
 namespace recengine {
@@ -369,8 +370,9 @@ std::tuple<Tensor, Tensor> forward(const Tensor& qkv, std::optional<Tensor> mask
                                    std::optional<Tensor> offsets, std::optional<Tensor> m, bool causal,
                                    std::string activation, std::string scale, bool save_state) {
   const Call c = check("cosine_attention", qkv, mask, lengths, offsets, m, causal, activation, scale);
-  Tensor out = c.varlen ? torch::stable::new_empty(qkv, {c.positions, c.heads, c.d})
-                        : torch::stable::new_empty(qkv, {c.sequences, c.positions, c.heads, c.d});
+  const Tensor out =
+      on_large_pages(c.varlen ? torch::stable::new_empty(qkv, {c.positions, c.heads, c.d})
+                              : torch::stable::new_empty(qkv, {c.sequences, c.positions, c.heads, c.d}));
   const int64_t dp = padded16(c.d);
   save_state = save_state && !causal;
   Tensor state = save_state
@@ -410,8 +412,9 @@ std::tuple<Tensor, Tensor> backward(const Tensor& grad, const Tensor& qkv, std::
   STD_TORCH_CHECK(causal || (state.numel() == units * dp * dp && state.is_contiguous() &&
                              state.scalar_type() == ScalarType::Float),
                   op, ": state must be what cosine_attention returned with save_state=True");
-  Tensor dqkv = c.varlen ? torch::stable::new_empty(qkv, {c.positions, 3, c.heads, c.d})
-                         : torch::stable::new_empty(qkv, {c.sequences, c.positions, 3, c.heads, c.d});
+  const Tensor dqkv =
+      on_large_pages(c.varlen ? torch::stable::new_empty(qkv, {c.positions, 3, c.heads, c.d})
+                              : torch::stable::new_empty(qkv, {c.sequences, c.positions, 3, c.heads, c.d}));
   Tensor dm = torch::stable::new_empty(qkv, {m ? c.heads : 0}, ScalarType::Float);
   const float* states = causal ? nullptr : static_cast<const float*>(state.const_data_ptr());
   const Tables t = tables(c);

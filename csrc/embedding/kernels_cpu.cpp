@@ -11,7 +11,7 @@ using recengine::MutableMatrix;
 
 namespace {
 
-constexpr int64_t AHEAD = 16;  // entries between the request for a row and its use
+constexpr int64_t AHEAD = 24;  // entries between the request for a row and its use
 
 template <class Body>
 RE_INLINE void lanes(int64_t n, Body&& body) {
@@ -87,6 +87,40 @@ RE_INLINE void sum_rows(const Matrix& m, int64_t d, int64_t count, Row&& row, Fa
   }
 }
 
+// VECS vectors of columns of the sum of `count` rows of floats; the first `more` entries ask for the row AHEAD of them.
+template <int VECS, bool WEIGHTED>
+RE_INLINE void bag_columns(const float* rows, int64_t step, const int64_t* index, const float* weight, int64_t count,
+                           int64_t more, float* out) {
+  vf sum[VECS] = {};
+  const auto add = [&](int64_t i) {
+    const float* x = rows + index[i] * step;
+#pragma GCC unroll 4
+    for (int v = 0; v < VECS; ++v) sum[v] += WEIGHTED ? load(x + v * W) * weight[i] : load(x + v * W);
+  };
+  int64_t i = 0;
+  for (; i < more; ++i) {
+    const float* next = rows + index[i + AHEAD] * step;
+#pragma GCC unroll 4
+    for (int line = 0; line < VECS * W; line += 16) __builtin_prefetch(next + line);
+    add(i);
+  }
+  for (; i < count; ++i) add(i);
+#pragma GCC unroll 4
+  for (int v = 0; v < VECS; ++v) store(out + v * W, sum[v]);
+}
+
+// The bag of entries [from, to) of a table of floats whose width is a multiple of W.
+template <bool WEIGHTED>
+RE_INLINE void sum_bag(const Bags& bags, const float* rows, int64_t step, int64_t from, int64_t to, int64_t last, float* out) {
+  const int64_t count = to - from, left = last - AHEAD - from;
+  const int64_t more = left < 0 ? 0 : left < count ? left : count;
+  const int64_t* index = bags.indices + from;
+  const float* weight = WEIGHTED ? bags.weights + from : nullptr;
+  int64_t c = 0;
+  for (; c + 4 * W <= bags.d; c += 4 * W) bag_columns<4, WEIGHTED>(rows + c, step, index, weight, count, more, out + c);
+  for (; c < bags.d; c += W) bag_columns<1, WEIGHTED>(rows + c, step, index, weight, count, more, out + c);
+}
+
 // Where a row of floats lies contiguous, sums go straight there.
 RE_INLINE float* straight(const MutableMatrix& m, int64_t row) {
   return !m.bf16 && m.col == 1 ? static_cast<float*>(m.data) + row * m.row : nullptr;
@@ -98,10 +132,19 @@ void bag_sum(const Bags& bags, const Matrix& table, int64_t begin, int64_t end, 
              float* scratch) {
   float* buffer = scratch + rounded(bags.d);
   const int64_t last = bags.offsets[end];
+  const bool plain = !table.bf16 && table.col == 1 && bags.d % W == 0;
   for (int64_t b = begin; b < end; ++b) {
     const int64_t from = bags.offsets[b];
     float* direct = straight(out, b);
     float* sum = direct ? direct : scratch;
+    if (direct && plain) {
+      const float* rows = static_cast<const float*>(table.data);
+      if (bags.weights)
+        sum_bag<true>(bags, rows, table.row, from, bags.offsets[b + 1], last, direct);
+      else
+        sum_bag<false>(bags, rows, table.row, from, bags.offsets[b + 1], last, direct);
+      continue;
+    }
     sum_rows(
         table, bags.d, bags.offsets[b + 1] - from, [&](int64_t i) { return bags.indices[from + i]; },
         [&](int64_t i) { return bags.weights ? bags.weights[from + i] : 1.f; },

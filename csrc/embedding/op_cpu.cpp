@@ -48,9 +48,10 @@ Bags check_bags(const char* op, const Tensor& indices, const Tensor& offsets, co
                   " and ", o[bags]);
   for (int64_t b = 0; b < bags; ++b) STD_TORCH_CHECK(o[b] <= o[b + 1], op, ": offsets falls at ", b + 1);
   const int64_t* index = longs(indices);
-  bool wrong = false;
-  for (int64_t i = 0; i < entries; ++i) wrong |= index[i] < 0 || index[i] >= rows;
-  for (int64_t i = 0; wrong && i < entries; ++i)
+  const auto largest = static_cast<uint64_t>(rows - 1);
+  uint64_t signs = 0;  // the top bit is set as soon as one index, or its distance to the last row, is negative
+  for (int64_t i = 0; i < entries; ++i) signs |= static_cast<uint64_t>(index[i]) | (largest - static_cast<uint64_t>(index[i]));
+  for (int64_t i = 0; signs >> 63 && i < entries; ++i)
     STD_TORCH_CHECK(index[i] >= 0 && index[i] < rows, op, ": indices[", i, "] is ", index[i], ", expected 0 to ",
                     rows - 1);
   if (weights) {

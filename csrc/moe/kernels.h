@@ -58,7 +58,10 @@ struct Router {
   /* Row r: the k experts with the largest logits (ties: the smaller id), and the softmax over them. */      \
   void route_rows(const ::recengine::Router& r, int64_t begin, int64_t end, int64_t out_step,                \
                   int64_t* experts, float* gates, float* scratch);                                           \
-  /* x_grad rows are written, weight_grad [width][padded experts] is added to. */                            \
+  /* The router by experts, [experts][router_line(width)]: what route_backward reads. */                     \
+  int64_t router_line(int64_t width);                                                                        \
+  void router_pack_across(const ::recengine::Matrix& weight, int64_t width, int64_t experts, float* packed); \
+  /* x_grad rows are written, weight_grad [experts][router_line(width)] is added to; scratch: two lines. */  \
   void route_backward(const ::recengine::Router& r, int64_t out_step, const int64_t* experts,                \
                       const float* gates, const float* gates_grad, float* x_grad, int64_t x_step,            \
                       float* weight_grad, float* scratch);

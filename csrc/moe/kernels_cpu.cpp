@@ -328,28 +328,40 @@ void route_rows(const Router& r, int64_t begin, int64_t end, int64_t out_step, i
   }
 }
 
+int64_t router_line(int64_t width) { return up_to(width, W); }
+
+void router_pack_across(const Matrix& weight, int64_t width, int64_t experts, float* packed) {
+  const int64_t step = router_line(width);
+  for (int64_t e = 0; e < experts; ++e)
+    for (int64_t k = 0; k < step; ++k) {
+      float value = 0.f, buffer[1];
+      if (k < width) value = *read_row(shifted(weight, k, e), 0, 1, buffer);
+      packed[e * step + k] = value;
+    }
+}
+
 void route_backward(const Router& r, int64_t out_step, const int64_t* experts, const float* gates, const float* gates_grad,
                     float* x_grad, int64_t x_step, float* weight_grad, float* scratch) {
-  const int64_t wide = router_padded(r.experts);
-  float* line = scratch;
-  float* change = line + up_to(r.width, W);  // gradient of the logits of a row
+  const int64_t step = router_line(r.width);
+  float* sum = scratch + step;  // scratch: a row of x, then its gradient
   for (int64_t b = 0; b < r.rows; ++b) {
-    const float* x = read_row(r.x, b, r.width, line);
+    const float* x = read_row(r.x, b, r.width, scratch);
+    if (x != scratch) std::memcpy(scratch, x, sizeof(float) * static_cast<size_t>(r.width));
+    for (int64_t k = r.width; k < step; ++k) scratch[k] = 0.f;
     const float *g = gates + b * out_step, *dg = gates_grad + b * out_step;
     float inner = 0.f;
     for (int64_t j = 0; j < r.k; ++j) inner += g[j] * dg[j];
-    for (int64_t e = 0; e < wide; ++e) change[e] = 0.f;
-    for (int64_t j = 0; j < r.k; ++j) change[experts[b * out_step + j]] = g[j] * (dg[j] - inner);
-    float* to = x_grad + b * x_step;
-    for (int64_t k = 0; k < r.width; ++k) {
-      vf sum{};
-      for (int64_t e = 0; e < wide; e += W) {
-        const vf c = load(change + e);
-        sum += c * load(r.weight + k * wide + e);
-        store(weight_grad + k * wide + e, load(weight_grad + k * wide + e) + x[k] * c);
+    std::memset(sum, 0, sizeof(float) * static_cast<size_t>(step));
+    for (int64_t j = 0; j < r.k; ++j) {  // only the chosen experts' logits have a gradient
+      const float change = g[j] * (dg[j] - inner);
+      const float* w = r.weight + experts[b * out_step + j] * step;
+      float* to = weight_grad + experts[b * out_step + j] * step;
+      for (int64_t k = 0; k < step; k += W) {
+        store(sum + k, load(sum + k) + change * load(w + k));
+        store(to + k, load(to + k) + change * load(scratch + k));
       }
-      to[k] = hsum(sum);
     }
+    std::memcpy(x_grad + b * x_step, sum, sizeof(float) * static_cast<size_t>(r.width));
   }
 }
 

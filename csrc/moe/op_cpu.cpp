@@ -7,6 +7,7 @@
 
 #include "common/checks.h"
 #include "common/isa.h"
+#include "common/pages.h"
 #include "common/scratch.h"
 #include "common/views.h"
 #include "moe/kernels.h"
@@ -111,20 +112,21 @@ std::tuple<Tensor, Tensor> moe_route_backward(const Tensor& gates_grad, const Te
   const int64_t rows = x.size(0), positions = x.size(1), width = x.size(2), count = router.size(2), k = gates.size(2);
   const Tensor chosen = torch::stable::contiguous(experts), weights = torch::stable::contiguous(gates);
   const Tensor upstream = torch::stable::contiguous(gates_grad);
-  Tensor x_sum = new_empty(x, {rows, positions, width}, ScalarType::Float);
+  Tensor x_sum = on_large_pages(new_empty(x, {rows, positions, width}, ScalarType::Float));
   Tensor router_sum = new_empty(router, {positions, width, count}, ScalarType::Float);
   float *x_to = x_sum.mutable_data_ptr<float>(), *router_to = router_sum.mutable_data_ptr<float>();
-  const int64_t wide = RECENGINE_PICK(router_padded)(count), step = positions * k;
+  const int64_t line = RECENGINE_PICK(router_line)(width), step = positions * k;
   parallel_for(0, positions, 1, [&](int64_t begin, int64_t end) {
-    const Scratch packed(width * wide + 1), change(width * wide + 1), own(width + wide + 64);
+    const Scratch packed(count * line + 1), change(count * line + 1), own(2 * line + 1);
     for (int64_t t = begin; t < end; ++t) {
-      RECENGINE_PICK(router_pack)(router_of(router, t), width, count, packed.get());
-      std::fill_n(change.get(), width * wide, 0.f);
+      RECENGINE_PICK(router_pack_across)(router_of(router, t), width, count, packed.get());
+      std::fill_n(change.get(), count * line, 0.f);
       const Router r{position(x, t), packed.get(), rows, width, count, k};
       RECENGINE_PICK(route_backward)(r, step, chosen.const_data_ptr<int64_t>() + t * k, weights.const_data_ptr<float>() + t * k,
                                      upstream.const_data_ptr<float>() + t * k, x_to + t * width, positions * width,
                                      change.get(), own.get());
-      for (int64_t d = 0; d < width; ++d) std::copy_n(change.get() + d * wide, count, router_to + (t * width + d) * count);
+      for (int64_t d = 0; d < width; ++d)
+        for (int64_t e = 0; e < count; ++e) router_to[(t * width + d) * count + e] = change.get()[e * line + d];
     }
   });
   return {is_bf16(x) ? torch::stable::to(x_sum, ScalarType::BFloat16) : x_sum,
@@ -281,7 +283,7 @@ Tensor grouped_swiglu(const Tensor& x, const Tensor& gate, const Tensor& up, con
   use_packed(m.routed, packed, "packed");
   if (m.shared) use_packed(*m.shared, shared_packed, "shared_packed");
   const int64_t rows = x.size(0), positions = x.size(1), width = x.size(2);
-  Tensor y = new_empty(x, {rows, positions, width});
+  Tensor y = on_large_pages(new_empty(x, {rows, positions, width}));
   const int64_t piece = rows_at_once(width), pieces = (rows + piece - 1) / piece;
   const int64_t wide = RECENGINE_PICK(swiglu_row_size)(width), scratch = m.scratch(RECENGINE_PICK(swiglu_forward_scratch), piece, m.bf16());
   parallel_for(0, positions * pieces, 1, [&](int64_t begin, int64_t end) {
@@ -308,9 +310,9 @@ struct Sums {
 
   Sums(const Bank& b, int64_t parts) : step(b.gate.numel()) {
     const int64_t t = b.gate.size(0), e = b.experts(), d = b.gate.size(2), f = b.hidden();
-    gate = new_empty(b.gate, {parts, t, e, d, f}, ScalarType::Float);
-    up = new_empty(b.gate, {parts, t, e, d, f}, ScalarType::Float);
-    down = new_empty(b.gate, {parts, t, e, f, d}, ScalarType::Float);
+    gate = on_large_pages(new_empty(b.gate, {parts, t, e, d, f}, ScalarType::Float));
+    up = on_large_pages(new_empty(b.gate, {parts, t, e, d, f}, ScalarType::Float));
+    down = on_large_pages(new_empty(b.gate, {parts, t, e, f, d}, ScalarType::Float));
     size = d * f, experts = e;
     to[0] = gate.mutable_data_ptr<float>(), to[1] = up.mutable_data_ptr<float>(), to[2] = down.mutable_data_ptr<float>();
   }
@@ -350,7 +352,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> group
   // A token position's weights belong to one task. Few positions: their rows are cut into parts, a matter of
   // shapes only, each with sums of its own.
   const int64_t parts = std::clamp<int64_t>(16 / std::max<int64_t>(positions, 1), 1, std::max<int64_t>(pieces, 1));
-  Tensor x_grad = new_empty(x, {rows, positions, width});
+  Tensor x_grad = on_large_pages(new_empty(x, {rows, positions, width}));
   Tensor gates_grad = new_zeros(x, {gates ? rows : 0, positions, k}, ScalarType::Float);
   float* gates_to = gates_grad.mutable_data_ptr<float>();
   const Sums routed(m.routed, parts);
@@ -400,7 +402,7 @@ Tensor swiglu_pack(const Tensor& gate, const Tensor& up, const Tensor& down) {
   const Bank b{gate, up, down};
   check_bank("swiglu_pack", "", b);
   const int64_t size = RECENGINE_PICK(swiglu_packed_size)(gate.size(2), gate.size(3), b.bf16());
-  Tensor packed = new_empty(gate, {gate.size(0), gate.size(1), size}, ScalarType::Float);
+  Tensor packed = on_large_pages(new_empty(gate, {gate.size(0), gate.size(1), size}, ScalarType::Float));
   float* to = packed.mutable_data_ptr<float>();
   parallel_for(0, gate.size(0) * gate.size(1), 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) RECENGINE_PICK(swiglu_pack)(b.at(i / b.experts(), i % b.experts()), to + i * size);
