@@ -39,7 +39,7 @@ Case = tuple[list[Tensor], Layer]  # float32 inputs that have gradients, and the
 
 
 def draw(*shape: int, seed: int = 0, scale: float = 1.0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)) * scale
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)) * scale
 
 
 def ids(high: int, *shape: int) -> Tensor:
