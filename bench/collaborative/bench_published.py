@@ -160,7 +160,8 @@ def markdown(cells: dict[str, dict[str, Any]], claims: list[dict[str, Any]]) -> 
         "# Published rows, and DSL-R beside them",
         "",
         "MF, 64 factors, batch 1,024, 1,000 uniform negatives a row, Adam at 0.03, initial spread 0.1; "
-        "IR-Benchmark's protocol on its own files (a tenth of each user's items for validation). One seed a cell, one setting a loss "
+        "IR-Benchmark's protocol on its own files (a tenth of each user's items for validation). One seed "
+        "a cell, one setting a loss "
         "(the published temperature), the epoch chosen on validation; the published figures are the best of "
         "a grid over 200 epochs. **DSL-R is a derived design, not a reproduction of the paper DSL.**",
         "",
