@@ -93,11 +93,12 @@ def test_wrong_tables_are_named(columns: Columns) -> None:
 def test_reading_names_what_is_wrong(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such file"):
         read_table(tmp_path / "none.csv")
-    (tmp_path / "bare.csv").write_text("1, a\n2, b\n")
+    (tmp_path / "bare.csv").write_text("1, a, 7\n2, b, 8\n\n")
     with pytest.raises(DataError, match="header does not fit"):
         read_table(tmp_path / "bare.csv", header=["x"])
-    read = read_table(tmp_path / "bare.csv", header=["x", "y"])
+    read = read_table(tmp_path / "bare.csv", header=["x", "y", "z"])
     assert read["y"].to_list() == ["a", "b"]
+    assert read["z"].to_list() == [7, 8]
     (tmp_path / "empty.csv").write_text("x,y\n")
     with pytest.raises(DataError, match="no rows"):
         read_table(tmp_path / "empty.csv")

@@ -69,10 +69,23 @@ def read_table(path: Path, *, header: Sequence[str] | None = None) -> pl.DataFra
                 expected=f"{frame.width} columns",
             )
         frame = frame.rename(dict(zip(frame.columns, header, strict=True)))
+    frame = frame.filter(~pl.all_horizontal(pl.all().is_null()))  # blank lines
     if frame.height == 0:
         raise DataError("the table has no rows", where=str(path))
     frame = frame.rename({name: name.strip() for name in frame.columns})
-    return frame.with_columns(pl.col(pl.String).str.strip_chars())
+    frame = frame.with_columns(pl.col(pl.String).str.strip_chars())
+    return frame.with_columns(_number_if_it_is(frame[name]) for name in frame.columns)
+
+
+def _number_if_it_is(series: pl.Series) -> pl.Series:
+    """Text that is numbers throughout (they had spaces around them) as numbers."""
+    if series.dtype != pl.String:
+        return series
+    for kind in (pl.Int64, pl.Float64):
+        numbers = series.cast(kind, strict=False)
+        if numbers.null_count() == series.null_count() < len(series):
+            return numbers
+    return series
 
 
 @dataclass(frozen=True)
