@@ -25,7 +25,10 @@ def evaluate(
     cutoff: Cutoffs = None,
     as_json: Json = False,
 ) -> None:
-    """Evaluate RUN by full ranking with what was seen masked; per-user rows are kept in the run's folder."""
+    """Evaluate RUN: a ranking model by full ranking with what was seen masked, a click model row by row.
+
+    The rows a user, or a row, are kept in the run's folder.
+    """
     fitted = load_run(run)
     options: dict[str, Any] = {}
     if metric:
@@ -45,7 +48,5 @@ def evaluate(
             }
         )
         return
-    table(
-        ["metric", "mean", "low", "high", "users"], rows, title=f"{fitted.name}, {task} task (95 % intervals)"
-    )
+    table(["metric", "mean", "low", "high", "n"], rows, title=f"{fitted.name}, {task} task (95 % intervals)")
     note(f"protocol: {evaluation.protocol}")

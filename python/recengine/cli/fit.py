@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from recengine.cli.failures import INTERRUPTED
-from recengine.cli.inputs import ConfigFile, Data, DataOptions, Model, Sets, read_split
+from recengine.cli.inputs import ConfigFile, Data, DataOptions, Model, Sets, read_for
 from recengine.cli.output import Json, emit_json, note
 from recengine.cli.progress import FitProgress
 from recengine.cli.sections import given
@@ -46,7 +46,7 @@ def fit(
     settings = given(model, config, sets or [])
     folder = out or Path("runs") / f"{model}-{datetime.now():%Y%m%d-%H%M%S}"
     again = _again(model, data, data_option or [], sets or [], config, folder, seed)
-    source = read_split(data, data_option or [])
+    source = read_for(model, data, data_option or [])
     from recengine.training import fit as train
 
     began = time.perf_counter()
@@ -133,7 +133,7 @@ def _print(report: dict[str, Any]) -> None:
     epochs = f", {report['epochs']} epochs" if report["epochs"] else ""
     note(f"fitted {report['model']} in {report['seconds']:.1f} s{epochs}")
     for metric, row in (report["validation"] or {}).items():
-        if metric.startswith(("ndcg@", "hr@", "recall@")):
+        if metric.startswith(("ndcg@", "hr@", "recall@", "auc", "gauc", "log_loss")):
             note(f"  validation {metric} {row['mean']:.4f}")
     if "report" in report:
         note(f"report: {report['report']}")

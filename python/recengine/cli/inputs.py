@@ -15,6 +15,7 @@ from recengine.errors import CheckpointError, UsageError
 
 if TYPE_CHECKING:
     from recengine.data import Interactions, ReadReport, Split
+    from recengine.data.clicks import ClickLog, ClickSplit
     from recengine.training import Run
 
 Model = Annotated[str, typer.Argument(help="Name of a registered model (recengine models list).")]
@@ -76,6 +77,50 @@ def read_split(name: str, options: Sequence[str] = ()) -> Interactions | Split:
 
         return load_split(Path(name).expanduser())
     return read_data(name, options)
+
+
+def read_for(
+    model: str, name: str, options: Sequence[str] = ()
+) -> Interactions | Split | ClickLog | ClickSplit:
+    """What the registered ``model`` learns from: a click log for one that predicts clicks, else interactions
+    or a split. Raises UsageError where there is no such data."""
+    from recengine.hooks import host
+    from recengine.training.config import CLICKS
+
+    if host().registries["model"].get(model).extras.get("task") != CLICKS:
+        return read_split(name, options)
+    if options:
+        raise UsageError(
+            "a click log takes no --data-option",
+            found=", ".join(options),
+            fix="describe columns by --set data.…",
+        )
+    return read_clicks(name)
+
+
+def read_clicks(name: str) -> ClickLog | ClickSplit:
+    """The registered data set ``name``, else the file, folder of parts or prepared split at that path."""
+    from recengine.data.clicks import ClickLog, ClickSplit, is_click_split
+    from recengine.hooks import host
+    from recengine.training.config import CLICKS
+
+    sources = host().registries["dataset"]
+    path = Path(name).expanduser()
+    if name in sources and not path.exists():
+        found = sources.get(name).load()
+        source = found() if isinstance(found, type) else found
+        log: ClickLog = source.load(data_cache())
+        return log
+    if not path.exists():
+        known = [entry.name for entry in sources if entry.extras.get("task") == CLICKS]
+        near = did_you_mean(name, known)
+        raise UsageError(
+            "there is no such file, folder or data set of clicks",
+            where=name,
+            expected="a Parquet, CSV or TSV file, or one of " + ", ".join(known),
+            fix=f"did you mean '{near}'?" if near else None,
+        )
+    return ClickSplit.load(path) if is_click_split(path) else ClickLog.open(path)
 
 
 def _readers() -> list[Any]:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,91 +15,124 @@ from recengine.errors import DataError
 
 Values = NDArray[np.float64]
 
+DEFINITIONS = {
+    "auc": "chance that a clicked row scores above one that was not, equal scores counting one half",
+    "gauc": "mean of the AUCs of the groups, weighted by rows; groups with one label left out",
+    "log_loss": "mean of -(y log p + (1 - y) log(1 - p))",
+    "normalised_entropy": "log loss over that of always predicting the part's own click rate",
+    "brier": "mean of (p - y)^2",
+    "ece": "mean over rows of |mean prediction - click rate| of the row's bin, bins of equal number",
+    "calibration": "sum of predictions over number of clicks",
+}
+LOWER_IS_BETTER = frozenset({"log_loss", "normalised_entropy", "brier", "ece"})
+
 
 def auc(labels: ArrayLike, scores: ArrayLike) -> float:
     """Chance that a positive row scores above a negative one, equal scores counting one half:
     (sum of the positives' mid-ranks - P (P + 1) / 2) / (P N). NaN without both labels. Raises DataError."""
-    wanted, given = _checked(labels, scores)
+    wanted, given = checked(labels, scores)
     return float(_group_aucs(wanted, given, np.zeros(wanted.size, np.int64), 1)[0])
+
+
+def auc_interval(labels: ArrayLike, scores: ArrayLike, confidence: float = 0.95) -> tuple[float, float]:
+    """Normal interval of the AUC with DeLong's variance, s10 / P + s01 / N, from the share of negatives that
+    each positive beats and of positives that each negative loses to.
+
+    NaN without both labels. Source: DeLong et al., Biometrics 1988; by mid-ranks as Sun and Xu (2014).
+    """
+    from scipy import stats
+
+    wanted, given = checked(labels, scores)
+    positive = wanted > 0
+    p, n = int(positive.sum()), int((~positive).sum())
+    if p < 2 or n < 2:
+        return math.nan, math.nan
+    overall = stats.rankdata(given)
+    beats = (overall[positive] - stats.rankdata(given[positive])) / n
+    loses = 1.0 - (overall[~positive] - stats.rankdata(given[~positive])) / p
+    spread = math.sqrt(float(beats.var(ddof=1)) / p + float(loses.var(ddof=1)) / n)
+    half = float(stats.norm.ppf((1 + confidence) / 2)) * spread
+    area = float(beats.mean())
+    return area - half, area + half
 
 
 def gauc(labels: ArrayLike, scores: ArrayLike, groups: ArrayLike) -> float:
     """Mean of the AUCs of the groups (users), weighted by their rows; groups with only one label are left
     out (Zhu et al., KDD 2017). NaN when none is left. Raises DataError."""
-    wanted, given = _checked(labels, scores)
+    each, rows = group_aucs(labels, scores, groups)
+    return float(np.average(each, weights=rows)) if rows.size else float("nan")
+
+
+def group_aucs(labels: ArrayLike, scores: ArrayLike, groups: ArrayLike) -> tuple[Values, NDArray[np.int64]]:
+    """AUC and number of rows of each group that has both labels, groups in rising order."""
+    wanted, given = checked(labels, scores)
     owner = np.asarray(groups)
     if owner.shape != wanted.shape:
         raise DataError("one group a row is needed", where="groups", found=owner.shape, expected=wanted.shape)
     _, code = np.unique(owner, return_inverse=True)
     n = int(code.max()) + 1 if code.size else 0
     each = _group_aucs(wanted, given, code.astype(np.int64), n)
-    rows = np.bincount(code, minlength=n)[~np.isnan(each)]
-    return float(np.average(each[~np.isnan(each)], weights=rows)) if rows.size else float("nan")
+    rows = np.bincount(code, minlength=n)
+    return each[~np.isnan(each)], rows[~np.isnan(each)]
 
 
-def log_loss(labels: ArrayLike, probabilities: ArrayLike, *, clip: float = 1e-15) -> float:
-    """-mean(y log p + (1 - y) log(1 - p)), natural logarithm, p kept within [clip, 1 - clip]. NaN without
-    rows. Raises DataError for probabilities outside [0, 1]."""
-    wanted, given = _checked(labels, probabilities)
-    if wanted.size == 0:
-        return float("nan")
-    if given.min() < 0 or given.max() > 1:
+def row_losses(labels: ArrayLike, probabilities: ArrayLike, *, clip: float = 1e-15) -> Values:
+    """-(y log p + (1 - y) log(1 - p)) of each row, natural logarithm, p kept within [clip, 1 - clip].
+    Raises DataError for probabilities outside [0, 1]."""
+    wanted, given = checked(labels, probabilities)
+    if given.size and (given.min() < 0 or given.max() > 1):
         raise DataError(
             "probabilities must lie in [0, 1]", where="probabilities", found=f"{given.min()} to {given.max()}"
         )
     p = np.clip(given, clip, 1 - clip)
-    return float(-(wanted * np.log(p) + (1 - wanted) * np.log1p(-p)).mean())
+    return np.asarray(-(wanted * np.log(p) + (1 - wanted) * np.log1p(-p)))
 
 
-@dataclass(frozen=True)
-class ClickEvaluation:
-    """auc, log_loss and, where groups were given, gauc, with the rows they come from."""
-
-    auc: float
-    log_loss: float
-    gauc: float | None
-    rows: int
-    positives: int
+def log_loss(labels: ArrayLike, probabilities: ArrayLike, *, clip: float = 1e-15) -> float:
+    """Mean of ``row_losses``; NaN without rows."""
+    losses = row_losses(labels, probabilities, clip=clip)
+    return float(losses.mean()) if losses.size else float("nan")
 
 
-def evaluate_clicks(
-    model: PredictsClicks, batches: Iterable[FeatureBatch], *, group: str | None = None
-) -> ClickEvaluation:
-    """Predict every batch and measure. group: name of the feature (int64 [B]) whose values GAUC groups by.
+def normalised_entropy(labels: ArrayLike, probabilities: ArrayLike) -> float:
+    """Log loss over H(r), the log loss of always predicting the rows' own click rate r. Below 1: better than
+    knowing nothing but r. NaN without both labels. Source: He et al., ADKDD 2014."""
+    wanted, _ = checked(labels, probabilities)
+    rate = float(wanted.mean()) if wanted.size else math.nan
+    if not 0 < rate < 1:
+        return math.nan
+    return log_loss(labels, probabilities) / -(rate * math.log(rate) + (1 - rate) * math.log1p(-rate))
 
-    Raises DataError when the feature is missing or has several values a row.
-    """
-    labels, scores, groups = [], [], []
+
+def click_metrics(labels: ArrayLike, probabilities: ArrayLike, groups: ArrayLike | None) -> dict[str, float]:
+    """The metrics that are defined for these rows, by name; without intervals."""
+    from recengine.evaluation.calibration import calibration_bins, expected_error
+
+    wanted, given = checked(labels, probabilities)
+    found = {
+        "auc": auc(wanted, given),
+        "gauc": math.nan if groups is None else gauc(wanted, given, groups),
+        "log_loss": log_loss(wanted, given),
+        "normalised_entropy": normalised_entropy(wanted, given),
+        "brier": float(((given - wanted) ** 2).mean()) if wanted.size else math.nan,
+        "ece": expected_error(calibration_bins(wanted, given)) if wanted.size else math.nan,
+        "calibration": float(given.sum() / wanted.sum()) if wanted.any() else math.nan,
+    }
+    return {name: value for name, value in found.items() if math.isfinite(value)}
+
+
+def predictions(model: PredictsClicks, batches: Iterable[FeatureBatch]) -> Values:
+    """float64 [n]: the probability of every row. Raises DataError when one is no number."""
     with torch.inference_mode():
-        for batch in batches:
-            scores.append(_numpy(model.predict(batch)))
-            labels.append(_numpy(batch.labels))
-            if group is not None:
-                column: Any = batch.features.get(group)
-                if not isinstance(column, torch.Tensor):
-                    raise DataError(
-                        "GAUC needs a feature with one value a row", where="group", found=repr(group)
-                    )
-                groups.append(_numpy(column))
-    wanted, given = _together(labels), _together(scores)
-    return ClickEvaluation(
-        auc(wanted, given),
-        log_loss(wanted, given),
-        None if group is None else gauc(wanted, given, _together(groups)),
-        int(wanted.size),
-        int(wanted.sum()),
-    )
+        parts = [model.predict(batch).double().cpu().numpy() for batch in batches]
+    found = np.concatenate(parts) if parts else np.zeros(0)
+    if not np.isfinite(found).all():
+        raise DataError("a prediction is no number", where=f"row {int(np.argmin(np.isfinite(found)))}")
+    return found
 
 
-def _numpy(tensor: torch.Tensor) -> Values:
-    return np.asarray(tensor.double().cpu().numpy(), np.float64)
-
-
-def _together(parts: list[Values]) -> Values:
-    return np.concatenate(parts) if parts else np.zeros(0)
-
-
-def _checked(labels: ArrayLike, scores: ArrayLike) -> tuple[Values, Values]:
+def checked(labels: ArrayLike, scores: ArrayLike) -> tuple[Values, Values]:
+    """Both as float64 [n]; raises DataError for other shapes, labels that are not 0 or 1 and NaN scores."""
     wanted, given = np.asarray(labels, np.float64), np.asarray(scores, np.float64)
     if wanted.ndim != 1 or wanted.shape != given.shape:
         raise DataError(

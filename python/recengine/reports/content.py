@@ -150,7 +150,8 @@ class AuditEntry:
 
 @dataclass(frozen=True)
 class Report:
-    """A page. ``headline`` is the metric that the summary and the first figure are about."""
+    """A page. ``headline`` is the metric that the summary and the first figure are about; ``unit``: what the
+    metrics are means over."""
 
     title: str
     asked: tuple[str, ...]
@@ -167,3 +168,4 @@ class Report:
     environment: dict[str, str] = field(default_factory=dict)
     caveats: tuple[str, ...] = ()
     made: str = ""
+    unit: str = "users"

@@ -28,6 +28,7 @@ from recengine.reports.content import (
     System,
 )
 from recengine.reports.facts import data_facts
+from recengine.training import ClickRun
 
 if TYPE_CHECKING:
     from recengine.evaluation import Evaluation
@@ -67,7 +68,12 @@ def report_of(
 
     Raises UsageError when there is no run, when the protocols differ, or for a user that was not asked.
     """
-    measured = [Measured(name, run, _evaluation(run)) for name, run in named(runs).items()]
+    found = named(runs)
+    if any(isinstance(run, ClickRun) for run in found.values()):
+        from recengine.reports.clicks import click_report
+
+        return click_report(found, title=title, asked=asked, data_name=data_name, headline=headline)
+    measured = [Measured(name, run, _evaluation(run)) for name, run in found.items()]
     protocol = same_protocol(measured)
     headline = headline or headline_of(measured)
     first = measured[0].run

@@ -36,7 +36,9 @@ def lead(report: Report, ranked: list[System]) -> list[str]:
     best, name = having[0], words.metric_name(report.headline)
     first = best.metrics[report.headline]
     if len(having) == 1:
-        return [f"{best.name} reaches {name} {_with_interval(first)} over {words.count(first.n)} users."]
+        return [
+            f"{best.name} reaches {name} {_with_interval(first)} over {words.count(first.n)} {report.unit}."
+        ]
     said = f"{best.name} ranks best of {len(having)} models: {name} {_with_interval(first)}."
     near = next(
         (d for d in report.differences if d.better == best.name and d.metric == report.headline), None
@@ -60,7 +62,8 @@ def tiles(report: Report, ranked: list[System]) -> list[Tile]:
     if having:
         estimate = having[0].metrics[report.headline]
         shown.append(Tile(words.metric_name(report.headline), words.score(estimate.mean), having[0].name))
-        shown.append(Tile("Users asked", words.count(estimate.n), "each with held-out targets"))
+        note = "each with held-out targets" if report.unit == "users" else "that no model learned from"
+        shown.append(Tile(f"{report.unit.capitalize()} asked", words.count(estimate.n), note))
     if report.data is not None:
         shown.append(
             Tile("Items ranked", words.count(report.data.items), "for every user, seen ones left out")

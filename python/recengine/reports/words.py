@@ -14,6 +14,10 @@ _NAMES = {
     "map": "MAP",
     "auc": "AUC",
     "gauc": "GAUC",
+    "log_loss": "log loss",
+    "normalised_entropy": "normalised entropy",
+    "ece": "ECE",
+    "brier": "Brier score",
     "coverage": "coverage",
     "gini": "Gini",
     "novelty": "novelty",
@@ -27,6 +31,13 @@ EXPLAINED = {
     "precision": "share of the first {k} that are targets",
     "mrr": "one over the place of the first target, 0 if it is not among the first {k}",
     "map": "mean, over targets, of the precision at their place within the first {k}",
+    "auc": "chance that a clicked row scores above one that was not",
+    "gauc": "the same within each user, weighted by rows",
+    "log_loss": "mean surprise at what happened, natural logarithm; smaller is better",
+    "normalised_entropy": "log loss over that of knowing the click rate alone; smaller is better",
+    "brier": "mean squared distance of prediction and outcome; smaller is better",
+    "ece": "mean distance of prediction and click rate over bins of equal number; smaller is better",
+    "calibration": "predicted over observed clicks; 1 is right",
 }
 
 

@@ -14,6 +14,7 @@ Mix a class into a test class and name what you registered; pytest finds the che
 
 from recengine.testing.base import Conformance
 from recengine.testing.check import CheckResult, check_plugin, run_checks
+from recengine.testing.clicks import ClickDatasetConformance, ClickModelConformance, planted_clicks
 from recengine.testing.commands import CommandConformance
 from recengine.testing.datasets import DatasetConformance
 from recengine.testing.losses import LossConformance
@@ -25,6 +26,8 @@ from recengine.testing.worlds import World, planted
 
 __all__ = [
     "CheckResult",
+    "ClickDatasetConformance",
+    "ClickModelConformance",
     "CommandConformance",
     "Conformance",
     "DatasetConformance",
@@ -36,5 +39,6 @@ __all__ = [
     "World",
     "check_plugin",
     "planted",
+    "planted_clicks",
     "run_checks",
 ]

@@ -26,6 +26,8 @@ def conformance_of(kind: str) -> type[Conformance] | None:
 
     return {
         "model": testing.ModelConformance,
+        "model of clicks": testing.ClickModelConformance,
+        "dataset of clicks": testing.ClickDatasetConformance,
         "loss": testing.LossConformance,
         "metric": testing.MetricConformance,
         "dataset": testing.DatasetConformance,
@@ -37,7 +39,8 @@ def conformance_of(kind: str) -> type[Conformance] | None:
 
 def checks_for(entry: Entry) -> type[Conformance]:
     """The conformance class of what is registered, bound to its name."""
-    base = conformance_of(entry.kind) or Conformance
+    clicks = entry.kind in ("model", "dataset") and entry.extras.get("task") == "clicks"
+    base = conformance_of(f"{entry.kind} of clicks" if clicks else entry.kind) or Conformance
     return type(f"{base.__name__}_{entry.name}", (base,), {"kind": entry.kind, "name": entry.name})
 
 

@@ -1,5 +1,6 @@
 """Fitting: the loop (Lightning Fabric), checkpoints, run records; life-cycle hooks as callbacks."""
 
+from recengine.training.click_run import ClickRun
 from recengine.training.config import EvaluationConfig, RunConfig, TrainerConfig, resolve, run_config_class
 from recengine.training.fitting import fit
 from recengine.training.progress import Progress
@@ -8,6 +9,7 @@ from recengine.training.reproducing import Reproduction, reproduce
 from recengine.training.run import Run, load
 
 __all__ = [
+    "ClickRun",
     "EvaluationConfig",
     "Progress",
     "Reproduction",

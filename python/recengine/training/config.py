@@ -15,10 +15,12 @@ from pydantic import create_model
 from recengine.config import Config, did_you_mean, knob
 from recengine.contracts.loss import LossConfig
 from recengine.contracts.model import ModelConfig
+from recengine.data.clicks import ClickDataConfig, ClickSplitConfig
 from recengine.errors import ConfigError, UsageError
 from recengine.hooks import Entry, Host
 
 Optimizer = Literal["adam", "adamw", "adagrad", "sgd"]
+TableOptimizer = Literal["same", "rowwise_adagrad", "sparse_adam"]
 Schedule = Literal["constant", "linear", "cosine"]
 Precision = Literal["32-true", "64-true", "bf16-mixed", "16-mixed", "bf16-true"]
 
@@ -64,7 +66,30 @@ class RunConfig(Config):
     evaluation: EvaluationConfig = EvaluationConfig()
 
 
+class ClickTrainerConfig(TrainerConfig):
+    """How the gradient loop runs over the rows of a click log."""
+
+    epochs: int = knob(20, "passes over the training data", ge=1, low=1, high=50, log=True)
+    batch_size: int = knob(2048, "rows in a step, over all processes", ge=1)
+    monitor: str = knob("auc", "validation metric that picks the best epoch and stops early")
+    patience: int = knob(3, "validations without a better value before stopping; 0: never", ge=0)
+    table_optimizer: TableOptimizer = knob(
+        "same", "rule for tables of values: the same, or one that touches only the rows of a batch"
+    )
+    table_learning_rate: float = knob(
+        0.05, "step size of the rule for tables, unless it is the same", gt=0, low=1e-3, high=0.5, log=True
+    )
+
+
+class ClickEvaluationConfig(Config):
+    """How the predictions of a click model are measured."""
+
+    bins: int = knob(10, "bins of the calibration", ge=2)
+    slice_values: int = knob(20, "most frequent values in a table by slice", ge=1)
+
+
 SECTIONS = ("model", "loss", "training", "split", "evaluation")
+CLICKS = "clicks"  # what a model that predicts clicks says of itself: registry.add(..., task="clicks")
 
 
 def loss_name(model: Entry, settings: Mapping[str, Any]) -> str | None:
@@ -82,6 +107,14 @@ def run_config_class(model: Entry, loss: Entry | None) -> type[RunConfig]:
     model_class = model.load_config() or ModelConfig
     split_class = split_config_class()
     fields: dict[str, Any] = {"model": (model_class, model_class()), "split": (split_class, split_class())}
+    if model.extras.get("task") == CLICKS:
+        parts = {
+            "training": ClickTrainerConfig,
+            "split": ClickSplitConfig,
+            "evaluation": ClickEvaluationConfig,
+            "data": ClickDataConfig,
+        }
+        fields |= {name: (section, section()) for name, section in parts.items()}
     if loss is not None:
         base: Any = loss.load_config() or LossConfig
         name: Any = (Literal[loss.name], knob(loss.name, loss.summary))
@@ -124,20 +157,21 @@ def nested(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _known_sections(entry: Entry, settings: Mapping[str, Any]) -> None:
+    known = (*SECTIONS, "data") if entry.extras.get("task") == CLICKS else SECTIONS
     for key in settings:
-        if key in SECTIONS:
+        if key in known:
             if not isinstance(settings[key], (Mapping, Config, NoneType)):
                 raise ConfigError(f"'{key}' is a section", where="settings", found=repr(settings[key]))
             continue
         model_class = entry.load_config()
         homes = {"model": model_class, "training": TrainerConfig, "evaluation": EvaluationConfig}
         home = next((name for name, cls in homes.items() if cls and key in cls.model_fields), None)
-        near = f"{home}.{key}" if home else did_you_mean(key, SECTIONS)
+        near = f"{home}.{key}" if home else did_you_mean(key, known)
         raise ConfigError(
             f"unknown setting '{key}'",
             where="settings",
             found=key,
-            expected="one of the sections " + ", ".join(SECTIONS),
+            expected="one of the sections " + ", ".join(known),
             fix=f"did you mean '{near}'?" if near else "remove it",
         )
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from recengine.contracts.batch import PairBatch, SequenceBatch
+from recengine.contracts.batch import FeatureBatch, PairBatch, SequenceBatch
 from recengine.contracts.model import Feed
 from recengine.data import Interactions, reshuffle_ties
 from recengine.data.batching import (
@@ -17,13 +17,14 @@ from recengine.data.batching import (
     pair_batches,
     sequence_batches,
 )
+from recengine.data.clicks import ClickTable
 from recengine.data.masking import masked_batches
 from recengine.errors import ConfigError, DataError, UsageError
 from recengine.hooks import Host
 from recengine.training.negatives import InBatch, Mixed, Popularity, Uniform
 
-Batch = SequenceBatch | PairBatch
-DEFAULT_ROWS = {"sequences": 128, "pairs": 4096}
+Batch = SequenceBatch | PairBatch | FeatureBatch
+DEFAULT_ROWS = {"sequences": 128, "pairs": 4096, "features": 2048}
 SAMPLERS: dict[str, Any] = {
     "uniform": Uniform,
     "popularity": Popularity,
@@ -67,6 +68,32 @@ class Feeder:
         return masked_batches(*given, self.feed.masking, negatives=self.negatives)
 
 
+@dataclass(frozen=True)
+class ClickFeeder:
+    """Where the loop takes rows of a click log; ``rows`` each, in an order that (seed, epoch) decides."""
+
+    train: ClickTable
+    rows: int
+    seed: int
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return -(-len(self.train) // self.rows)
+
+    def epoch(self, epoch: int) -> Iterator[Batch]:
+        """All batches of the epoch, the same in every process."""
+        for arrays in self.train.shuffled(self.rows, epoch, self.seed):
+            yield FeatureBatch(**arrays.tensors())
+
+
+def make_click_feeder(train: ClickTable, feed: Feed, rows: int, seed: int) -> ClickFeeder:
+    """The ClickFeeder that answers ``feed``; rows 0: the usual number. Raises UsageError for a model that is
+    fed something else."""
+    if feed.kind != "features":
+        raise UsageError("a click log has no such batches", found=feed.kind, expected="features")
+    return ClickFeeder(train, rows or DEFAULT_ROWS["features"], seed)
+
+
 def make_feeder(
     train: Interactions, feed: Feed, rows: int, seed: int, host: Host, *, reshuffle: bool = False
 ) -> Feeder:
@@ -75,7 +102,7 @@ def make_feeder(
     Raises UsageError for batches that interactions cannot give or an unknown sampler, ConfigError when a row
     is to get more negatives of its own than there are items, DataError when there is nothing to learn from.
     """
-    if feed.kind not in DEFAULT_ROWS:
+    if feed.kind == "features":
         raise UsageError("interactions have no such batches", found=feed.kind, expected="sequences or pairs")
     negatives = None
     if feed.negatives:

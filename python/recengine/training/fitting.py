@@ -9,28 +9,30 @@ from typing import Any
 import numpy as np
 import torch
 
-from recengine.contracts.model import DataFacts, DirectFit
+from recengine.contracts.model import DirectFit
 from recengine.data import Interactions, Split
+from recengine.data.clicks import ClickLog, ClickSplit
 from recengine.data.matrix import pair_matrix
 from recengine.errors import UsageError
 from recengine.hooks import Host, emit
 from recengine.hooks import host as process_host
 from recengine.training.build import build_model
-from recengine.training.config import resolve
+from recengine.training.click_run import ClickRun
+from recengine.training.config import CLICKS, model_entry, resolve
 from recengine.training.determinism import isolated_randomness, mix
 from recengine.training.devices import choose_device, make_fabric
-from recengine.training.feeding import make_feeder
+from recengine.training.feeding import ClickFeeder, Feeder, make_click_feeder, make_feeder
 from recengine.training.instances import hosted
 from recengine.training.loop import Events, Loop
 from recengine.training.progress import Listener, Progress, silent
 from recengine.training.record import environment, fingerprint
 from recengine.training.run import Run
-from recengine.training.splitting import as_split, audited
+from recengine.training.splitting import prepared
 
 
 def fit(
     model: str | torch.nn.Module,
-    data: Interactions | Split,
+    data: Interactions | Split | ClickLog | ClickSplit,
     *,
     settings: Mapping[str, Any] | None = None,
     seed: int = 0,
@@ -44,7 +46,8 @@ def fit(
     model: a registered name, or a module made by hand (it is fitted in place from the weights it has, and a
     saved run of it is loaded with ``load(path, model=...)``).
     data: a Split, or interactions that are split as ``settings['split']`` says. The leakage audit looks at
-    the split first. settings: sections 'model', 'loss', 'training', 'split', 'evaluation'. directory: where
+    the split first. A model that predicts clicks takes a ClickLog, or a ClickSplit, and is given back as a
+    ClickRun. settings: sections 'model', 'loss', 'training', 'split', 'evaluation' ('data'). directory: where
     checkpoints and the finished run are written. progress: called after every step. resume: go on from the
     latest checkpoint in ``directory`` (from the start where there is none). host: other plugins than the
     installed ones.
@@ -55,12 +58,13 @@ def fit(
     name, given, host = hosted(model, settings, host or process_host())
     config = resolve(name, given, host)
     folder = _folder(directory, resume)
-    split = as_split(data, config.split)  # type: ignore[attr-defined]
-    findings = audited(split)
-    facts = DataFacts(split.train.n_users, split.train.n_items)
+    material = prepared(data, config, clicks=model_entry(name, host).extras.get("task") == CLICKS)
+    config, facts = material.config, material.facts
     device = choose_device(config.training, host)
-    network = build_model(name, config, facts, seed, host, device, split.train)
-    run = Run(name, network, config, split, facts, seed, folder, findings=findings, host=host)
+    network = build_model(name, config, facts, seed, host, device, material.interactions())
+    make: Any = ClickRun if isinstance(material.split, ClickSplit) else Run
+    findings = material.findings
+    run: Run = make(name, network, config, material.split, facts, seed, folder, findings=findings, host=host)
     run.record = environment()
     listener = progress or silent
     if isinstance(network, DirectFit):
@@ -95,9 +99,17 @@ def _train(run: Run, device: torch.device, listener: Listener, resume: bool) -> 
     fabric = make_fabric(run.config.training, device)
     feed = network.feed()  # type: ignore[operator]
     asked = run.config.training
-    source = make_feeder(
-        run.split.train, feed, asked.batch_size, run.seed, run.host, reshuffle=asked.reshuffle_ties
-    )
+    source: Feeder | ClickFeeder
+    extras: dict[str, object] = {}
+    if isinstance(run, ClickRun):
+        source = make_click_feeder(run.split.train, feed, asked.batch_size, run.seed)
+    else:
+        source = make_feeder(
+            run.split.train, feed, asked.batch_size, run.seed, host, reshuffle=asked.reshuffle_ties
+        )
+        counts = run.split.train.popularity().astype(np.float32)
+        extras["popularity"] = torch.from_numpy(counts).to(fabric.device)
+        extras["user_items"] = user_items(run.split.train, fabric.device)
     leader = bool(fabric.is_global_zero)
 
     def epoch_end(epoch: int, metrics: dict[str, float]) -> None:
@@ -106,7 +118,6 @@ def _train(run: Run, device: torch.device, listener: Listener, resume: bool) -> 
     def saved(path: Path) -> None:
         emit(host, "recengine_checkpoint_saved", run=run, path=str(path))
 
-    counts = run.split.train.popularity().astype(np.float32)
     loop = Loop(
         network,
         source,
@@ -117,10 +128,7 @@ def _train(run: Run, device: torch.device, listener: Listener, resume: bool) -> 
         None if run.directory is None else run.directory / "checkpoints",
         Events(listener if leader else silent, epoch_end, saved),
         _identity(run),
-        {
-            "popularity": torch.from_numpy(counts).to(fabric.device),
-            "user_items": user_items(run.split.train, fabric.device),
-        },
+        extras,
     )
     run.history = loop.position.history
     if resume and loop.resume():

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 
 from recengine.config import Config
-from recengine.contracts.model import ModelConfig
+from recengine.contracts.model import ModelConfig, PredictsClicks
 from recengine.errors import UsageError
 from recengine.hooks import Host, Registry
+from recengine.training.config import CLICKS
 
 
 def hosted(
@@ -39,6 +40,8 @@ def hosted(
     name = type(model).__name__.lower()
     config = getattr(model, "config", None)
     extras = {"default_loss": "softmax"} if getattr(model, "loss", True) is None else {}
+    if isinstance(model, PredictsClicks):
+        extras["task"] = CLICKS
     if not isinstance(config, Config):
         return name, given, _with(host, name, model, ModelConfig, extras)
     given["model"] = config.model_dump()

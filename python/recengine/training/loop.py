@@ -16,11 +16,13 @@ from torch import Tensor
 
 from recengine.contracts.batch import StepContext
 from recengine.data import EvalTask
+from recengine.data.clicks import ClickTable
 from recengine.errors import CheckpointError, ConfigError, RecengineError
+from recengine.evaluation.clicks import LOWER_IS_BETTER
 from recengine.training import checkpoint
 from recengine.training.config import RunConfig
 from recengine.training.determinism import fixed_threads, isolated_randomness, mix
-from recengine.training.feeding import Feeder
+from recengine.training.feeding import ClickFeeder, Feeder
 from recengine.training.interrupt import Interrupt
 from recengine.training.optimisation import make_optimizer, rate
 from recengine.training.parts import len_of, loss_rows, part
@@ -61,8 +63,8 @@ class Loop:
     def __init__(
         self,
         network: Any,
-        feeder: Feeder,
-        validation: EvalTask | None,
+        feeder: Feeder | ClickFeeder,
+        validation: EvalTask | ClickTable | None,
         config: RunConfig,
         seed: int,
         fabric: Fabric,
@@ -80,7 +82,7 @@ class Loop:
         self.position = Position()
         self.best: dict[str, Tensor] | None = None
         network.to(fabric.device)
-        bare = make_optimizer(network.parameters(), self.training)
+        bare = make_optimizer(network.parameters(), self.training, processes=fabric.world_size)
         self.module, self.optimizer = fabric.setup(network, bare)
         self.module.mark_forward_method("training_loss")
 
@@ -152,7 +154,7 @@ class Loop:
         )
         done = here.epoch * self.feeder.steps_per_epoch + here.step
         for group in self.optimizer.param_groups:
-            group["lr"] = rate(self.training, done, self.steps)
+            group["lr"] = rate(self.training, done, self.steps) * group.get("scale", 1.0)
         self.optimizer.zero_grad(set_to_none=True)
         loss: Tensor = self.module.training_loss(to_device(mine, self.fabric.device), context)
         self.fabric.backward(loss if factor == 1.0 else loss * factor)
@@ -201,7 +203,7 @@ class Loop:
                 expected="one of " + ", ".join(sorted(metrics)),
             )
         here, value = self.position, metrics[name]
-        if here.best is None or value > here.best:
+        if here.best is None or (value < here.best if name in LOWER_IS_BETTER else value > here.best):
             here.best, here.best_epoch, here.waited = value, epoch + 1, 0
             self.best = {key: tensor.detach().clone() for key, tensor in self.network.state_dict().items()}
             if self.folder is not None and self.fabric.is_global_zero:
@@ -224,7 +226,7 @@ class Loop:
                 here.epoch + 1,
                 self.training.epochs,
                 here.loss_sum / here.loss_rows if here.loss_rows else None,
-                {key: value for key, value in newest.items() if "@" in key},
+                {key: value for key, value in newest.items() if key not in ("epoch", "loss", "seconds")},
                 speed,
             )
         )
@@ -261,11 +263,19 @@ def to_device(batch: Moved, device: torch.device) -> Moved:
     if device.type == "cpu" or not is_dataclass(batch):
         return batch
     moved = {
-        entry.name: value.to(device, non_blocking=True)
+        entry.name: _moved(value, device)
         for entry in fields(batch)
-        if isinstance(value := getattr(batch, entry.name), Tensor)
+        if isinstance(value := getattr(batch, entry.name), Tensor | dict)
     }
     return replace(batch, **moved)  # type: ignore[type-var]
+
+
+def _moved(value: Any, device: torch.device) -> Any:
+    if isinstance(value, dict):
+        return {name: _moved(one, device) for name, one in value.items()}
+    if isinstance(value, tuple):
+        return tuple(_moved(one, device) for one in value)
+    return value.to(device, non_blocking=True)
 
 
 def _same_run(found: dict[str, Any], expected: dict[str, Any], where: str) -> None:

@@ -9,11 +9,33 @@ from typing import Any
 import torch
 
 from recengine.training.config import TrainerConfig
+from recengine.training.row_optimizers import RowOptimizer, Together
 
 
-def make_optimizer(parameters: Iterable[torch.nn.Parameter], config: TrainerConfig) -> torch.optim.Optimizer:
+def make_optimizer(
+    parameters: Iterable[torch.nn.Parameter], config: TrainerConfig, processes: int = 1
+) -> torch.optim.Optimizer:
     """The optimiser of ``config``; fused (one pass over memory a tensor) where torch has it. A parameter with
-    an attribute ``decays`` that is False is left alone by weight decay."""
+    an attribute ``decays`` that is False is left alone by weight decay.
+
+    Where ``config`` has a rule for tables (ClickTrainerConfig), parameters with an attribute ``rows`` follow
+    it, and are told by ``sparse_gradient`` to give the rows of a batch alone (in one process, unclipped).
+    """
+    rule = getattr(config, "table_optimizer", "same")
+    everything = list(parameters)
+    tables = [p for p in everything if rule != "same" and getattr(p, "rows", False) and p.requires_grad]
+    dense = _dense_optimizer([p for p in everything if not any(p is table for table in tables)], config)
+    if not tables:
+        return dense
+    for table in tables:
+        table.sparse_gradient = processes == 1 and config.clip_norm == 0  # type: ignore[attr-defined]
+    scale = config.table_learning_rate / config.learning_rate  # type: ignore[attr-defined]
+    return Together([dense, RowOptimizer(tables, rule, config.learning_rate, scale)])
+
+
+def _dense_optimizer(
+    parameters: Iterable[torch.nn.Parameter], config: TrainerConfig
+) -> torch.optim.Optimizer:
     kinds: dict[str, Any] = {
         "adam": torch.optim.Adam,
         "adamw": torch.optim.AdamW,

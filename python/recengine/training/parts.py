@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from recengine.contracts.batch import PairBatch, SequenceBatch
+from recengine.contracts.batch import FeatureBatch, PairBatch, SequenceBatch
 from recengine.training.feeding import Batch
 
 
@@ -12,7 +12,7 @@ def loss_rows(batch: Batch) -> int:
     """Over how many rows the batch's mean loss is taken."""
     if isinstance(batch, SequenceBatch):
         return int((batch.targets >= 0).sum())
-    return int(batch.items.shape[0])
+    return len_of(batch)
 
 
 def part(batch: Batch, rank: int, world: int) -> tuple[Batch, float]:
@@ -24,21 +24,25 @@ def part(batch: Batch, rank: int, world: int) -> tuple[Batch, float]:
     """
     if world == 1:
         return batch, 1.0
-    taken = _sequences(batch, rank, world) if isinstance(batch, SequenceBatch) else _pairs(batch, rank, world)
+    taken = _share(batch, rank, world)
     if taken is None:
-        first = (
-            _sequences(batch, 0, len_of(batch))
-            if isinstance(batch, SequenceBatch)
-            else _pairs(batch, 0, len_of(batch))
-        )
+        first = _share(batch, 0, len_of(batch))
         assert first is not None
         return first, 0.0
     return taken, world * loss_rows(taken) / max(1, loss_rows(batch))
 
 
 def len_of(batch: Batch) -> int:
-    """Sequences or pairs in the batch."""
-    return int(batch.users.shape[0])
+    """Sequences, pairs or rows in the batch."""
+    return int((batch.labels if isinstance(batch, FeatureBatch) else batch.users).shape[0])
+
+
+def _share(batch: Batch, rank: int, world: int) -> Batch | None:
+    if isinstance(batch, SequenceBatch):
+        return _sequences(batch, rank, world)
+    if isinstance(batch, FeatureBatch):
+        return _features(batch, rank, world)
+    return _pairs(batch, rank, world)
 
 
 def _bounds(count: int, rank: int, world: int) -> tuple[int, int]:
@@ -68,6 +72,20 @@ def _pairs(batch: PairBatch, rank: int, world: int) -> PairBatch | None:
     return PairBatch(
         batch.users[a:b], batch.items[a:b], _rows(batch.negatives, a, b), _rows(batch.log_q, a, b)
     )
+
+
+def _features(batch: FeatureBatch, rank: int, world: int) -> FeatureBatch | None:
+    a, b = _bounds(len_of(batch), rank, world)
+    if a == b:
+        return None
+    kept: dict[str, Tensor | tuple[Tensor, Tensor]] = {}
+    for name, column in batch.features.items():
+        if isinstance(column, Tensor):
+            kept[name] = column[a:b]
+        else:
+            values, offsets = column
+            kept[name] = values[int(offsets[a]) : int(offsets[b])], offsets[a : b + 1] - offsets[a]
+    return FeatureBatch(kept, batch.labels[a:b], None if batch.weights is None else batch.weights[a:b])
 
 
 def _rows(values: Tensor | None, a: int, b: int) -> Tensor | None:

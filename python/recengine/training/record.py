@@ -16,6 +16,7 @@ import torch
 
 from recengine import __version__
 from recengine.data import EvalTask, Split
+from recengine.data.clicks import ClickSplit
 from recengine.ops._library import native
 
 PACKAGES = ("torch", "numpy", "scipy", "polars", "safetensors", "lightning-fabric", "pydantic", "pluggy")
@@ -46,8 +47,10 @@ def git_state(folder: Path) -> dict[str, Any] | None:
     return {"commit": commit, "changed": bool(_git(folder, "status", "--porcelain"))}
 
 
-def fingerprint(split: Split) -> dict[str, str]:
+def fingerprint(split: Split | ClickSplit) -> dict[str, str]:
     """SHA-256 of what is learned from and of each task: vocabularies, rows, targets."""
+    if isinstance(split, ClickSplit):
+        return {name: table.fingerprint() for name, table in split.tables().items()}
     prints = {"train": split.train.fingerprint(), "test": _of_task(split.test)}
     if split.validation is not None:
         prints["validation"] = _of_task(split.validation)

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from recengine.data import Interactions, Split
+from recengine.data.clicks import ClickLog, ClickSplit
 from recengine.hooks import Host
 from recengine.training import checkpoint
 from recengine.training.fitting import fit
 from recengine.training.progress import Listener
 from recengine.training.record import environment
 from recengine.training.run import Run
-from recengine.training.store import load_split
+from recengine.training.store import load_any_split
 
 EXPLAINS = ("recengine", "python", "packages", "processor", "native")
 
@@ -32,7 +33,7 @@ class Reproduction:
 def reproduce(
     path: str | Path,
     *,
-    data: Interactions | Split | None = None,
+    data: Interactions | Split | ClickLog | ClickSplit | None = None,
     directory: str | Path | None = None,
     progress: Listener | None = None,
     host: Host | None = None,
@@ -47,7 +48,7 @@ def reproduce(
     about = checkpoint.load_json(record)
     run = fit(
         about["model"],
-        load_split(record.parent / "split") if data is None else data,
+        load_any_split(record.parent / "split") if data is None else data,
         settings=about["config"],
         seed=about["seed"],
         directory=directory,

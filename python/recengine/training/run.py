@@ -19,10 +19,10 @@ from recengine.hooks import Host, emit
 from recengine.hooks import host as process_host
 from recengine.training import checkpoint
 from recengine.training.build import build_model
-from recengine.training.config import RunConfig, resolve
+from recengine.training.config import CLICKS, RunConfig, resolve
 from recengine.training.instances import hosted
 from recengine.training.record import environment, fingerprint
-from recengine.training.store import load_split, save_split
+from recengine.training.store import load_any_split, save_split
 
 SUFFIXES = {"test": "", "validation": "_validation"}
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     import polars as pl
 
     from recengine.evaluation import Evaluation
+    from recengine.evaluation.click_result import ClickEvaluation
 
 
 @dataclass
@@ -150,13 +151,14 @@ def load(path: str | Path, *, model: torch.nn.Module | None = None, host: Host |
     about = checkpoint.load_json(folder / "run.json")
     config = resolve(about["model"], about["config"], host)
     facts = DataFacts(**about["facts"])
-    split = load_split(folder / "split")
-    network = build_model(about["model"], config, facts, about["seed"], host, train=split.train)
+    split: Any = load_any_split(folder / "split")
+    train = split.train if isinstance(split, Split) else None
+    network = build_model(about["model"], config, facts, about["seed"], host, train=train)
     tensors = checkpoint.load_tensors(folder / "model.safetensors", about["weights"])
     checkpoint.restore_module(network, tensors, str(folder / "model.safetensors"))
     network.eval()
     lines = (folder / "history.jsonl").read_text().splitlines()
-    return Run(
+    return _class_of(about)(
         about["model"],
         network,
         config,
@@ -167,16 +169,26 @@ def load(path: str | Path, *, model: torch.nn.Module | None = None, host: Host |
         [json.loads(line) for line in lines],
         [Finding(**finding) for finding in about["findings"]],
         about["environment"],
-        _evaluations(folder),
+        _evaluations(folder, about.get("task", "")),  # type: ignore[arg-type]
         host,
     )
 
 
-def _evaluations(folder: Path) -> dict[str, Evaluation]:
+def _class_of(about: Mapping[str, Any]) -> type[Run]:
+    """ClickRun for a model that predicts clicks."""
+    from recengine.training.click_run import ClickRun
+
+    return ClickRun if about.get("task") == CLICKS else Run
+
+
+def _evaluations(folder: Path, task: str) -> dict[str, Evaluation] | dict[str, ClickEvaluation]:
     """What was measured and kept beside the run."""
     from recengine.evaluation import Evaluation
+    from recengine.evaluation.click_result import ClickEvaluation
 
     kept = {
-        task: suffix for task, suffix in SUFFIXES.items() if (folder / f"evaluation{suffix}.json").is_file()
+        name: suffix for name, suffix in SUFFIXES.items() if (folder / f"evaluation{suffix}.json").is_file()
     }
-    return {task: Evaluation.read(folder, suffix=suffix) for task, suffix in kept.items()}
+    if task == CLICKS:
+        return {name: ClickEvaluation.read(folder, suffix=suffix) for name, suffix in kept.items()}
+    return {name: Evaluation.read(folder, suffix=suffix) for name, suffix in kept.items()}

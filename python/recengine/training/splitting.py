@@ -1,14 +1,62 @@
-"""From interactions to a checked split."""
+"""From interactions, or a click log, to a checked split."""
 
 from __future__ import annotations
 
-from typing import cast
+from dataclasses import dataclass
+from typing import Any, cast
 
 from recengine import data
 from recengine.config import Config
 from recengine.contracts.auditor import Finding
+from recengine.contracts.model import DataFacts
 from recengine.data import Interactions, Split
+from recengine.data.clicks import ClickLog, ClickSplit, audit_clicks, prepare
 from recengine.errors import LeakageError, UsageError
+from recengine.training.config import RunConfig
+
+
+@dataclass(frozen=True)
+class Material:
+    """What a fit works on: the split, what a model must know of it, what the audit said, the settings with
+    what the data added to them."""
+
+    split: Split | ClickSplit
+    facts: DataFacts
+    findings: list[Finding]
+    config: RunConfig
+
+    def interactions(self) -> Interactions | None:
+        """What is learned from, where it is interactions."""
+        return None if isinstance(self.split, ClickSplit) else self.split.train
+
+
+def prepared(given: Any, config: RunConfig, *, clicks: bool) -> Material:
+    """The material for a model that predicts clicks, or for one that ranks items.
+
+    Raises UsageError for data of the other kind, DataError, LeakageError.
+    """
+    sections: Any = config
+    if not clicks:
+        split = as_split(given, sections.split)
+        return Material(split, DataFacts(split.train.n_users, split.train.n_items), audited(split), config)
+    rows = as_click_split(given, sections.data, sections.split)
+    about = rows.encoder.config
+    return Material(
+        rows, DataFacts(0, 0, rows.extras()), audit_clicks(rows), config.model_copy(update={"data": about})
+    )
+
+
+def as_click_split(given: Any, about: Any, config: Any) -> ClickSplit:
+    """A click split as it is; a click log divided and encoded as the sections 'data' and 'split' say."""
+    if isinstance(given, ClickSplit):
+        return given
+    if not isinstance(given, ClickLog):
+        raise UsageError(
+            "a model that predicts clicks needs a click log",
+            found=type(given).__name__,
+            fix="open a file with recengine.data.clicks.ClickLog.open, a table with ClickLog.from_frame",
+        )
+    return prepare(given, about, config)
 
 
 def split_config_class() -> type[Config]:

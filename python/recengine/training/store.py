@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from recengine.data import EvalTask, Interactions, Split
+from recengine.data.clicks import ClickSplit, is_click_split
 from recengine.errors import CheckpointError, DataError
 from recengine.files import replacing, write_json
 from recengine.training.checkpoint import load_json
@@ -15,8 +16,12 @@ from recengine.training.checkpoint import load_json
 HEADER = "split.json"
 
 
-def save_split(folder: Path, split: Split) -> None:
-    """Write every distinct interaction store of the split once, and the questions of each task."""
+def save_split(folder: Path, split: Split | ClickSplit) -> None:
+    """Write every distinct interaction store of the split once, and the questions of each task; or the tables
+    of a click split."""
+    if isinstance(split, ClickSplit):
+        split.save(folder)
+        return
     tasks = {"validation": split.validation, "test": split.test}
     stores: dict[str, Interactions] = {"train": split.train}
     about: dict[str, Any] = {}
@@ -30,6 +35,18 @@ def save_split(folder: Path, split: Split) -> None:
     for name, store in stores.items():
         store.save(folder / name)
     write_json(folder / HEADER, {"tasks": about, "description": split.description})
+
+
+def load_any_split(folder: Path) -> Split | ClickSplit:
+    """What ``save_split`` wrote, of either kind. Raises CheckpointError when a file is missing or damaged."""
+    if not is_click_split(folder):
+        return load_split(folder)
+    try:
+        return ClickSplit.load(folder)
+    except DataError as broken:
+        raise CheckpointError(
+            "the split of the run cannot be read", where=str(folder), found=str(broken)
+        ) from broken
 
 
 def load_split(folder: Path) -> Split:

@@ -7,15 +7,20 @@ from typing import Any
 import numpy as np
 import torch
 from lightning_fabric import Fabric
+from numpy.typing import NDArray
 
+from recengine.contracts.batch import FeatureBatch
 from recengine.data import EvalTask
+from recengine.data.clicks import ClickTable
 from recengine.evaluation import evaluate
+from recengine.evaluation.clicks import click_metrics, predictions
 from recengine.training.config import EvaluationConfig
 
 
-def share(task: EvalTask, rank: int, world: int) -> EvalTask:
-    """Every world-th user of the task, from ``rank`` on."""
-    if world == 1:
+def share(task: EvalTask | ClickTable, rank: int, world: int) -> EvalTask | ClickTable:
+    """Every world-th user of the task, from ``rank`` on; of a click table all rows, since an AUC cannot be
+    added up."""
+    if world == 1 or isinstance(task, ClickTable):
         return task
     mine = np.arange(rank, len(task), world)
     lengths = np.diff(task.indptr)
@@ -26,12 +31,14 @@ def share(task: EvalTask, rank: int, world: int) -> EvalTask:
 
 
 def measure(
-    network: torch.nn.Module, mine: EvalTask, config: EvaluationConfig, fabric: Fabric
+    network: torch.nn.Module, mine: EvalTask | ClickTable, config: EvaluationConfig, fabric: Fabric
 ) -> dict[str, float]:
     """Mean over the users of all processes of each per-user metric; ``mine`` is this process's share.
 
     Sums and counts are added up over processes, so the result does not depend on how users were shared out.
     """
+    if isinstance(mine, ClickTable):
+        return measure_rows(network, mine)
     found = evaluate(
         network, mine, metrics=config.metrics or None, cutoffs=config.cutoffs, memory=config.memory
     )
@@ -41,3 +48,21 @@ def measure(
     parts = torch.tensor(sums, dtype=torch.float64, device=fabric.device)
     total: Any = fabric.all_reduce(parts, reduce_op="sum") if fabric.world_size > 1 else parts
     return {name: float(total[i, 0] / total[i, 1]) for i, name in enumerate(names) if total[i, 1] > 0}
+
+
+def measure_rows(network: Any, table: ClickTable) -> dict[str, float]:
+    """Click metrics of the table; those that are not defined for it are left out."""
+    return click_metrics(table.labels, probabilities(network, table), table.groups)
+
+
+def probabilities(network: Any, table: ClickTable, rows: int = 8192) -> NDArray[np.float64]:
+    """float64 [n]: what the model predicts for each row."""
+    from recengine.training.loop import to_device
+
+    before = network.training
+    network.eval()
+    device = next(network.parameters()).device
+    batches = (to_device(FeatureBatch(**arrays.tensors()), device) for arrays in table.batches(rows))
+    found = predictions(network, batches)
+    network.train(before)
+    return found

@@ -1,0 +1,205 @@
+"""From values to rows of tables: text forms, vocabularies, hashing, numbers."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recengine.data.clicks.schema import FeatureSpec
+from recengine.errors import DataError
+
+if TYPE_CHECKING:
+    import polars as pl
+
+MISSING, UNKNOWN, FIRST = 0, 1, 2  # rows of every table
+_SAMPLED = 1 << 20  # values that quantile bins are made of
+
+
+@dataclass(frozen=True)
+class Ragged:
+    """Several values a row: row r has values[offsets[r]:offsets[r + 1]]. Values int32, offsets int64."""
+
+    values: NDArray[np.int32]
+    offsets: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return int(self.offsets.shape[0]) - 1
+
+
+def as_text(column: pl.Series, where: str) -> pl.Series:
+    """Values as text, one form a value: whole numbers without a point, '' as missing. Raises DataError for
+    what is no category."""
+    import polars as pl
+
+    if column.dtype == pl.Null:
+        return column.cast(pl.String)
+    if column.dtype.is_float():
+        wrong = column.is_not_null() & ~(column == column.floor()).fill_null(False)
+        if wrong.any():
+            raise DataError(
+                "a category is a fraction",
+                where=f"{where}, row {wrong.arg_max()}",
+                found=column[int(wrong.arg_max() or 0)],
+                expected="whole numbers or text",
+                fix="declare the feature numeric",
+            )
+        column = column.cast(pl.Int64)
+    if isinstance(column.dtype, pl.List | pl.Array | pl.Struct) or column.dtype == pl.Object:
+        raise DataError(
+            "the column holds several values a row",
+            where=where,
+            found=str(column.dtype),
+            expected="one value a row",
+            fix="declare the feature multi or sequence",
+        )
+    text = column.cast(pl.String)
+    return text.set(text == "", None) if (text == "").any() else text
+
+
+def as_lists(column: pl.Series, spec: FeatureSpec, where: str) -> tuple[pl.Series, NDArray[np.int64]]:
+    """Values of all rows one after another as text, and how many each row has. Empty values are left out; of
+    a sequence the latest ``max_length`` are kept."""
+    import polars as pl
+
+    if column.dtype == pl.Null:
+        column = column.cast(pl.String)
+    if column.dtype == pl.String:
+        column = column.str.split(spec.separator)
+    if not isinstance(column.dtype, pl.List):
+        column = column.cast(pl.String).cast(pl.List(pl.String))
+    column = column.list.eval(pl.element().cast(pl.String).filter(pl.element().cast(pl.String) != ""))
+    if spec.kind == "sequence":
+        column = column.list.tail(spec.max_length)
+    counts = column.list.len().fill_null(0).to_numpy().astype(np.int64)
+    values = column.filter(pl.Series(counts > 0)).explode()
+    return values.cast(pl.String), counts
+
+
+def as_numbers(column: pl.Series, where: str) -> NDArray[np.float64]:
+    """float64, NaN where missing. Raises DataError for text that is no number and for infinity."""
+    import polars as pl
+
+    if isinstance(column.dtype, pl.List):
+        raise DataError("a number is one value a row", where=where, found=str(column.dtype))
+    made = column.cast(pl.Float64, strict=False)
+    lost = column.is_not_null() & made.is_null()
+    if column.dtype == pl.String:
+        lost &= column != ""
+    values = made.fill_null(np.nan).to_numpy()
+    wrong = lost.fill_null(False).to_numpy() | np.isinf(values)
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        raise DataError(
+            "a value is no finite number",
+            where=f"{where}, row {row}",
+            found=repr(column[row]),
+            expected="a number, or nothing",
+            fix="mend the value, or declare the feature categorical",
+        )
+    return values
+
+
+def hashed(values: pl.Series, buckets: int) -> NDArray[np.int32]:
+    """Rows FIRST to FIRST + buckets - 1 by 64 bits of BLAKE2 of the text: the same on every machine."""
+    return (FIRST + text_hash(values).astype(np.uint64) % np.uint64(buckets)).astype(np.int32)
+
+
+def text_hash(values: pl.Series) -> NDArray[np.int64]:
+    """A 64-bit hash of each text; that of nothing is 0."""
+    import polars as pl
+
+    known = values.drop_nulls().unique(maintain_order=True)
+    codes = [
+        int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little", signed=True)
+        for text in known
+    ]
+    return lookup(values, known, pl.Series(codes, dtype=pl.Int64), 0).to_numpy()
+
+
+def lookup(values: pl.Series, old: pl.Series, new: pl.Series, default: int) -> pl.Series:
+    """``new`` where ``values`` is in ``old``, else ``default`` (nothing is ``default`` too)."""
+    if len(old) == 0:
+        return values.is_null().cast(new.dtype) * 0 + default
+    return values.replace_strict(old, new, default=default, return_dtype=new.dtype).fill_null(default)
+
+
+@dataclass
+class Numbers:
+    """What training says of a number: mean and deviation of the transformed value, or bin edges."""
+
+    mean: float = 0.0
+    deviation: float = 1.0
+    edges: list[float] = field(default_factory=list)
+
+    def bins(self, values: NDArray[np.float64]) -> NDArray[np.int32]:
+        """Row 0 where missing, FIRST + number of edges at or below the value elsewhere."""
+        placed = FIRST + np.searchsorted(np.asarray(self.edges), values, side="right")
+        return np.where(np.isnan(values), MISSING, placed).astype(np.int32)
+
+    def scaled(self, values: NDArray[np.float64], transform: str) -> NDArray[np.float32]:
+        """(x - mean) / deviation of the transformed value; 0, the mean, where missing."""
+        out = (transformed(values, transform) - self.mean) / self.deviation
+        return np.where(np.isnan(out), 0.0, out).astype(np.float32)
+
+
+def transformed(values: NDArray[np.float64], transform: str) -> NDArray[np.float64]:
+    """sign(x) log(1 + |x|) for 'log', else x."""
+    return np.sign(values) * np.log1p(np.abs(values)) if transform == "log" else values
+
+
+class NumberFit:
+    """Sums of the training values of a number; a sample of them for quantiles."""
+
+    def __init__(self, spec: FeatureSpec) -> None:
+        self.spec, self.n, self.sum, self.squares = spec, 0, 0.0, 0.0
+        self.sample: list[NDArray[np.float64]] = []
+
+    def see(self, values: NDArray[np.float64]) -> None:
+        """Take in a batch."""
+        known = transformed(values[~np.isnan(values)], self.spec.transform)
+        self.n, self.sum = self.n + known.size, self.sum + float(known.sum())
+        self.squares += float((known**2).sum())
+        if self.spec.transform == "buckets" and sum(map(len, self.sample)) < _SAMPLED:
+            self.sample.append(known)
+
+    def done(self) -> Numbers:
+        """Mean and deviation (1 where the number never changes), or the edges of bins with equal counts."""
+        if self.spec.transform == "buckets":
+            values = np.concatenate(self.sample) if self.sample else np.zeros(0)
+            inner = np.arange(1, self.spec.buckets) / self.spec.buckets
+            edges = np.unique(np.quantile(values, inner)) if values.size else np.zeros(0)
+            return Numbers(edges=[float(edge) for edge in edges])
+        if self.spec.transform == "none" or self.n == 0:
+            return Numbers()
+        mean = self.sum / self.n
+        deviation = max(0.0, self.squares / self.n - mean * mean) ** 0.5
+        return Numbers(mean, deviation if deviation > 1e-12 * max(1.0, abs(mean)) else 1.0)
+
+
+class ValueCount:
+    """How often each value occurred in training rows."""
+
+    def __init__(self) -> None:
+        self.parts: list[Any] = []
+
+    def see(self, values: pl.Series) -> None:
+        """Take in a batch of texts."""
+        import polars as pl
+
+        counted = values.drop_nulls().rename("value").value_counts(name="n")
+        self.parts.append(counted)
+        if len(self.parts) > 16:
+            self.parts = [pl.concat(self.parts).group_by("value").agg(pl.col("n").sum())]
+
+    def tokens(self, min_count: int) -> list[str]:
+        """Values seen at least ``min_count`` times, sorted."""
+        import polars as pl
+
+        if not self.parts:
+            return []
+        total = pl.concat(self.parts).group_by("value").agg(pl.col("n").sum())
+        return sorted(total.filter(pl.col("n") >= min_count)["value"].to_list())

@@ -1,0 +1,225 @@
+"""A click log before it is encoded: files that are read in batches, or a table in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from recengine.data.clicks.schema import ClickDataConfig, FeatureSpec
+from recengine.errors import DataError
+
+if TYPE_CHECKING:
+    import polars as pl
+
+ROWS = 65_536
+PART = "recengine.part"  # the column that names the file's part, where a log came in several
+_NAMES = {0: ("train",), 1: ("validation", "valid", "val"), 2: ("test",)}
+_ENDINGS = {".parquet": "", ".pq": "", ".csv": ",", ".tsv": "\t", ".tab": "\t"}
+
+
+@dataclass(frozen=True)
+class ClickLog:
+    """frames: tables in memory. files: Parquet, CSV or TSV (also .gz). parts: 0, 1 or 2 a file or frame where
+    the log came divided into training, validation and test. config: what is known of the columns."""
+
+    frames: tuple[pl.DataFrame, ...] = ()
+    files: tuple[Path, ...] = ()
+    parts: tuple[int, ...] | None = None
+    config: ClickDataConfig = field(default_factory=ClickDataConfig)
+    name: str = "table"
+
+    @classmethod
+    def from_frame(
+        cls, frame: Any, config: ClickDataConfig | None = None, *, name: str = "table"
+    ) -> ClickLog:
+        """From a pandas, polars or Arrow table. Raises DataError for anything else or an empty table."""
+        import narwhals.stable.v1 as nw
+
+        try:
+            table = nw.from_native(frame, eager_only=True)
+        except TypeError:
+            raise DataError(
+                "this is no table", found=type(frame).__name__, expected="a pandas, polars or Arrow table"
+            ) from None
+        if len(table) == 0:
+            raise DataError("the table has no rows", where=name, expected="at least one")
+        return cls((table.to_polars(),), config=config or ClickDataConfig(), name=name)
+
+    @classmethod
+    def open(cls, path: str | Path, config: ClickDataConfig | None = None) -> ClickLog:
+        """A file, or a folder with train, (validation,) and test files. Nothing is read yet but the header.
+
+        Raises DataError when there is no such thing, or a folder without parts.
+        """
+        place = Path(path).expanduser()
+        given = config or ClickDataConfig()
+        if place.is_dir():
+            found = {part: _one_of(place, names) for part, names in _NAMES.items()}
+            if found[0] is None or found[2] is None:
+                raise DataError(
+                    "the folder is no click log",
+                    where=str(place),
+                    expected="train and test files (.parquet, .csv)",
+                )
+            files = [(part, file) for part, file in found.items() if file is not None]
+            return cls(
+                files=tuple(file for _, file in files),
+                parts=tuple(part for part, _ in files),
+                config=given,
+                name=place.name,
+            )
+        if not place.is_file():
+            raise DataError("there is no such file or folder", where=str(place), fix="check the path")
+        return cls(files=(place,), config=given, name=place.name)
+
+    def with_config(self, config: ClickDataConfig) -> ClickLog:
+        """The same log, its columns described by ``config`` over what is known of them; features are guessed
+        where none are named. Raises DataError naming a column that is not there."""
+        settled = config.over(self.config)
+        present = self.schema()
+        if not settled.features:
+            settled = ClickDataConfig.parse(
+                {**settled.model_dump(exclude_unset=True), "features": guessed(present, settled)}
+            )
+        wanted = {name: f"data.{name}" for name in ("label", "group", "time", "weight", "propensity", "part")}
+        for name, where in wanted.items():
+            column = getattr(settled, name)
+            if column:
+                need_column(present, column, where)
+        for name, spec in settled.features.items():
+            need_column(present, spec.source(name), f"data.features.{name}")
+        for name in (*settled.slices, *([settled.action] if settled.action else [])):
+            need_column(settled.features, name, "data.slices or data.action")
+        return replace(self, config=settled)
+
+    def schema(self) -> dict[str, Any]:
+        """Columns and their polars types."""
+        if self.frames:
+            return dict(self.frames[0].schema)
+        try:
+            return dict(self._scan(self.files[0]).collect_schema())
+        except Exception as broken:
+            raise _unreadable(self.files[0], broken) from broken
+
+    def batches(self, columns: Sequence[str] | None = None, rows: int = ROWS) -> Iterator[pl.DataFrame]:
+        """The rows in order, at most ``rows`` at a time; only ``columns`` are read from Parquet. A log in
+        parts has the column PART beside them."""
+        import polars as pl
+
+        for at in range(len(self.frames) + len(self.files)):
+            extra = [] if self.parts is None else [pl.lit(self.parts[at], pl.Int8).alias(PART)]
+            source = self.frames[at].lazy() if self.frames else self._scan(self.files[at])
+            lazy = source if columns is None else source.select(list(dict.fromkeys(columns)))
+            if self.frames:
+                frame = lazy.collect()
+                for low in range(0, frame.height, rows):
+                    yield frame[low : low + rows].with_columns(extra)
+                continue
+            try:
+                for batch in _in_batches(lazy, rows):
+                    yield batch.with_columns(extra)
+            except pl.exceptions.PolarsError as broken:
+                raise _unreadable(self.files[at], broken) from broken
+
+    def _scan(self, path: Path) -> pl.LazyFrame:
+        import polars as pl
+
+        suffixes = [suffix.lower() for suffix in path.suffixes if suffix.lower() != ".gz"]
+        ending = suffixes[-1] if suffixes else ""
+        if ending not in _ENDINGS:
+            raise DataError(
+                "a click log is Parquet, CSV or TSV",
+                where=str(path),
+                found=ending or "no ending",
+                expected=", ".join(_ENDINGS),
+            )
+        if ending in (".parquet", ".pq"):
+            return pl.scan_parquet(path)
+        as_text = {
+            spec.source(name): pl.String
+            for name, spec in self.config.features.items()
+            if spec.kind != "numeric"
+        }
+        header = pl.scan_csv(path, separator=_ENDINGS[ending], infer_schema_length=1).collect_schema().names()
+        return pl.scan_csv(
+            path,
+            separator=_ENDINGS[ending],
+            schema_overrides={name: kind for name, kind in as_text.items() if name in header},
+            infer_schema_length=10_000,
+        )
+
+
+def need_column(present: Any, column: str, where: str) -> None:
+    """Raises DataError with a did-you-mean when ``column`` is not among ``present``."""
+    from recengine.config import did_you_mean
+
+    if column in present:
+        return
+    near = did_you_mean(column, list(present))
+    raise DataError(
+        f"there is no column '{column}'",
+        where=where,
+        found=", ".join(list(present)[:12]) + (" …" if len(present) > 12 else ""),
+        expected=column,
+        fix=f"did you mean '{near}'?" if near else "name the right column, or leave the setting out",
+    )
+
+
+def guessed(schema: dict[str, Any], config: ClickDataConfig) -> dict[str, FeatureSpec]:
+    """A spec for every column without another office: lists are multi-valued, floats numbers, the rest
+    categories."""
+    import polars as pl
+
+    offices = {config.label, config.time, config.weight, config.propensity, config.part, *config.ignore, PART}
+    found = {}
+    for column, kind in schema.items():
+        if column in offices:
+            continue
+        if isinstance(kind, pl.List):
+            found[column] = FeatureSpec(kind="multi")
+        elif kind.is_float():
+            found[column] = FeatureSpec(kind="numeric")
+        else:
+            found[column] = FeatureSpec()
+    if not found:
+        raise DataError(
+            "the log has no feature", found=", ".join(schema), expected="a column beside the label"
+        )
+    return found
+
+
+def _in_batches(lazy: pl.LazyFrame, rows: int) -> Iterator[pl.DataFrame]:
+    if hasattr(lazy, "collect_batches"):
+        yield from lazy.collect_batches(chunk_size=rows, maintain_order=True)
+        return
+    low = 0
+    while True:
+        batch = lazy.slice(low, rows).collect()
+        if batch.height:
+            yield batch
+        if batch.height < rows:
+            return
+        low += rows
+
+
+def _one_of(folder: Path, names: tuple[str, ...]) -> Path | None:
+    found = sorted(
+        file
+        for file in folder.iterdir()
+        if file.name.split(".")[0] in names and set(file.suffixes) & set(_ENDINGS)
+    )
+    return found[0] if found else None
+
+
+def _unreadable(path: Path, broken: Exception) -> DataError:
+    if isinstance(broken, DataError):
+        return broken
+    return DataError(
+        "the file cannot be read",
+        where=str(path),
+        found=str(broken).splitlines()[0][:200],
+        expected="a table with a header line, one type a column",
+        fix="name the kinds of the columns under [data.features]",
+    )

@@ -1,0 +1,124 @@
+"""A click model around a score of feature vectors: batches, loss, probabilities. And the tower it ends in."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from recengine.config import knob
+from recengine.contracts.batch import FeatureBatch, PairBatch, SequenceBatch, StepContext
+from recengine.contracts.features import click_rate, feature_facts
+from recengine.contracts.model import DataFacts, Feed, ModelConfig
+from recengine.errors import UsageError
+from recengine.nn.features import Features, FeatureVectors
+
+
+class ClickConfig(ModelConfig):
+    """What every click model has."""
+
+    embedding_dim: int = knob(16, "length of a feature's vector", ge=1, choices=(8, 16, 32, 64))
+    embedding_l2: float = knob(
+        0.0, "pull of the looked-up vectors to zero", ge=0, low=1e-7, high=1e-1, log=True
+    )
+    init_std: float = knob(0.01, "spread of the initial vectors", gt=0)
+
+
+class ClickModel(nn.Module):
+    """P(click) = sigmoid(score(vectors of the features) + b); b starts at the log-odds of the click rate.
+
+    A subclass gives ``score``. The loss is the mean over rows of w (BCE(label, logit)), plus
+    embedding_l2 / 2 times the mean over rows of the squared norm of the looked-up vectors.
+    """
+
+    def __init__(self, config: ClickConfig, facts: DataFacts) -> None:
+        super().__init__()
+        self.config = config
+        self.facts = feature_facts(facts)
+        self.vectors = FeatureVectors(self.facts, config.embedding_dim, config.init_std)
+        rate = click_rate(facts)
+        self.bias = nn.Parameter(torch.tensor(math.log(rate / (1 - rate))))
+
+    @property
+    def n_features(self) -> int:
+        """Features a row."""
+        return len(self.facts)
+
+    def score(self, vectors: Tensor, features: Features) -> Tensor:
+        """float [B] from vectors [B, F, d] and the features themselves."""
+        raise NotImplementedError
+
+    def forward(self, features: Features) -> Tensor:
+        """The logit of every row, float [B]."""
+        return self.score(self.vectors(features), features) + self.bias
+
+    def feed(self) -> Feed:
+        """Rows of a click log."""
+        return Feed("features")
+
+    def training_loss(self, batch: SequenceBatch | PairBatch | FeatureBatch, context: StepContext) -> Tensor:
+        """Mean over the rows of the batch."""
+        rows = click_rows(batch)
+        vectors = self.vectors(rows.features)
+        loss = weighted_loss(self.score(vectors, rows.features) + self.bias, rows)
+        return loss + self.penalty(vectors)
+
+    def penalty(self, vectors: Tensor) -> Tensor:
+        """embedding_l2 / 2 x the mean over rows of the squared norm of their vectors [B, F, d]."""
+        if self.config.embedding_l2 == 0:
+            return vectors.new_zeros(())
+        return 0.5 * self.config.embedding_l2 * vectors.square().sum((1, 2)).mean()
+
+    def predict(self, batch: FeatureBatch) -> Tensor:
+        """float [B] in [0, 1]."""
+        return torch.sigmoid(self(batch.features))
+
+
+def click_rows(batch: SequenceBatch | PairBatch | FeatureBatch) -> FeatureBatch:
+    """The batch, which must be of features. Raises UsageError otherwise."""
+    if not isinstance(batch, FeatureBatch):
+        raise UsageError("a click model is fed rows of features", found=type(batch).__name__)
+    return batch
+
+
+def weighted_loss(logits: Tensor, batch: FeatureBatch) -> Tensor:
+    """mean(w (max(z, 0) - z y + log(1 + exp(-|z|)))) over the rows, w 1 where there are no weights."""
+    return functional.binary_cross_entropy_with_logits(logits.float(), batch.labels, batch.weights)
+
+
+class FirstOrder(nn.Module):
+    """The sum of one weight a value: the linear part of a click model. float [B]."""
+
+    def __init__(self, model: ClickModel) -> None:
+        super().__init__()
+        self.weights = FeatureVectors(model.facts, 1, 1e-4)
+
+    def forward(self, features: Features) -> Tensor:
+        return self.weights(features).sum((1, 2))
+
+
+class Tower(nn.Module):
+    """Linear, ReLU and dropout for each width of ``hidden``, then Linear to ``out`` (0: no last layer)."""
+
+    def __init__(self, width: int, hidden: Sequence[int], dropout: float = 0.0, out: int = 1) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for size in hidden:
+            layers += [nn.Linear(width, size), nn.ReLU()]
+            layers += [nn.Dropout(dropout)] if dropout else []
+            width = size
+        self.width = out or width
+        if out:
+            layers.append(nn.Linear(width, out))
+        self.layers = nn.Sequential(*layers)
+        for layer in layers:
+            if isinstance(layer, nn.Linear):
+                nn.init.xavier_uniform_(layer.weight)
+                nn.init.zeros_(layer.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        made: Tensor = self.layers(x)
+        return made

@@ -1,0 +1,332 @@
+"""Click logs: kinds of features, missing and unseen values, splits, storage, clear errors."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from recengine.data.clicks import (
+    ClickDataConfig,
+    ClickLog,
+    ClickSplit,
+    ClickSplitConfig,
+    ClickTable,
+    FeatureEncoder,
+    FeatureSpec,
+    Ragged,
+    Seen,
+    audit_clicks,
+    prepare,
+    serving_rows,
+)
+from recengine.errors import ConfigError, DataError
+
+KINDS = {
+    "user": FeatureSpec(group="person"),
+    "item": FeatureSpec(min_count=2),
+    "tags": FeatureSpec(kind="multi"),
+    "seen": FeatureSpec(kind="sequence", share="item", max_length=2, separator=","),
+    "age": FeatureSpec(kind="numeric"),
+    "price": FeatureSpec(kind="numeric", transform="buckets", buckets=2),
+    "city": FeatureSpec(encoding="hash", buckets=8),
+}
+CONFIG = ClickDataConfig(label="click", group="user", features=KINDS)
+FRAME = pl.DataFrame(
+    {
+        "user": ["ann", "bob", "ann", None],
+        "item": [7, 7, 8, 9],
+        "tags": [["x", "y"], ["y"], [], None],
+        "seen": ["7,8,9", "8", "", None],
+        "age": [20.0, 40.0, None, 30.0],
+        "price": [1.0, 2.0, 3.0, None],
+        "city": ["rome", "oslo", "rome", None],
+        "click": [1, 0, 1, 0],
+    }
+)
+
+
+def encoder() -> FeatureEncoder:
+    return FeatureEncoder.fit(CONFIG, [FRAME[:2], FRAME[2:]])
+
+
+def test_values_get_the_rows_that_are_promised():
+    made = encoder()
+    columns = made.encode(FRAME)
+    assert columns["user"].tolist() == [2, 3, 2, 0]  # ann, bob, missing
+    # items need two rows; 7 occurs twice in its column (and once in 'seen'), 8 twice and once, 9 once each
+    assert made.vocabularies["item"] == ["7", "8", "9"]
+    assert columns["tags"].values.tolist() == [2, 3, 3, 0, 0]
+    assert columns["tags"].offsets.tolist() == [0, 2, 3, 4, 5]
+    assert columns["seen"].values.tolist() == [3, 4, 3, 0, 0]  # the latest two of '7,8,9'
+    np.testing.assert_allclose(columns["age"], [-1.2247449, 1.2247449, 0, 0], rtol=1e-6)
+    assert columns["price"].tolist() == [2, 3, 3, 0]  # the median 2 is the edge
+    assert columns["city"][0] == columns["city"][2]
+    assert 2 <= columns["city"][1] < 10
+    assert columns["city"][3] == 0
+
+
+def test_what_training_did_not_know_is_the_unknown_row_and_is_counted():
+    seen = Seen()
+    columns = encoder().encode(
+        pl.DataFrame(
+            {
+                "user": ["zoe", None],
+                "item": [99, 7],
+                "tags": [["x", "new"], []],
+                "seen": ["99", "7"],
+                "age": [None, 1.0],
+                "price": [99.0, -1.0],
+                "city": ["lima", None],
+            }
+        ),
+        seen,
+    )
+    assert columns["user"].tolist() == [1, 0]
+    assert columns["item"].tolist() == [1, 2]
+    assert columns["tags"].values.tolist() == [2, 1, 0]
+    assert columns["price"].tolist() == [3, 2]
+    assert seen.unknown["user"] == 1
+    assert seen.missing["user"] == 1
+    assert seen.missing["tags"] == 1
+    assert seen.rows == 2
+
+
+def test_min_count_sends_rare_values_to_the_unknown_row():
+    frame = pl.DataFrame({"a": ["x", "x", "y"], "click": [0, 1, 1]})
+    config = ClickDataConfig(label="click", min_count=2, features={"a": FeatureSpec()})
+    made = FeatureEncoder.fit(config, [frame])
+    assert made.encode(frame)["a"].tolist() == [2, 2, 1]
+
+
+def test_whole_floats_integers_and_text_are_one_value():
+    config = ClickDataConfig(label="click", features={"a": FeatureSpec()})
+    made = FeatureEncoder.fit(config, [pl.DataFrame({"a": [3, 4]})])
+    for column in ([3.0], ["3"], [3]):
+        assert made.encode(pl.DataFrame({"a": column}))["a"].tolist() == [2]
+
+
+def test_the_encoder_survives_json():
+    made = encoder()
+    again = FeatureEncoder.from_description(json.loads(json.dumps(made.describe())))
+    assert again == made
+    for name, column in made.encode(FRAME).items():
+        other = again.encode(FRAME)[name]
+        if isinstance(column, Ragged):
+            assert column.values.tolist() == other.values.tolist()
+        else:
+            assert column.tolist() == other.tolist()
+
+
+def test_facts_say_tables_sizes_and_groups():
+    facts = {fact["name"]: fact for fact in encoder().facts()}
+    assert facts["user"] == {"name": "user", "kind": "one", "table": "user", "size": 4, "group": "person"}
+    assert facts["seen"]["table"] == "item"
+    assert facts["seen"]["size"] == facts["item"]["size"] == 5
+    assert facts["age"]["kind"] == "number"
+    assert facts["city"]["size"] == 10
+    assert facts["price"]["size"] == 4
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda f: f.drop("age"), "no column 'age'"),
+        (lambda f: f.with_columns(age=pl.lit("old")), "no finite number"),
+        (lambda f: f.with_columns(age=pl.lit(float("inf"))), "no finite number"),
+        (lambda f: f.with_columns(user=pl.lit([["a"]])), "several values a row"),
+        (lambda f: f.with_columns(item=pl.lit(1.5)), "fraction"),
+    ],
+)
+def test_serving_rows_that_do_not_fit_are_refused(change, says):
+    made = encoder()
+    assert len(serving_rows(made, FRAME.drop("click"))) == 4
+    assert len(serving_rows(made, FRAME.with_columns(other=1))) == 4
+    with pytest.raises(DataError, match=says):
+        serving_rows(made, change(FRAME))
+
+
+def test_a_misspelt_column_is_guessed():
+    with pytest.raises(DataError, match="did you mean 'user'"):
+        ClickLog.from_frame(FRAME.rename({"click": "label"})).with_config(
+            ClickDataConfig(features={"u": FeatureSpec(column="usr")})
+        )
+
+
+def log(n: int = 200, seed: int = 0) -> pl.DataFrame:
+    random = np.random.default_rng(seed)
+    return pl.DataFrame(
+        {
+            "user": random.integers(0, 20, n),
+            "item": random.integers(0, 9, n),
+            "price": random.normal(size=n),
+            "label": random.integers(0, 2, n),
+            "time": random.integers(0, 50, n),
+        }
+    )
+
+
+def test_kinds_are_guessed_from_the_columns():
+    given = ClickLog.from_frame(log(), ClickDataConfig(time="time")).with_config(ClickDataConfig())
+    assert {name: spec.kind for name, spec in given.config.features.items()} == {
+        "user": "categorical",
+        "item": "categorical",
+        "price": "numeric",
+    }
+
+
+def test_a_random_split_is_exact_seeded_and_whole():
+    config = ClickSplitConfig(strategy="random", validation_share=0.2, test_share=0.1, seed=3)
+    one = prepare(ClickLog.from_frame(log()), None, config)
+    assert (len(one.train), len(one.validation), len(one.test)) == (140, 40, 20)
+    assert prepare(ClickLog.from_frame(log()), None, config).test.fingerprint() == one.test.fingerprint()
+    other = prepare(ClickLog.from_frame(log()), None, config.model_copy(update={"seed": 4}))
+    assert other.test.fingerprint() != one.test.fingerprint()
+
+
+def test_a_split_by_time_keeps_the_future_out_of_training():
+    made = prepare(ClickLog.from_frame(log()), ClickDataConfig(time="time"))
+    assert made.description["strategy"] == "time"
+    assert made.train.times.max() < made.validation.times.min()
+    assert made.validation.times.max() < made.test.times.min()
+
+
+def test_the_vocabulary_is_learned_from_training_rows_alone():
+    frame = pl.DataFrame(
+        {"a": ["x", "y", "z"] * 2, "label": [0, 1] * 3, "part": ["train", "train", "test"] * 2}
+    )
+    config = ClickDataConfig(part="part", features={"a": FeatureSpec()})
+    made = prepare(ClickLog.from_frame(frame), config)
+    assert made.encoder.vocabularies == {"a": ["x", "y"]}
+    assert made.test.columns["a"].tolist() == [1, 1]
+    assert made.description["unknown"]["test"] == {"a": 2}
+    assert any(finding.check == "unknown_values" for finding in audit_clicks(made))
+
+
+def test_a_folder_of_files_is_a_given_split(tmp_path: Path):
+    frame = log()
+    frame[:100].write_parquet(tmp_path / "train.parquet")
+    frame[100:150].write_csv(tmp_path / "valid.csv")
+    frame[150:].write_parquet(tmp_path / "test.parquet")
+    made = prepare(ClickLog.open(tmp_path), ClickDataConfig(ignore=("time",)))
+    assert (len(made.train), len(made.validation), len(made.test)) == (100, 50, 50)
+    assert made.test.labels.tolist() == frame["label"][150:].to_list()
+
+
+@pytest.mark.parametrize("ending", ["parquet", "csv", "tsv"])
+def test_streamed_to_disk_it_is_what_it_is_in_memory(tmp_path: Path, ending: str, monkeypatch):
+    frame = log(500).with_columns(tags=pl.Series(["a|b", "c", None, "", "b|c|a"] * 100))
+    path = tmp_path / f"log.{ending}"
+    if ending == "parquet":
+        frame.write_parquet(path)
+    else:
+        frame.write_csv(path, separator="," if ending == "csv" else "\t")
+    config = ClickDataConfig(
+        time="time",
+        group="user",
+        features={
+            "user": FeatureSpec(),
+            "item": FeatureSpec(),
+            "price": FeatureSpec(kind="numeric"),
+            "tags": FeatureSpec(kind="multi"),
+        },
+    )
+    whole = prepare(ClickLog.from_frame(frame), config)
+    monkeypatch.setattr("recengine.data.clicks.log.ClickLog.batches", _small(ClickLog.batches))
+    streamed = prepare(ClickLog.open(path), config, folder=tmp_path / "split")
+    again = ClickSplit.load(tmp_path / "split")
+    for name in ("train", "validation", "test"):
+        expected = whole.tables()[name]
+        assert streamed.tables()[name].fingerprint() == expected.fingerprint()
+        assert again.tables()[name].fingerprint() == expected.fingerprint()
+    assert isinstance(again.train.labels, np.memmap)
+    assert again.encoder == whole.encoder
+
+
+def _small(original):
+    return lambda self, columns=None, rows=37: original(self, columns, 37)
+
+
+def test_a_damaged_store_is_told(tmp_path: Path):
+    made = prepare(ClickLog.from_frame(log()))
+    made.save(tmp_path)
+    (tmp_path / "test" / "0.bin").write_bytes(b"short")
+    with pytest.raises(DataError, match="cannot be read"):
+        ClickTable.load(tmp_path / "test")
+
+
+def test_batches_hold_every_row_once_and_ragged_values_go_along():
+    made = prepare(
+        ClickLog.from_frame(
+            pl.DataFrame(
+                {"id": range(50), "tags": [[str(i)] * (i % 4) for i in range(50)], "label": [0, 1] * 25}
+            )
+        ),
+        None,
+        ClickSplitConfig(test_share=0.2, validation_share=0),
+    )
+    table = made.train
+    seen = []
+    for batch in table.shuffled(7, epoch=1, seed=0):
+        tags = batch.features["tags"]
+        for row in range(len(batch.labels)):
+            ident = int(made.encoder.value_of("id", int(batch.features["id"][row])))
+            values = tags.values[tags.offsets[row] : tags.offsets[row + 1]]
+            words = [made.encoder.value_of("tags", int(value)) for value in values]
+            assert words == ([str(ident)] * (ident % 4) or ["(missing)"])
+            assert batch.labels[row] == ident % 2
+            seen.append(ident)
+    assert sorted(seen) == sorted(set(seen))
+    assert len(seen) == 40
+
+
+@pytest.mark.parametrize(
+    ("labels", "says"),
+    [
+        ([1] * 20, "one label only"),
+        ([0, 5] * 10, "neither 0 nor 1"),
+        ([0, None] * 10, "missing"),
+        (["yes", "no"] * 10, "no finite number"),
+    ],
+)
+def test_labels_that_teach_nothing_are_refused(labels, says):
+    with pytest.raises(DataError, match=says):
+        prepare(ClickLog.from_frame(pl.DataFrame({"a": range(20), "label": labels})))
+
+
+def test_ratings_become_clicks_at_a_threshold():
+    frame = pl.DataFrame({"a": range(20), "label": [1, 3, 4, 5] * 5})
+    made = prepare(ClickLog.from_frame(frame), ClickDataConfig(positive_from=4))
+    clicked = sum(float(table.labels.sum()) for table in made.tables().values())
+    assert clicked == 10
+
+
+def test_rare_clicks_are_told_and_dropped_negatives_weigh_more():
+    random = np.random.default_rng(0)
+    frame = pl.DataFrame(
+        {"a": random.integers(0, 5, 20_000), "label": (random.random(20_000) < 0.005).astype(int)}
+    )
+    made = prepare(ClickLog.from_frame(frame))
+    assert any(finding.check == "imbalance" for finding in audit_clicks(made))
+    thin = prepare(ClickLog.from_frame(frame), ClickDataConfig(keep_negatives=0.1))
+    assert thin.train.labels.sum() == made.train.labels.sum()
+    assert 0.08 < (thin.train.labels == 0).sum() / (made.train.labels == 0).sum() < 0.12
+    assert len(thin.test) == len(made.test)
+    # the weighted rate, which decides the loss, is the rate of the whole log
+    assert thin.extras()["click_rate"] == pytest.approx(made.extras()["click_rate"], rel=0.1)
+
+
+def test_a_hash_with_too_few_buckets_and_a_table_that_is_not_there_are_refused():
+    with pytest.raises(ConfigError, match="buckets"):
+        FeatureSpec.parse({"encoding": "hash"})
+    with pytest.raises(ConfigError, match="none of its own"):
+        ClickDataConfig.parse({"features": {"seen": {"kind": "sequence", "share": "item"}}})
+
+
+def test_groups_are_who_the_row_belongs_to():
+    made = prepare(ClickLog.from_frame(log()), ClickDataConfig(group="user"))
+    users = [made.encoder.value_of("user", int(row)) for row in made.train.columns["user"]]
+    assert len(set(zip(users, made.train.groups.tolist(), strict=True))) == len(set(users))

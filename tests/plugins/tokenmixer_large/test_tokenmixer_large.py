@@ -1,0 +1,315 @@
+"""TokenMixer-Large against plain torch, its parameter and FLOP formulas, its depth aids, its export."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from recengine.contracts.batch import FeatureBatch, StepContext
+from recengine.contracts.model import DataFacts
+from recengine.data.clicks import prepare
+from recengine.errors import ConfigError
+from recengine.hooks import host
+from recengine.ops.token_mixing import token_mix, token_revert
+from recengine.serving.rankers import export_ranker, load_program, save_program
+from recengine.testing import planted_clicks
+from recengine.training import resolve
+from recengine.training.build import build_model
+from recengine_plugins.tokenmixer_large import counting
+from recengine_plugins.tokenmixer_large.config import PRESETS, TokenMixerLargeConfig
+from recengine_plugins.tokenmixer_large.feeding import DenseSwiGLU, SparseSwiGLU
+from recengine_plugins.tokenmixer_large.model import Block, joints
+
+SPLIT = prepare(planted_clicks(300))
+BATCH = FeatureBatch(**SPLIT.train.take(np.arange(40)).tensors())
+
+
+def make(name: str = "tokenmixer_large", **settings: Any) -> Any:
+    config = resolve(name, {"model": settings}, host())
+    return build_model(name, config, DataFacts(0, 0, SPLIT.extras()), 0, host())
+
+
+def normed(x: Tensor, scale: Tensor) -> Tensor:
+    return x / (x.square().mean(-1, keepdim=True) + 1e-6).sqrt() * scale
+
+
+def mix(x: Tensor, heads: int) -> Tensor:
+    _b, t, d = x.shape
+    return torch.stack(
+        [
+            torch.cat([x[:, i, h * d // heads : (h + 1) * d // heads] for i in range(t)], 1)
+            for h in range(heads)
+        ],
+        1,
+    )
+
+
+def swiglu(x: Tensor, gate: Tensor, up: Tensor, down: Tensor) -> Tensor:
+    return (functional.silu(x @ gate) * (x @ up)) @ down
+
+
+def dense(x: Tensor, part: DenseSwiGLU) -> Tensor:
+    bank = part.bank
+    return torch.stack(
+        [swiglu(x[:, t], bank.gate[t], bank.up[t], bank.down[t]) for t in range(x.shape[1])], 1
+    )
+
+
+def sparse(x: Tensor, part: SparseSwiGLU) -> Tensor:
+    """Every expert on every row, then the gates of the chosen."""
+    found = []
+    for t in range(x.shape[1]):
+        logits = x[:, t] @ part.router[t]
+        chosen = logits.sort(1, descending=True, stable=True).indices[:, : part.k]
+        gates = torch.zeros_like(logits).scatter(1, chosen, logits.gather(1, chosen).softmax(1))
+        y = sum(
+            gates[:, e : e + 1]
+            * swiglu(x[:, t], part.bank.gate[t, e], part.bank.up[t, e], part.bank.down[t, e])
+            for e in range(logits.shape[1])
+        )
+        y = part.alpha * y
+        if part.always is not None:
+            y = y + swiglu(x[:, t], part.always.gate[t], part.always.up[t], part.always.down[t])
+        found.append(y)
+    return torch.stack(found, 1)
+
+
+def block_by_hand(block: Block, x: Tensor) -> Tensor:
+    def fed(part: Any, given: Tensor) -> Tensor:
+        return sparse(given, part) if isinstance(part, SparseSwiGLU) else dense(given, part)
+
+    m = mix(x, block.heads)
+    m = m + fed(block.mixed, normed(m, block.mixed_norm))
+    r = mix(m, block.tokens)
+    return x + fed(block.reverted, normed(r, block.reverted_norm))
+
+
+@pytest.mark.parametrize(("tokens", "heads"), [(6, 4), (4, 8), (1, 4), (7, 1)])
+def test_revert_undoes_mix_for_any_number_of_heads(tokens: int, heads: int) -> None:
+    x = torch.randn(3, tokens, 8)
+    mixed = token_mix(x, heads)
+    assert mixed.shape == (3, heads, tokens * 8 // heads)
+    assert torch.equal(mixed, mix(x, heads))
+    assert torch.equal(token_revert(mixed, tokens), x)
+
+
+@pytest.mark.parametrize(("tokens", "heads"), [(4, 4), (6, 4), (3, 8)])
+@pytest.mark.parametrize(
+    "sparsity",
+    [
+        {},
+        {"experts": 4, "active": 2},
+        {"experts": 4, "active": 3},
+        {"experts": 8, "active": 4},
+        {"experts": 4, "active": 2, "shared_expert": False},
+    ],
+    ids=["dense", "1 of 3", "2 of 3", "3 of 7", "no shared"],
+)
+def test_a_block_is_its_formula_forward_and_backward(
+    tokens: int, heads: int, sparsity: dict[str, Any]
+) -> None:
+    torch.manual_seed(0)
+    config = TokenMixerLargeConfig(hidden_dim=16, heads=heads, expansion=2, down_gain=1.0, **sparsity)
+    block = Block(tokens, config)
+    with torch.no_grad():
+        for scale in (block.mixed_norm, block.reverted_norm):
+            scale.copy_(torch.rand_like(scale) + 0.5)
+    x = torch.randn(37, tokens, 16, requires_grad=True)
+    weight = torch.randn(37, tokens, 16)
+    got, wanted = block(x), block_by_hand(block, x)
+    torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-4)
+    leaves = [x, *block.parameters()]
+    ours = torch.autograd.grad((got * weight).sum(), leaves)
+    theirs = torch.autograd.grad((wanted * weight).sum(), leaves)
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other, rtol=2e-3, atol=2e-4 * float(other.abs().max() + 1))
+
+
+def test_gates_sum_to_one_and_every_token_has_its_own_router() -> None:
+    from recengine.ops.moe import route
+
+    part = SparseSwiGLU(3, 16, TokenMixerLargeConfig(hidden_dim=16, experts=8, active=4))
+    same = torch.randn(50, 1, 16).expand(50, 3, 16)
+    routing = route(same, part.router, part.k)
+    torch.testing.assert_close(routing.gates.sum(-1), torch.ones(50, 3))
+    assert not torch.equal(routing.experts[:, 0], routing.experts[:, 1])
+    load = part.load(same)
+    assert load.shape == (3, 7)
+    assert (load.sum(1) == 50 * 3).all()
+
+
+def test_the_gate_scale_is_the_inverse_of_the_share_at_work() -> None:
+    assert TokenMixerLargeConfig(experts=4, active=2).alpha == 2
+    assert TokenMixerLargeConfig(experts=8, active=2).alpha == 4
+    assert TokenMixerLargeConfig(experts=8, active=2, gate_scale=1).alpha == 1
+
+
+@pytest.mark.parametrize("sparsity", [{}, {"experts": 4, "active": 2}])
+def test_a_new_block_changes_its_tokens_little(sparsity: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(64, 6, 32)
+    small = Block(6, TokenMixerLargeConfig(hidden_dim=32, **sparsity))
+    large = Block(6, TokenMixerLargeConfig(hidden_dim=32, down_gain=1.0, **sparsity))
+    with torch.no_grad():
+        assert float((small(x) - x).norm() / x.norm()) < 0.05
+        assert float((large(x) - x).norm() / x.norm()) > 0.2
+
+
+@pytest.mark.parametrize(
+    ("blocks", "skip", "expected"), [(4, 2, (2,)), (5, 2, (2, 4)), (6, 3, (3,)), (2, 2, ()), (4, 0, ())]
+)
+def test_extra_residuals_never_stand_behind_the_last_block(
+    blocks: int, skip: int, expected: tuple[int, ...]
+) -> None:
+    assert joints(blocks, skip) == expected
+
+
+def test_the_extra_residual_is_the_output_of_the_block_before() -> None:
+    model = make(n_blocks=5, hidden_dim=16, skip=2).eval()
+    x0 = model.tokens(model.vectors(BATCH.features))
+    b = model.blocks
+    x1 = b[0](x0)
+    x2 = b[1](x1) + x0
+    x3 = b[2](x2)
+    x4 = b[3](x3) + x2
+    last, between = model.states(model.vectors(BATCH.features))
+    torch.testing.assert_close(last, b[4](x4))
+    torch.testing.assert_close(between[4], x4)
+    assert set(between) == {2, 4}
+
+
+def test_the_loss_joins_the_intermediate_logits() -> None:
+    model = make(n_blocks=3, hidden_dim=16, auxiliary=0.3).eval()
+    last, between = model.states(model.vectors(BATCH.features))
+
+    def bce(tower: Any, x: Tensor) -> Tensor:
+        logits = tower(normed(x, model.norm).mean(1)).squeeze(1) + model.bias
+        return functional.binary_cross_entropy_with_logits(logits, BATCH.labels)
+
+    expected = bce(model.tower, last) + 0.3 * bce(model.auxiliary["2"], between[2])
+    torch.testing.assert_close(model.training_loss(BATCH, StepContext()), expected)
+    assert len(make(n_blocks=3, hidden_dim=16, auxiliary=0).auxiliary) == 0
+
+
+@pytest.mark.parametrize("heads", [0, 2, 16])
+@pytest.mark.parametrize("sparsity", [{}, {"experts": 4, "active": 2}, {"experts": 8, "active": 4}])
+def test_the_blocks_have_as_many_weights_as_the_formula_says(heads: int, sparsity: dict[str, Any]) -> None:
+    model = make(hidden_dim=32, heads=heads, n_blocks=3, expansion=2, **sparsity)
+    tokens = model.tokens.tokens
+    count = counting.blocks(model.config, tokens)
+    assert count.weights == sum(p.numel() for p in model.blocks.parameters())
+    h = model.config.heads_for(tokens)
+    assert count.experts == 3 * 2 * tokens * 32**2 * (1 + tokens / h) * 3
+    share = sparsity.get("active", 1) / sparsity.get("experts", 1)
+    assert count.active / count.experts == share
+    whole = counting.blocks(model.config.model_copy(update={"experts": 1, "active": 1}), tokens)
+    assert count.experts == whole.experts, "sparse has the weights of dense"
+
+
+def test_the_work_per_row_falls_with_the_share_of_experts() -> None:
+    """Counted by what the operator is given: the routed rows times their weights, and the shared ones."""
+    config = TokenMixerLargeConfig(hidden_dim=32, experts=8, active=4)
+    part = SparseSwiGLU(5, 32, config)
+    x = torch.randn(100, 5, 32)
+    inner = part.bank.gate.shape[-1]
+    products = int(part.load(x).sum()) * 3 * 32 * inner + 100 * 5 * 3 * 32 * inner
+    assert products == 0.5 * 100 * 5 * 3 * 32 * (config.expansion * 32)
+
+
+def test_presets_have_the_sizes_of_their_names() -> None:
+    meant = {
+        "10k": 1e4,
+        "100k": 1e5,
+        "1m": 1e6,
+        "10m": 1e7,
+        "100m": 1e8,
+        "500m": 5e8,
+        "1b": 1.2e9,
+        "4b": 4.5e9,
+    }
+    for name, size in PRESETS.items():
+        config = TokenMixerLargeConfig.parse({"preset": name})
+        weights = counting.blocks(config, size["tokens"]).weights
+        assert 0.9 < weights / meant[name] < 1.25, (name, weights)
+    assert TokenMixerLargeConfig.parse({"preset": "100k", "n_blocks": 7}).n_blocks == 7
+    made = TokenMixerLargeConfig.parse({"preset": "1m"})
+    assert TokenMixerLargeConfig.parse(made.model_dump()) == made
+
+
+def test_groups_become_tokens() -> None:
+    model = make(hidden_dim=16)
+    # person (user, seen), item (item, tags), place, price, and the token of everything
+    assert model.tokens.tokens == 5
+    assert model.tokens.sizes == [32, 32, 16, 16]
+    assert make(hidden_dim=16, tokens=3).tokens.sizes == [64, 32]
+    assert make(hidden_dim=16, tokens=7).tokens.sizes == [16] * 6
+    assert make(hidden_dim=16, global_token=False).tokens.tokens == 4
+    with pytest.raises(ConfigError, match="fewer features than tokens"):
+        make(hidden_dim=16, tokens=20)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"mixing": False},
+        {"residual": "none"},
+        {"residual": "reverted"},
+        {"skip": 0, "auxiliary": 0.0},
+        {"ffn": "shared_swiglu"},
+        {"ffn": "ffn"},
+        {"norm": "post"},
+        {"global_token": False},
+        {"down_gain": 1.0},
+        {"experts": 4, "active": 2, "shared_expert": False},
+        {"experts": 4, "active": 2, "gate_scale": 1.0},
+    ],
+    ids=str,
+)
+def test_every_part_can_be_taken_away(settings: dict[str, Any]) -> None:
+    model = make(hidden_dim=16, n_blocks=3, **settings).train()
+    reached: set[str] = set()
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    for _ in range(4):
+        optimizer.zero_grad()
+        loss = model.training_loss(BATCH, StepContext())
+        loss.backward()
+        reached |= {
+            n for n, p in model.named_parameters() if p.grad is not None and bool((p.grad != 0).any())
+        }
+        optimizer.step()
+    assert torch.isfinite(loss)
+    assert reached == {name for name, _ in model.named_parameters()}
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"heads": 3, "hidden_dim": 16}, "does not divide"),
+        ({"experts": 4, "active": 1}, "shared expert"),
+        ({"experts": 2, "active": 4}, "more than experts"),
+        ({"experts": 4, "active": 2, "ffn": "ffn"}, "parts of a SwiGLU"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(settings: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        TokenMixerLargeConfig.parse(settings)
+
+
+@pytest.mark.parametrize(
+    "name", ["tokenmixer_large", "tokenmixer_large_moe", "rankmixer", "deepfm", "dcnv2", "autoint"]
+)
+def test_an_exported_program_gives_the_scores_of_the_model(name: str, tmp_path: Path) -> None:
+    model = make(name).eval()
+    path = save_program(export_ranker(model, BATCH), tmp_path / "ranker.pt2")
+    program = load_program(path)
+    for rows in (1, 5, 40):
+        batch = FeatureBatch(**SPLIT.test.take(np.arange(rows) % len(SPLIT.test)).tensors())
+        with torch.no_grad():
+            got = program(batch.features)
+            torch.testing.assert_close(got, model.predict(batch), rtol=0, atol=1e-5)

@@ -1,0 +1,257 @@
+"""Click models through the doors of every model: fit, evaluate, save, load, resume, report, command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+import recengine
+from recengine.contracts.batch import FeatureBatch
+from recengine.data.clicks import ClickDataConfig, ClickLog, ClickSplit, prepare
+from recengine.errors import CheckpointError, ConfigError, DataError, UsageError
+from recengine.evaluation.clicks import auc
+from recengine.testing import planted, planted_clicks
+from recengine.training import ClickRun, Reproduction, reproduce
+from recengine.training.parts import part
+from recengine.training.row_optimizers import RowOptimizer, Together
+
+SHORT = {"training": {"epochs": 2, "learning_rate": 0.01, "batch_size": 256, "device": "cpu"}}
+SMALL = {**SHORT, "model": {"hidden": (16,), "dropout": 0.1, "embedding_dim": 8}}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> ClickRun:
+    folder = tmp_path_factory.mktemp("runs") / "deepfm"
+    made = recengine.fit("deepfm", planted_clicks(1500), settings=SMALL, directory=folder)
+    assert isinstance(made, ClickRun)
+    made.evaluate()
+    return made
+
+
+def test_a_run_of_clicks_is_whole_and_comes_back(run: ClickRun) -> None:
+    assert run.directory is not None
+    again = recengine.load(run.directory)
+    assert isinstance(again, ClickRun)
+    assert again.evaluations["test"].summary() == run.evaluations["test"].summary()
+    frame = planted_clicks(50, seed=1).frames[0]
+    assert np.array_equal(again.predict(frame), run.predict(frame))
+    assert again.split.encoder == run.split.encoder
+    about = json.loads((run.directory / "run.json").read_text())
+    assert about["task"] == "clicks"
+    assert about["config"]["data"]["group"] == "user"
+    assert about["facts"]["extras"]["features"][0]["name"] == "user"
+    assert "log_loss" in run.history[0]
+    assert not list(run.directory.rglob("*.pkl")) + list(run.directory.rglob("*.pt"))
+
+
+def test_what_is_measured(run: ClickRun) -> None:
+    found = run.evaluations["test"]
+    assert set(found.metrics) == {
+        "auc", "gauc", "log_loss", "normalised_entropy", "brier", "ece", "calibration",
+    }  # fmt: skip
+    assert found["auc"] == pytest.approx(auc(run.split.test.labels, found.rows["probability"].to_numpy()))
+    assert found.slices["place"]["value"].to_list()[0] in ("0", "1", "2")
+    assert found.slices["place"]["rows"].sum() == len(run.split.test)
+    with pytest.raises(UsageError, match="no such task"):
+        run.evaluate("training")
+    with pytest.raises(UsageError, match="ranks no catalogue"):
+        run.recommend(["u1"])
+
+
+def test_the_report_has_the_reliability_plot_and_the_slices(run: ClickRun, tmp_path: Path) -> None:
+    from recengine.reports import write
+
+    page = write(run, tmp_path / "report.html").read_text()
+    assert "Do the probabilities come true?" in page
+    assert "Calibration of deepfm" in page
+    assert "AUC by place" in page
+    assert "over 150 rows" in page
+    assert "users" not in page.partition("<main")[2].partition('id="training"')[0]
+    told = json.loads((tmp_path / "report.json").read_text())
+    assert told["calibration"]
+
+
+def test_a_resumed_fit_ends_with_the_same_bits(tmp_path: Path) -> None:
+    split = prepare(planted_clicks(1500))
+    for optimizer in ("same", "rowwise_adagrad", "sparse_adam"):
+        settings = {**SMALL, "training": {**SMALL["training"], "table_optimizer": optimizer}}
+        whole = recengine.fit("deepfm", split, settings=settings)
+        calls = 0
+
+        def stop(progress: object) -> None:
+            nonlocal calls
+            calls += 1
+            if calls == 7:
+                raise KeyboardInterrupt
+
+        folder = tmp_path / optimizer
+        with pytest.raises(KeyboardInterrupt):
+            recengine.fit("deepfm", split, settings=settings, directory=folder, progress=stop)
+        resumed = recengine.fit("deepfm", split, settings=settings, directory=folder, resume=True)
+        for name, value in whole.model.state_dict().items():
+            assert torch.equal(value, resumed.model.state_dict()[name]), (optimizer, name)
+
+
+def test_reproduce_finds_the_same(run: ClickRun) -> None:
+    assert run.directory is not None
+    found = reproduce(run.directory)
+    assert isinstance(found, Reproduction)
+    assert found.identical, found.differs
+
+
+def test_data_of_the_other_kind_is_refused() -> None:
+    with pytest.raises(UsageError, match="needs a click log"):
+        recengine.fit("lr", planted().split)
+    with pytest.raises(UsageError, match="interactions or a split"):
+        recengine.fit("ease", planted_clicks(100))  # type: ignore[arg-type]
+
+
+def test_a_prepared_split_is_read_from_its_folder(tmp_path: Path) -> None:
+    prepare(planted_clicks(800), folder=tmp_path)
+    loaded = ClickSplit.load(tmp_path)
+    one = recengine.fit("fm", loaded, settings=SHORT)
+    other = recengine.fit("fm", planted_clicks(800), settings=SHORT)
+    for name, value in one.model.state_dict().items():
+        assert torch.equal(value, other.model.state_dict()[name])
+
+
+def test_an_unknown_monitor_and_an_unknown_section_are_told() -> None:
+    with pytest.raises(ConfigError, match="not measured"):
+        recengine.fit("lr", planted_clicks(300), settings={"training": {"monitor": "ndcg@10", "epochs": 1}})
+    with pytest.raises(ConfigError, match="did you mean 'data'"):
+        recengine.fit("lr", planted_clicks(300), settings={"dta": {"label": "x"}})
+
+
+def test_a_monitor_that_should_fall_picks_the_smallest() -> None:
+    settings = {
+        "training": {
+            **SHORT["training"],
+            "monitor": "log_loss",
+            "epochs": 6,
+            "learning_rate": 0.3,
+            "patience": 0,
+        }
+    }
+    made = recengine.fit("fm", prepare(planted_clicks(1500)), settings=settings)
+    losses = [entry["log_loss"] for entry in made.history]
+    assert losses.index(min(losses)) < len(losses) - 1, "the test needs a fit that overshoots"
+    assert isinstance(made, ClickRun)
+    assert made.evaluate("validation")["log_loss"] == pytest.approx(min(losses), rel=1e-6)
+
+
+def test_parts_of_a_batch_weigh_as_the_whole() -> None:
+    split = prepare(planted_clicks(200), ClickDataConfig(keep_negatives=0.5))
+    batch = FeatureBatch(**split.train.take(np.arange(31)).tensors())
+    model = recengine.fit("fm", split, settings={"training": {**SHORT["training"], "epochs": 1}}).model.eval()
+    whole = model.training_loss(batch, None)
+    parts = [part(batch, rank, 3) for rank in range(3)]
+    mean = sum(factor * model.training_loss(piece, None) for piece, factor in parts) / 3
+    torch.testing.assert_close(mean, whole)
+
+
+def test_row_optimizers_leave_other_rows_alone_and_survive_saving() -> None:
+    table, dense = torch.nn.Parameter(torch.ones(6, 3)), torch.nn.Parameter(torch.ones(4))
+    made = Together([torch.optim.Adam([dense], lr=0.1), RowOptimizer([table], "rowwise_adagrad", 0.1, 2.0)])
+    table.grad = torch.zeros(6, 3)
+    table.grad[2] = torch.tensor([3.0, 0.0, 4.0])
+    dense.grad = torch.ones(4)
+    made.step()
+    moved = (table != 1).any(1)
+    assert moved.tolist() == [False, False, True, False, False, False]
+    # s = mean(9, 0, 16); w -= 0.2 g / sqrt(s)
+    expected = 1 - 0.2 * torch.tensor([3.0, 0.0, 4.0]) / (25 / 3) ** 0.5
+    torch.testing.assert_close(table[2].detach(), expected)
+    state = made.state_dict()
+    other = Together([torch.optim.Adam([dense], lr=0.1), RowOptimizer([table], "rowwise_adagrad", 0.1, 2.0)])
+    other.load_state_dict(state)
+    assert other.state_dict()["state"][1]["sum"].tolist() == state["state"][1]["sum"].tolist()
+    assert other.members[1].state is other.state
+
+
+def test_sparse_and_dense_gradients_of_the_tables_agree() -> None:
+    split = prepare(planted_clicks(600))
+    model = recengine.fit(
+        "fm", split, settings={"training": {**SHORT["training"], "epochs": 1}}
+    ).model.train()
+    batch = FeatureBatch(**split.train.take(np.arange(64)).tensors())
+    model.zero_grad()
+    model.training_loss(batch, None).backward()
+    dense = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    tables = [p for p in model.parameters() if getattr(p, "rows", False)]
+    assert len(tables) == 2
+    for table in tables:
+        table.sparse_gradient = True
+    model.training_loss(batch, None).backward()
+    for name, parameter in model.named_parameters():
+        grad = parameter.grad.to_dense() if parameter.grad.is_sparse else parameter.grad
+        torch.testing.assert_close(grad, dense[name], rtol=1e-4, atol=1e-6)
+
+
+def test_a_dropped_negative_makes_the_kept_ones_weigh_more() -> None:
+    """Calibration survives dropping: predicted and observed clicks of the test part stay close."""
+    log = planted_clicks(4000)
+    settings = {**SHORT, "data": {"keep_negatives": 0.5}, "training": {**SHORT["training"], "epochs": 5}}
+    made = recengine.fit("fm", log, settings=settings)
+    assert isinstance(made, ClickRun)
+    assert made.evaluate()["calibration"] == pytest.approx(1, abs=0.15)
+
+
+def test_the_command_line_fits_evaluates_and_predicts(tmp_path: Path) -> None:
+    from typer.testing import CliRunner
+
+    from recengine.cli.app import app
+
+    random = np.random.default_rng(0)
+    frame = pl.DataFrame({"who": random.integers(0, 9, 400), "price": random.normal(size=400)})
+    frame = frame.with_columns(clicked=(pl.col("price") > 0).cast(pl.Int8))
+    frame.write_parquet(tmp_path / "table.parquet")
+    sets = ["data.label=clicked", "data.group=who", "training.epochs=2", "model.hidden=[8]"]
+    words = ["fit", "deepfm", "--data", str(tmp_path / "table.parquet"), "--out", str(tmp_path / "run")]
+    words += [word for text in sets for word in ("--set", text)]
+    done = CliRunner().invoke(app, [*words, "--report", str(tmp_path / "report.html")])
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "report.html").is_file()
+    done = CliRunner().invoke(app, ["evaluate", str(tmp_path / "run"), "--json"])
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["metrics"]["auc"]["mean"] > 0.7
+    out = tmp_path / "out.parquet"
+    done = CliRunner().invoke(
+        app, ["predict", str(tmp_path / "run"), str(tmp_path / "table.parquet"), "--out", str(out)]
+    )
+    assert done.exit_code == 0, done.output
+    assert pl.read_parquet(out)["probability"].is_between(0, 1).all()
+    frame.drop("price").write_csv(tmp_path / "other.csv")
+    done = CliRunner().invoke(
+        app, ["predict", str(tmp_path / "run"), str(tmp_path / "other.csv"), "--out", str(out)]
+    )
+    assert done.exit_code == 2
+    assert "price" in done.output
+    done = CliRunner().invoke(
+        app, [*words[:3], str(tmp_path / "table.parquet"), "--set", "data.label=clikced"]
+    )
+    assert done.exit_code == 2
+    assert "did you mean 'clicked'" in done.output
+
+
+def test_a_damaged_split_is_told(run: ClickRun, tmp_path: Path) -> None:
+    run_copy = tmp_path / "run"
+    recengine.load(run.directory).save(run_copy)  # type: ignore[arg-type]
+    (run_copy / "split" / "test" / "0.bin").write_bytes(b"x")
+    with pytest.raises(CheckpointError, match="split of the run"):
+        recengine.load(run_copy)
+
+
+def test_prediction_of_a_table_without_a_feature_names_it(run: ClickRun) -> None:
+    with pytest.raises(DataError, match="no column 'price'"):
+        run.predict(planted_clicks(10).frames[0].drop("price"))
+
+
+def test_an_open_log_needs_its_label() -> None:
+    with pytest.raises(DataError, match="no column 'label'"):
+        recengine.fit("lr", ClickLog.from_frame(pl.DataFrame({"a": [1, 2]})))
