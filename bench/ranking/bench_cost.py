@@ -50,9 +50,8 @@ def main() -> None:
     print(json.dumps({"claim": "ranking.bf16-auc-change", "figure": bf16_change(1 if given.quick else 8)}))
     for blocks in (4, 8, 16, 32):
         with_aids, without = (gradient_spread(blocks, aids) for aids in (True, False))
-        print(
-            f"gradient norms of {blocks} blocks, smallest over largest: {with_aids:.4f}, without aids {without:.4f}"
-        )
+        print(f"gradient norms of {blocks} blocks, smallest over largest: {with_aids:.4f}")
+        print(f"the same without the depth aids: {without:.4f}")
     print(json.dumps({"claim": "ranking.depth-gradient", "figure": round(with_aids, 4)}))
     print(json.dumps({"claim": "ranking.permute-kernels", "figure": permutes(sparse, given.rows)}))
     for name, model in (("dense", dense), ("sparse", sparse)):
@@ -114,7 +113,7 @@ def export_error(model: Any) -> float:
 
 
 def aoti_error(model: Any) -> float | None:
-    """The same of an AOTInductor package; None where it cannot be made, with the reason on a line of its own."""
+    """The same of an AOTInductor package; None, and a line that says why, where it cannot be made."""
     from recengine.contracts.batch import FeatureBatch
     from recengine.serving.rankers import export_ranker
 

@@ -6,10 +6,10 @@
     python bench/ranking/bench_quality.py --quick
 
 ``run`` measures the cells (data, model, seed) that the store lacks and may be stopped at any time; ``claim``
-those that a claim needs, and reports; ``report`` makes bench/results/ranking_quality.* of what the store holds. MODEL is a name of MODELS: the models at about
-equal numbers of weights beside the table, TokenMixer-Large with a part taken away (tml-...), and sizes for
-scaling (tml@10k ...). A seed decides the initial weights and the order of the rows; the draw of Frappe's
-negatives and the split are the same for all (seed 0 of the data set).
+those that a claim needs, and reports; ``report`` makes bench/results/ranking_quality.* of the store.
+MODEL is a name of MODELS: models with about equal numbers of weights beside the table, TokenMixer-Large with a
+part taken away (tml-...), and sizes for scaling (tml@10k ...). A seed decides the initial weights and the
+order of the rows; Frappe's negatives and the split are the same for all (seed 0 of the data set).
 """
 
 from __future__ import annotations
