@@ -33,7 +33,7 @@ def main() -> None:
     given = parser.parse_args()
     if given.quick:
         given.preset, given.rows, given.repeats = "10k", 64, 2
-    dense, sparse = build(given.preset, {}), build(given.preset, {"experts": 4, "active": 2})
+    dense, sparse = build(given.preset, {}), build(given.preset, {"experts": 8, "active": 4})
     print(
         json.dumps(
             {

@@ -7,8 +7,8 @@
 
 ``run`` measures the cells (data, model, seed) that the store lacks and may be stopped at any time; ``claim``
 those that a claim needs, and reports; ``report`` makes bench/results/ranking_quality.* of the store.
-MODEL is a name of MODELS: models with about equal numbers of weights beside the table, TokenMixer-Large with a
-part taken away (tml-...), and sizes for scaling (tml@10k ...). A seed decides the initial weights and the
+MODEL is a name of MODELS: models with about equal numbers of weights beside the table, TokenMixer-Large with
+a part taken away (tml-...), and sizes for scaling (tml@10k ...). A seed decides the initial weights and the
 order of the rows; Frappe's negatives and the split are the same for all (seed 0 of the data set).
 """
 
@@ -34,7 +34,7 @@ os.environ.setdefault("RECENGINE_DATA", str(HERE.parents[2] / "shared" / "data")
 DATA = {"frappe": "frappe", "ml-1m": "ml-1m-clicks"}
 TRAINING = {"epochs": 30, "batch_size": 4096, "learning_rate": 1e-3, "patience": 2, "checkpoint_every": 0}
 TML = {"tokens": 0, "hidden_dim": 64, "n_blocks": 2, "expansion": 1, "embedding_dim": 16}
-SPARSE = {"experts": 4, "active": 2}
+SPARSE = {"experts": 8, "active": 4}
 
 # name: (registered model, its settings); about 0.35 to 0.45 million weights beside the table on Frappe
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -48,7 +48,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "rankmixer": ("rankmixer", {"tokens": 8, "hidden_dim": 64, "n_blocks": 3, "expansion": 2}),
     "tml": ("tokenmixer_large", TML),
     "tml-moe-1:2": ("tokenmixer_large", {**TML, **SPARSE}),
-    "tml-moe-1:4": ("tokenmixer_large", {**TML, "experts": 8, "active": 2}),
+    "tml-moe-1:4": ("tokenmixer_large", {**TML, "experts": 16, "active": 4}),
     "tml-no-mixing": ("tokenmixer_large", {**TML, "mixing": False}),
     "tml-no-residual": ("tokenmixer_large", {**TML, "residual": "none"}),
     "tml-no-depth-aids": ("tokenmixer_large", {**TML, "n_blocks": 4, "skip": 0, "auxiliary": 0.0}),

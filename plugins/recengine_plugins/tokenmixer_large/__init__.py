@@ -16,6 +16,6 @@ def recengine_register_models(registry: Registry) -> None:
         "tokenmixer_large_moe",
         "recengine_plugins.tokenmixer_large.model:TokenMixerLarge",
         config="recengine_plugins.tokenmixer_large.config:TokenMixerLargeMoEConfig",
-        summary="TokenMixer-Large with four experts a token, two of them at work",
+        summary="TokenMixer-Large with eight experts a token, four of them at work",
         task="clicks",
     )

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from recengine.errors import ConfigError
 from recengine.ops.moe import Experts, PackedWeights, grouped_swiglu, route
 from recengine_plugins.tokenmixer_large.config import TokenMixerLargeConfig
 
@@ -63,7 +64,15 @@ class SparseSwiGLU(nn.Module):
 
     def __init__(self, rows: int, width: int, config: TokenMixerLargeConfig) -> None:
         super().__init__()
-        inner = config.expansion * width // config.experts
+        inner, rest = divmod(config.expansion * width, config.experts)
+        if rest:
+            raise ConfigError(
+                "the experts do not divide the inner width",
+                where="model.experts",
+                found=f"{config.experts} experts, {config.expansion} x {width} wide inside",
+                expected="a divisor",
+                fix="choose other heads (mixed tokens are T x hidden_dim / heads wide), or fewer experts",
+            )
         routed = config.experts - config.shared_expert
         self.k, self.alpha = config.active - config.shared_expert, config.alpha
         self.bank = Bank((rows, routed), width, inner, config.down_gain)

@@ -159,7 +159,10 @@ def measure_clicks(
     }
     if propensities is not None and choices:
         estimates |= _corrected(labels, probabilities, propensities, choices)
-    columns = {"label": np.asarray(labels, np.float32), "probability": np.asarray(probabilities, np.float32)}
+    columns: dict[str, Any] = {
+        "label": np.asarray(labels, np.float32),
+        "probability": np.asarray(probabilities, np.float32),
+    }
     if groups is not None:
         columns["group"] = groups
     tables = {

@@ -53,7 +53,8 @@ class ClickModel(nn.Module):
 
     def forward(self, features: Features) -> Tensor:
         """The logit of every row, float [B]."""
-        return self.score(self.vectors(features), features) + self.bias
+        logits: Tensor = self.score(self.vectors(features), features) + self.bias
+        return logits
 
     def feed(self) -> Feed:
         """Rows of a click log."""
@@ -97,7 +98,8 @@ class FirstOrder(nn.Module):
         self.weights = FeatureVectors(model.facts, 1, 1e-4)
 
     def forward(self, features: Features) -> Tensor:
-        return self.weights(features).sum((1, 2))
+        made: Tensor = self.weights(features).sum((1, 2))
+        return made
 
 
 class Tower(nn.Module):

@@ -49,6 +49,8 @@ class GroupTokens(nn.Module):
     An MLP is Linear, ReLU, Linear. Source: TokenMixer-Large (arXiv 2602.06563), tokenisation.
     """
 
+    order: Tensor
+
     def __init__(self, groups: Sequence[Sequence[int]], dim: int, width: int, *, whole: bool = True) -> None:
         super().__init__()
         places = [list(group) for group in groups]
@@ -62,7 +64,7 @@ class GroupTokens(nn.Module):
 
     def forward(self, vectors: Tensor) -> Tensor:
         flat = (vectors if self.in_order else vectors[:, self.order]).flatten(1)
-        parts = [mlp(part) for mlp, part in zip(self.own, flat.split(self.sizes, 1), strict=True)]
+        parts = [mlp(part) for mlp, part in zip(self.own, torch.split(flat, self.sizes, 1), strict=True)]
         if self.whole is not None:
             parts.insert(0, self.whole(flat))
         return torch.stack(parts, 1)

@@ -23,6 +23,9 @@ class FeatureVectors(nn.Module):
     batch names. Where one does, it sets ``table.sparse_gradient`` and the gradient comes as those rows.
     """
 
+    place: Tensor
+    shift: Tensor
+
     def __init__(self, features: Sequence[FeatureFact], dim: int, std: float = 0.01) -> None:
         super().__init__()
         self.dim, self.names = dim, tuple(feature.name for feature in features)
@@ -55,7 +58,7 @@ class FeatureVectors(nn.Module):
         for name in self.bags:
             values, offsets = _bag(features, name)
             parts.append(self._mean(values + self.shifts[name], offsets)[:, None])
-        if self.numbers:
+        if self.number_weight is not None and self.number_bias is not None:
             x = torch.stack([_one(features, name) for name in self.numbers], 1)
             parts.append(x[..., None] * self.number_weight + self.number_bias)
         vectors = parts[0] if len(parts) == 1 else torch.cat(parts, 1)

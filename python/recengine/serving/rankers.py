@@ -37,11 +37,11 @@ def export_ranker(model: nn.Module, example: FeatureBatch) -> torch.export.Expor
             "an example needs two rows or more", where="export_ranker", found=len(example.labels)
         )
     model.eval()
-    auto = torch.export.Dim.AUTO  # type: ignore[attr-defined]
-    shapes: dict[str, Any] = {
-        name: {0: auto} if isinstance(given, Tensor) else ({0: auto}, {0: auto})
-        for name, given in example.features.items()
-    }
+    rows = torch.export.Dim("rows", min=1)
+    shapes: dict[str, Any] = {}
+    for at, (name, given) in enumerate(example.features.items()):
+        one = isinstance(given, Tensor)
+        shapes[name] = {0: rows} if one else ({0: torch.export.Dim(f"values_{at}", min=1)}, {0: rows + 1})
     with torch.no_grad():
         return torch.export.export(
             Probabilities(model), (example.features,), dynamic_shapes=(shapes,), strict=False

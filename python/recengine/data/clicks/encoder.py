@@ -98,8 +98,8 @@ class FeatureEncoder:
             absent = text.is_null().to_numpy()
             _add(seen.missing, name, int(absent.sum()))
             return np.where(absent, MISSING, rows).astype(np.int32)
-        values, counts = as_lists(column, spec, where)
-        rows = self._rows(values, name, spec, seen)
+        listed, counts = as_lists(column, spec, where)
+        rows = self._rows(listed, name, spec, seen)
         empty = counts == 0
         _add(seen.missing, name, int(empty.sum()))
         sizes = np.maximum(counts, 1)

@@ -194,7 +194,7 @@ def together(parts: list[ClickTable]) -> ClickTable:
             )
         return np.concatenate(pieces)
 
-    rest = {
+    rest: dict[str, Any] = {
         name: None if getattr(first, name) is None else joined([getattr(part, name) for part in parts])
         for name in ROW_COLUMNS
     }
