@@ -133,11 +133,11 @@ def aoti_error(model: Any) -> float | None:
 def latencies(model: Any) -> dict[int, float]:
     """Median milliseconds of the exported program by rows of a batch."""
     from recengine.contracts.batch import FeatureBatch
-    from recengine.serving.rankers import export_ranker
+    from recengine.serving.rankers import Program, export_ranker
 
     table, found = split().test, {}
     example = FeatureBatch(**table.take(np.arange(8)).tensors())
-    program = export_ranker(model.eval(), example).module()
+    program = Program(export_ranker(model.eval(), example).module())
     for rows in (1, 500):
         batch = FeatureBatch(**table.take(np.arange(rows) % len(table)).tensors())
         times = []

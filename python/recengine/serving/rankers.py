@@ -26,7 +26,7 @@ class Probabilities(nn.Module):
 
 
 def export_ranker(model: nn.Module, example: FeatureBatch) -> torch.export.ExportedProgram:
-    """The program of ``model`` (a ClickModel) for batches of any number of rows.
+    """The program of ``model`` (a ClickModel) for batches of two rows or more (``Program`` takes one, too).
 
     example: two rows or more, from which the shapes of the features are taken. Operators of recengine stay
     operators: whoever runs the program imports ``recengine.ops`` first.
@@ -37,11 +37,11 @@ def export_ranker(model: nn.Module, example: FeatureBatch) -> torch.export.Expor
             "an example needs two rows or more", where="export_ranker", found=len(example.labels)
         )
     model.eval()
-    rows = torch.export.Dim("rows", min=1)
+    rows = torch.export.Dim("rows", min=2)
     shapes: dict[str, Any] = {}
     for at, (name, given) in enumerate(example.features.items()):
         one = isinstance(given, Tensor)
-        shapes[name] = {0: rows} if one else ({0: torch.export.Dim(f"values_{at}", min=1)}, {0: rows + 1})
+        shapes[name] = {0: rows} if one else ({0: torch.export.Dim(f"values_{at}", min=2)}, {0: rows + 1})
     with torch.no_grad():
         return torch.export.export(
             Probabilities(model), (example.features,), dynamic_shapes=(shapes,), strict=False
@@ -59,11 +59,37 @@ def save_program(program: torch.export.ExportedProgram, path: Path) -> Path:
     return path
 
 
-def load_program(path: Path) -> Any:
-    """The module of a saved program: ``module(features)`` gives probabilities."""
+class Program:
+    """A program for any number of rows: ``program(features)`` gives probabilities, float [B].
+
+    torch.export makes a program for one row or for more; a single row is computed twice.
+    """
+
+    def __init__(self, module: Any) -> None:
+        self.module = module
+
+    def __call__(self, features: Features) -> Tensor:
+        first = next(iter(features.values()))
+        rows = first.shape[0] if isinstance(first, Tensor) else first[1].shape[0] - 1
+        if rows != 1:
+            found: Tensor = self.module(features)
+            return found
+        both: Tensor = self.module({name: _twice(given) for name, given in features.items()})
+        return both[:1]
+
+
+def _twice(given: Tensor | tuple[Tensor, Tensor]) -> Tensor | tuple[Tensor, Tensor]:
+    if isinstance(given, Tensor):
+        return torch.cat([given, given])
+    values, offsets = given
+    return torch.cat([values, values]), torch.cat([offsets, offsets[1:] + offsets[-1:]])
+
+
+def load_program(path: Path) -> Program:
+    """What ``save_program`` wrote."""
     import recengine.ops.embedding
     import recengine.ops.moe
     import recengine.ops.token_mixing  # noqa: F401  the operators must be known
 
     with path.open("rb") as file:
-        return torch.export.load(file).module()
+        return Program(torch.export.load(file).module())
