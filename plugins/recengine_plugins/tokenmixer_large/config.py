@@ -36,7 +36,7 @@ class TokenMixerLargeConfig(ClickConfig):
     )
     n_blocks: int = knob(2, "blocks L", ge=1, low=1, high=8)
     expansion: int = knob(2, "inner width of a SwiGLU over its outer width, n", ge=1, choices=(1, 2, 3, 4))
-    experts: int = knob(1, "experts E that a SwiGLU is divided into; 1: dense", ge=1, choices=(1, 8, 16))
+    experts: int = knob(1, "experts E that a SwiGLU is divided into; 1: dense", ge=1)
     active: int = knob(1, "experts k at work for a row, the shared one among them", ge=1)
     shared_expert: bool = knob(True, "one expert a token sees every row")
     gate_scale: float = knob(0.0, "factor of the routed experts; 0: E / k", ge=0)
