@@ -34,6 +34,7 @@ NOTE = (
     "at the"
     "least eps whose R on the same people is at least the peer's (geometric mean; share: how often one "
     "exists)."
+    " Nets: so far banknote, pima, cancer and compas."
 )
 
 
