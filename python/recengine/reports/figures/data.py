@@ -31,7 +31,7 @@ def timeline_figure(timeline: Bars, key: str) -> str:
         for part in dict.fromkeys(timeline.parts)
     )
     drawing = Drawing(860, 210, key=key, title="Events over time", description=said)
-    _bars(drawing, timeline, "events", "", every=max(1, len(timeline.labels) // 8))
+    _bars(drawing, timeline, "events", "", every=max(1, -(-len(timeline.labels) // 8)))
     return drawing.render()
 
 
@@ -80,7 +80,9 @@ def _bars(drawing: Drawing, bars: Bars, unit: str, x_title: str, *, every: int) 
             x, up(height), width, bottom - up(height), f"bar {part}", f"{label}: {count(height)} {unit}"
         )
         if index % every == 0:
-            drawing.text((x + width / 2, bottom + 18), label, "tick", anchor="middle")
+            middle, reach = x + width / 2, 3.7 * len(label)  # half a label, about
+            at = min(middle, drawing.width - reach)
+            drawing.text((at, bottom + 18), label, "tick", anchor="middle")
     drawing.line((_LEFT, bottom), (right, bottom), "axis")
     if x_title:
         drawing.text(((_LEFT + right) / 2, drawing.height - 6), x_title, "axis-title", anchor="middle")
