@@ -95,6 +95,8 @@ bool is_tame(const Matrix& m, int64_t parts) {
   return true;
 }
 
+constexpr int64_t MANY_USERS = 128, SMALL_TABLE = int64_t{1} << 16;
+
 // Cuts users into chunks and items into blocks: begin(part, groups) once a chunk, then for every block
 // pack(part, tiles) and visit(part, groups), then end(part, groups). Parts run beside each other.
 struct Sweep {
@@ -105,7 +107,9 @@ struct Sweep {
   Workspace space{};
 
   explicit Sweep(const Task& task) : task(task), threads(static_cast<int64_t>(torch::stable::get_num_threads())) {
-    const bool screen = amx_live() && is_tame(task.queries, threads) && is_tame(task.items, threads);
+    // The tiles of a large table cost more to make than few users can win back by them.
+    const bool worth = task.queries.rows >= MANY_USERS || task.items.rows <= SMALL_TABLE;
+    const bool screen = amx_live() && worth && is_tame(task.queries, threads) && is_tame(task.items, threads);
     RECENGINE_PICK(topk_plan)(task, screen, plan);
     users = std::min(task.queries.rows, plan.users);
     const int64_t n_groups = parts_of(users, plan.lanes);

@@ -266,6 +266,20 @@ print(s.double().sum().item().hex(), i.sum().item(), r.sum().item())
 
 
 @needs_kernels
+def test_few_users_of_a_large_table_get_what_many_get() -> None:
+    """Few users are scored without the screen that many are worth: the same bits."""
+    g = torch.Generator().manual_seed(5)
+    items, queries = torch.randn(70_000, 24, generator=g), torch.randn(130, 24, generator=g)
+    scores, ids = topk(queries, items, 12)
+    ranks = rank_of(queries, items, torch.arange(130))
+    for rows in (slice(0, 1), slice(3, 20), slice(0, 127)):
+        few_scores, few_ids = topk(queries[rows], items, 12)
+        assert torch.equal(few_ids, ids[rows])
+        assert torch.equal(few_scores, scores[rows])
+        assert torch.equal(rank_of(queries[rows], items, torch.arange(130)[rows]), ranks[rows])
+
+
+@needs_kernels
 @pytest.mark.slow
 def test_instruction_sets_agree() -> None:
     """With fused multiply-add (AVX2 and up) every path gives the same bits; the baseline the same ids."""
