@@ -20,6 +20,7 @@ import os
 import platform
 import sys
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -175,6 +176,14 @@ def split_of(data: str, rows: int) -> Any:
     return _SPLITS[data, rows]
 
 
+def processor() -> str:
+    """Its name as the system gives it."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    named = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    return next(named, platform.processor())
+
+
 def report(store: Path, last: str = "") -> None:
     """bench/results/ranking_quality.* and the figures of the claims, that of ``last`` at the end."""
     found = cells(store)
@@ -186,11 +195,13 @@ def report(store: Path, last: str = "") -> None:
         "",
         __doc__.splitlines()[0],
         "",
+        f"{processor()}, {datetime.now(UTC):%Y-%m-%d}.",
+        "",
         "Mean over seeds; the interval is over the rows of the test part for one seed (DeLong), over seeds",
         "(Student's t) for more. Weights: beside the tables. What is missing has not been run.",
         "",
-        "| data | model | seeds | weights | AUC | interval | log loss | GAUC | ECE | s a fit |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "| data | model | seeds | weights | AUC | interval | log loss | GAUC | ECE |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for (data, model), seeds in sorted(by.items()):
         one = next(iter(seeds.values()))
@@ -198,14 +209,13 @@ def report(store: Path, last: str = "") -> None:
         low, high = interval(values) if len(values) > 1 else one["metrics"]["auc"][1:]
         ends = f"{low:.4f} to {high:.4f}"
         mean = {m: np.mean([c["metrics"][m][0] for c in seeds.values()]) for m in ("log_loss", "gauc", "ece")}
-        seconds = np.median([cell["seconds"] for cell in seeds.values()])
         lines.append(
             f"| {data} | {model} | {len(seeds)} | {one['weights']:,} | {np.mean(values):.4f} | {ends} "
-            f"| {mean['log_loss']:.4f} | {mean['gauc']:.4f} | {mean['ece']:.4f} | {seconds:.0f} |"
+            f"| {mean['log_loss']:.4f} | {mean['gauc']:.4f} | {mean['ece']:.4f} |"
         )
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "ranking_quality.md").write_text("\n".join(lines) + "\n")
-    about = {"processor": platform.processor(), "python": sys.version.split()[0], "training": TRAINING}
+    about = {"processor": processor(), "python": sys.version.split()[0], "training": TRAINING}
     (RESULTS / "ranking_quality.json").write_text(json.dumps({**about, "cells": found}, indent=1) + "\n")
     for claim in sorted(CLAIMS, key=lambda name: name == last):
         data, model, other = CLAIMS[claim]
