@@ -1,3 +1,5 @@
+"""What holds for every model of user-item pairs that takes any loss: MF and LightGCN."""
+
 from __future__ import annotations
 
 from typing import Any
@@ -28,62 +30,67 @@ LOSSES += ["lambdaloss"]
 WITHOUT = {"directau", "softmax"}
 
 
-def fit(loss: dict[str, Any], epochs: int = 2, **training: Any) -> Any:
+@pytest.fixture(params=["mf", "lightgcn"])
+def model(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def fit(model: str, loss: dict[str, Any], epochs: int = 2, **training: Any) -> Any:
     settings = {
         "loss": loss,
         "training": {"epochs": epochs, "batch_size": 64, "learning_rate": 0.01, **training},
     }
-    return recengine.fit("mf", planted().split, settings=settings)
+    return recengine.fit(model, planted().split, settings=settings)
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-def test_any_loss_trains_it(loss: str) -> None:
-    run = fit({"name": loss, **({} if loss in WITHOUT else {"negatives": 8})})
+def test_any_loss_trains_it(model: str, loss: str) -> None:
+    run = fit(model, {"name": loss, **({} if loss in WITHOUT else {"negatives": 8})})
     assert all(np.isfinite(entry["loss"]) for entry in run.history)
     assert len(run.recommend([run.split.train.users.tokens[0]], k=3)) == 3
 
 
 @pytest.mark.parametrize("sampler", ["uniform", "popularity", "mixed", "in_batch"])
-def test_any_sampler_feeds_it(sampler: str) -> None:
-    run = fit({"name": "ssm", "negatives": 8, "sampler": sampler, "power": 0.75})
+def test_any_sampler_feeds_it(model: str, sampler: str) -> None:
+    run = fit(model, {"name": "ssm", "negatives": 8, "sampler": sampler, "power": 0.75})
     assert run.history[-1]["loss"] < run.history[0]["loss"]
 
 
-def test_threads_do_not_change_a_bit() -> None:
+def test_threads_do_not_change_a_bit(model: str) -> None:
     before, found = torch.get_num_threads(), []
     try:
         for threads in (1, 2):
             torch.set_num_threads(threads)
-            found.append(fit({"name": "sl", "negatives": 8}).model.item_vectors())
+            found.append(fit(model, {"name": "sl", "negatives": 8}).model.item_vectors())
     finally:
         torch.set_num_threads(before)
     assert torch.equal(*found)
 
 
-def test_state_of_the_loss_is_saved_with_the_run(tmp_path: Any) -> None:
+def test_state_of_the_loss_is_saved_with_the_run(model: str, tmp_path: Any) -> None:
     settings = {"loss": {"name": "sl_at_k", "negatives": 8, "refresh": 1}, "training": {"epochs": 2}}
-    run = recengine.fit("mf", planted().split, settings=settings, directory=tmp_path / "run")
+    run = recengine.fit(model, planted().split, settings=settings, directory=tmp_path / "run")
     again = recengine.load(tmp_path / "run")
     assert torch.equal(run.model.loss.thresholds, again.model.loss.thresholds)
     assert bool((again.model.loss.thresholds != 0).any())
     assert torch.equal(run.model.item_vectors(), again.model.item_vectors())
 
 
-def test_users_and_items_without_interactions_keep_finite_answers() -> None:
+def test_users_and_items_without_interactions_keep_finite_answers(model: str) -> None:
     split = planted().split
     few = split.train.select(np.arange(len(split.train)) < len(split.train) // 3)
     part = type(split)(few, split.validation, split.test, split.description)
     settings = {"loss": {"name": "ssm", "negatives": 4, "sampler": "popularity"}, "training": {"epochs": 1}}
-    run = recengine.fit("mf", part, settings=settings)
+    run = recengine.fit(model, part, settings=settings)
     assert int((few.popularity() == 0).sum()) + int((few.lengths() == 0).sum()) > 0
     assert torch.isfinite(run.model.item_vectors()).all()
 
 
-def test_bad_input_names_the_setting() -> None:
+def test_bad_input_names_the_setting(model: str) -> None:
     items = planted().split.train.n_items
     with pytest.raises(ConfigError, match=r"loss.negatives[\s\S]*at most"):
-        fit({"name": "sl", "negatives": items + 1})
+        fit(model, {"name": "sl", "negatives": items + 1})
     with pytest.raises(ConfigError, match="temperature"):
-        fit({"name": "sl", "temperature": 0.0})
+        fit(model, {"name": "sl", "temperature": 0.0})
     with pytest.raises(ConfigError, match="temperature"):
-        fit({"name": "psl", "temperature": -1.0})
+        fit(model, {"name": "psl", "temperature": -1.0})
