@@ -16,7 +16,8 @@ from recengine.contracts.model import DataFacts, PredictsClicks, Trainable
 from recengine.data.clicks import ClickDataConfig, ClickLog, ClickSplit, FeatureSpec, prepare
 from recengine.errors import DataError
 from recengine.evaluation.clicks import auc
-from recengine.testing.base import Conformance, made, skip
+from recengine.testing.base import Conformance, skip
+from recengine.testing.shared import SourceConformance, check_gradients
 from recengine.training import ClickRun, fit, load, resolve
 from recengine.training.build import build_model
 from recengine.training.feeding import make_click_feeder
@@ -132,24 +133,9 @@ class ClickModelConformance(Conformance):
 
     def test_gradients_reach_every_parameter(self) -> None:
         model = self.built().train()
-        named = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        optimizer = torch.optim.Adam(named.values(), lr=1e-2)
-        reached: set[str] = set()
-        torch.manual_seed(0)
         feeder = make_click_feeder(self.split().train, model.feed(), 256, 0)
-        for step, batch in enumerate(islice(feeder.epoch(0), 6)):
-            optimizer.zero_grad()
-            loss = model.training_loss(batch, StepContext(0, step, 1, 6))
-            assert loss.shape == (), f"the loss is no scalar: {tuple(loss.shape)}"
-            assert torch.isfinite(loss), f"the loss is {loss.item()}"
-            loss.backward()
-            for name, parameter in named.items():
-                if parameter.grad is not None:
-                    assert torch.isfinite(parameter.grad).all(), f"'{name}' has a NaN or infinite gradient"
-                    if bool((parameter.grad != 0).any()):
-                        reached.add(name)
-            optimizer.step()
-        assert set(named) == reached, f"no gradient reaches {sorted(set(named) - reached)}"
+        steps = enumerate(islice(feeder.epoch(0), 6))
+        check_gradients(model, ((batch, StepContext(0, step, 1, 6)) for step, batch in steps))
 
     def test_training_lowers_the_loss(self) -> None:
         history = self.fitted().history
@@ -209,15 +195,10 @@ class ClickModelConformance(Conformance):
         assert np.isfinite(self.fitted().predict(frame)).all(), "a new or missing value gets NaN"
 
 
-class ClickDatasetConformance(Conformance):
+class ClickDatasetConformance(SourceConformance):
     """Checks of a click data set: licence, columns, both labels. What is not here is skipped."""
 
-    kind = "dataset"
     _loaded: ClassVar[dict[type, ClickLog]] = {}
-
-    def source(self) -> Any:
-        """The data set, ready to use."""
-        return made(self.entry().load())
 
     def data(self) -> ClickLog:
         """Loaded once a class; skips where the data is not on this machine."""
@@ -228,13 +209,6 @@ class ClickDatasetConformance(Conformance):
             except DataError as missing:
                 skip(f"not here: {missing.problem}")
         return self._loaded[type(self)]
-
-    def test_says_what_it_is_and_who_may_use_it(self) -> None:
-        source = self.source()
-        for fact in ("name", "summary", "licence"):
-            value = getattr(source, fact)
-            assert isinstance(value, str), f"{fact} is no text"
-            assert value.strip(), f"it has no {fact}"
 
     def test_its_columns_are_there(self) -> None:
         log = self.data()

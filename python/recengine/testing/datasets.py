@@ -4,25 +4,21 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
 from recengine.data import Interactions
 from recengine.errors import DataError
-from recengine.testing.base import Conformance, made, skip
+from recengine.testing.base import skip
+from recengine.testing.shared import SourceConformance
 
 
-class DatasetConformance(Conformance):
+class DatasetConformance(SourceConformance):
     """Checks of a data set: licence, a well-formed store, the same again. What is not here is skipped."""
 
-    kind = "dataset"
     cache: ClassVar[Path | None] = None
     _loaded: ClassVar[dict[type, Interactions]] = {}
-
-    def source(self) -> Any:
-        """The data set, ready to use."""
-        return made(self.entry().load())
 
     def load(self) -> Interactions:
         """Read it; skips where the data is not on this machine."""
@@ -41,13 +37,6 @@ class DatasetConformance(Conformance):
         if type(self) not in self._loaded:
             self._loaded[type(self)] = self.load()
         return self._loaded[type(self)]
-
-    def test_says_what_it_is_and_who_may_use_it(self) -> None:
-        source = self.source()
-        for fact in ("name", "summary", "licence"):
-            value = getattr(source, fact)
-            assert isinstance(value, str), f"{fact} is no text"
-            assert value.strip(), f"it has no {fact}"
 
     def test_is_a_well_formed_store(self) -> None:
         data = self.data()

@@ -23,6 +23,7 @@ from recengine.contracts.model import (
     Trainable,
 )
 from recengine.testing.base import Conformance, skip
+from recengine.testing.shared import check_gradients
 from recengine.testing.worlds import World, planted
 from recengine.training import Run, fit, load
 from recengine.training.build import build_model
@@ -98,26 +99,11 @@ class ModelConformance(Conformance):
 
     def test_gradients_reach_every_parameter(self) -> None:
         model = self._trainable()
-        named = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        if not named:
+        if not any(p.requires_grad for p in model.parameters()):
             skip("it has no parameters")
-        reached: set[str] = set()
-        optimizer = torch.optim.Adam(named.values(), lr=1e-2)
         source = make_feeder(self.world().split.train, model.feed(), 16, 0, self.host())
-        torch.manual_seed(0)
-        for step, batch in enumerate(islice(source.epoch(0), 6)):
-            optimizer.zero_grad()
-            loss = model.training_loss(batch, _context(self.world(), step))
-            assert loss.shape == (), f"the loss is no scalar: {tuple(loss.shape)}"
-            assert torch.isfinite(loss), f"the loss is {loss.item()}"
-            loss.backward()
-            for name, parameter in named.items():
-                if parameter.grad is not None:
-                    assert torch.isfinite(parameter.grad).all(), f"'{name}' has a NaN or infinite gradient"
-                    if bool((parameter.grad != 0).any()):
-                        reached.add(name)
-            optimizer.step()
-        assert set(named) == reached, f"no gradient reaches {sorted(set(named) - reached)}"
+        steps = enumerate(islice(source.epoch(0), 6))
+        check_gradients(model, ((batch, _context(self.world(), step)) for step, batch in steps))
 
     def test_training_lowers_the_loss(self) -> None:
         self._trainable()
