@@ -148,6 +148,19 @@ def test_tune_names_a_misspelt_setting(events: Path, tmp_path: Path) -> None:
     assert "model.regularization" in done.output
 
 
+def test_tune_of_bad_data_leaves_no_study(tmp_path: Path) -> None:
+    study = tmp_path / "s.db"
+    assert "missing.csv" in failed("tune", "ease", "--data", tmp_path / "missing.csv", "--study", study)
+    assert not study.exists()
+
+
+def test_tune_says_when_nothing_is_to_be_changed(events: Path, tmp_path: Path) -> None:
+    words = ["--trials", "1", "--confirm", "0", "--study", tmp_path / "s.db"]
+    told = call("tune", "itemknn", "--data", events, "--tuner", "random", *words)
+    assert "recommended: the default settings" in told
+    assert "use it with" not in told
+
+
 @pytest.mark.parametrize(
     ("text", "terms", "at_most"),
     [
@@ -156,9 +169,9 @@ def test_tune_names_a_misspelt_setting(events: Path, tmp_path: Path) -> None:
     ],
 )
 def test_limits_are_read(text: str, terms: tuple[tuple[str, float], ...], at_most: float) -> None:
-    from recengine.cli.tune import _limit
+    from recengine.cli.search_space import linear_limit
 
-    limit = _limit(text)
+    limit = linear_limit(text)
     assert limit.coefficients == terms
     assert limit.at_most == at_most
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import operator
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -14,16 +12,16 @@ import typer
 
 from recengine.cli.inputs import ConfigFile, Data, DataOptions, Model, Sets, read_data
 from recengine.cli.output import Json, emit_json, note, table
-from recengine.cli.sections import effective, sections_of
+from recengine.cli.search_space import search_space
+from recengine.cli.sections import effective
 from recengine.cli.workers import worker_pool
-from recengine.errors import ConfigError, UsageError
+from recengine.errors import UsageError
 
 if TYPE_CHECKING:
+    from recengine.contracts.tuner import Conclusion
     from recengine.training.progress import Listener, Progress
-    from recengine.tuning import LinearLimit, Space, Study, Trial
+    from recengine.tuning import Study, Trial
     from recengine.tuning.stopping import Report
-
-_SECTIONS = ("model", "loss", "training")
 
 
 @cache
@@ -128,6 +126,7 @@ def tune(
 
     start = effective(model, config, sets or [])
     space = search_space(model, start, only, fix or [], ranges or [], cost or [], limit or [])
+    _data(data, tuple(data_option or ()))  # bad data fails here: before there is a study, not in every trial
     entry = host().registries["tuner"].get(tuner)
     policy = entry.load()(entry.load_config()(), space, seed)
     made = Study.open(study, name or model, space, policy, seed=seed, objectives=(metric,))
@@ -135,7 +134,6 @@ def tune(
         _warm(made, warm_start)
     kind = FitObjective if to_the_end else WatchedObjective
     objective = kind(model, data, tuple(data_option or ()), start, metric)
-    _data(data, tuple(data_option or ()))  # bad data fails here, not in every trial
     stale = made.file.give_up(made.name, older_than_s=24 * 3600)
     if stale:
         note(f"given up: trials {', '.join(map(str, stale))}, silent for a day")
@@ -152,61 +150,12 @@ def _warm(study: Study, text: str) -> None:
     note(f"{study.warm_start(StudyFile(Path(path)), name or study.name)} trials copied from {path}")
 
 
-def search_space(
-    model: str,
-    start: Mapping[str, Any],
-    only: Sequence[str] | None,
-    fixed: Sequence[str],
-    ranges: Sequence[str],
-    costs: Sequence[str],
-    limits: Sequence[str],
-) -> Space:
-    """The knobs of the sections model, loss and training, around the settings ``start``."""
-    from recengine.tuning import Parameter, Space
-
-    narrowed = dict(_range(text) for text in ranges)
-    weights = {key: _number(value, text) for text in costs for key, value in [_assignment(text)]}
-    parameters: list[Parameter] = []
-    known: list[str] = []
-    for section, cls in sections_of(model).items():
-        if section not in _SECTIONS:
-            continue
-        values = {k: v for k, v in dict(start.get(section) or {}).items() if k in cls.model_fields}
-        declared = [f"{section}.{key}" for key in cls.search_space()]
-        known += declared
-        wanted = [key for key in declared if (not only or key in only) and key not in fixed]
-        if not wanted:
-            continue
-        bare = [key.partition(".")[2] for key in wanted]
-        below = Space.of_config(
-            cls,
-            default=values,
-            only=bare,
-            ranges={k.partition(".")[2]: v for k, v in narrowed.items() if k in wanted},
-            costs={k.partition(".")[2]: v for k, v in weights.items() if k in wanted},
-            prefix=f"{section}.",
-        )
-        parameters += below.parameters
-    for asked in [*(only or []), *fixed, *narrowed, *weights]:
-        if asked not in known:
-            from recengine.config import did_you_mean
-
-            near = did_you_mean(asked, known)
-            raise ConfigError(
-                f"there is no tunable setting '{asked}'",
-                where="search space",
-                expected="one of " + ", ".join(known),
-                fix=f"did you mean '{near}'?" if near else None,
-            )
-    return Space(tuple(parameters), tuple(_limit(text) for text in limits))
-
-
 def _run(study: Study, objective: FitObjective, trials: int, workers: int) -> None:
     def told(trial: Trial) -> None:
         known = study.trials()
         best = max((t.values[0] for t in known if t.values and t.feasible), default=float("nan"))
-        ended = next(t.state for t in known if t.number == trial.number)
-        how = "" if ended == "done" else f"  ({ended})"
+        ended = next(t for t in known if t.number == trial.number)
+        how = f"  {ended.values[0]:.4f}" if ended.values and ended.state == "done" else f"  ({ended.state})"
         done = sum(t.state != "running" for t in known)
         note(f"trial {done}/{trials}{how}  best {study.objectives[0]} {best:.4f}")
 
@@ -247,22 +196,10 @@ def _report(study: Study, objective: FitObjective, confirm: int, page: Path | No
         emit_json(result)
         return
     changed = set(study.space.changed(recommended))
-    losses = {row.name: row for row in conclusion.reversions} if conclusion else {}
-    table(
-        ["setting", "default", "recommended", "lost if put back", "95 %"],
-        [
-            [
-                name,
-                study.space.default[name],
-                recommended[name],
-                losses[name].loss if name in losses else None,
-                f"[{losses[name].low:+.4f}, {losses[name].high:+.4f}]" if name in losses else None,
-            ]
-            for name in study.space.names
-            if name in changed
-        ],
-        title=f"{len(changed)} of {len(study.space.names)} settings changed",
-    )
+    if not changed:
+        typer.echo(f"recommended: the default settings ({len(study.space.names)} were searched)")
+    else:
+        _changes(study, recommended, conclusion)
     if conclusion:
         table(
             ["changed settings", "predicted", "sd", "best observed"],
@@ -271,10 +208,23 @@ def _report(study: Study, objective: FitObjective, confirm: int, page: Path | No
         )
     for label, values in repeats.items():
         typer.echo(f"{label}: " + ", ".join(f"{value:.4f}" for value in values))
-    note(
-        "use it with: "
-        + " ".join(f"--set {name}={recommended[name]}" for name in study.space.names if name in changed)
-    )
+    if changed:
+        note("use it with: " + " ".join(f"--set {name}={recommended[name]}" for name in sorted(changed)))
+
+
+def _changes(study: Study, recommended: Mapping[str, Any], conclusion: Conclusion | None) -> None:
+    """What the recommendation changes, and what putting each setting back would lose."""
+    changed = [name for name in study.space.names if name in study.space.changed(recommended)]
+    losses = {row.name: row for row in conclusion.reversions} if conclusion else {}
+    rows = []
+    for name in changed:
+        lost = losses.get(name)
+        interval = f"[{lost.low:+.4f}, {lost.high:+.4f}]" if lost else None
+        rows.append(
+            [name, study.space.default[name], recommended[name], lost.loss if lost else None, interval]
+        )
+    title = f"{len(changed)} of {len(study.space.names)} settings changed"
+    table(["setting", "default", "recommended", "lost if put back", "95 %"], rows, title=title)
 
 
 def _background(objective: FitObjective) -> dict[str, Any]:
@@ -304,52 +254,3 @@ def _confirm(study: Study, objective: FitObjective, point: dict[str, Any], n: in
         "recommended, fresh seeds": [objective(point, seed) for seed in seeds],
         "default, the same seeds": [objective(study.space.default, seed) for seed in seeds],
     }
-
-
-# --- texts of the command line ------------------------------------------------------------------
-
-
-def _assignment(text: str) -> tuple[str, str]:
-    key, sign, value = text.partition("=")
-    if not sign or not key.strip() or not value.strip():
-        raise UsageError("expected NAME=VALUE", found=text)
-    return key.strip(), value.strip()
-
-
-def _number(value: str, text: str) -> float:
-    try:
-        return float(value)
-    except ValueError:
-        raise UsageError("expected a number", found=value, where=text) from None
-
-
-def _range(text: str) -> tuple[str, tuple[float, float]]:
-    key, value = _assignment(text)
-    low, sign, high = value.partition(":")
-    if not sign:
-        raise UsageError("expected NAME=LOW:HIGH", found=text)
-    return key, (_number(low, text), _number(high, text))
-
-
-_TERM = re.compile(r"([+-]?)\s*(?:(\d+(?:\.\d*)?(?:[eE][+-]?\d+)?)\s*\*\s*)?([A-Za-z_][\w.]*)\s*")
-
-
-def _limit(text: str) -> LinearLimit:
-    """'a.b + 2*c.d <= 5' or '>='."""
-    from recengine.tuning import LinearLimit
-
-    sides = re.split(r"(<=|>=)", text)
-    if len(sides) != 3:
-        raise UsageError("expected SUM <= NUMBER or SUM >= NUMBER", found=text, where="--limit")
-    left, relation, right = sides
-    sign = operator.pos if relation == "<=" else operator.neg
-    terms, at = [], 0
-    left = left.strip()
-    while at < len(left):
-        term = _TERM.match(left, at)
-        if term is None or term.end() == at:
-            raise UsageError("cannot read the sum", found=left[at:], where=f"--limit {text!r}")
-        factor = float(term[2] or 1.0) * (-1.0 if term[1] == "-" else 1.0)
-        terms.append((term[3], sign(factor)))
-        at = term.end()
-    return LinearLimit(tuple(terms), sign(_number(right.strip(), text)))

@@ -1,0 +1,111 @@
+"""The space that ``tune`` searches: the knobs of a model's sections, as the command line narrows them."""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from recengine.cli.sections import sections_of
+from recengine.errors import ConfigError, UsageError
+
+if TYPE_CHECKING:
+    from recengine.tuning import LinearLimit, Space
+
+SECTIONS = ("model", "loss", "training")
+
+
+def search_space(
+    model: str,
+    start: Mapping[str, Any],
+    only: Sequence[str] | None,
+    fixed: Sequence[str],
+    ranges: Sequence[str],
+    costs: Sequence[str],
+    limits: Sequence[str],
+) -> Space:
+    """The knobs of the sections model, loss and training, around the settings ``start``."""
+    from recengine.tuning import Parameter, Space
+
+    narrowed = dict(_range(text) for text in ranges)
+    weights = {key: _number(value, text) for text in costs for key, value in [_assignment(text)]}
+    parameters: list[Parameter] = []
+    known: list[str] = []
+    for section, cls in sections_of(model).items():
+        if section not in SECTIONS:
+            continue
+        values = {k: v for k, v in dict(start.get(section) or {}).items() if k in cls.model_fields}
+        declared = [f"{section}.{key}" for key in cls.search_space()]
+        known += declared
+        wanted = [key for key in declared if (not only or key in only) and key not in fixed]
+        if not wanted:
+            continue
+        bare = [key.partition(".")[2] for key in wanted]
+        below = Space.of_config(
+            cls,
+            default=values,
+            only=bare,
+            ranges={k.partition(".")[2]: v for k, v in narrowed.items() if k in wanted},
+            costs={k.partition(".")[2]: v for k, v in weights.items() if k in wanted},
+            prefix=f"{section}.",
+        )
+        parameters += below.parameters
+    for asked in [*(only or []), *fixed, *narrowed, *weights]:
+        if asked not in known:
+            from recengine.config import did_you_mean
+
+            near = did_you_mean(asked, known)
+            raise ConfigError(
+                f"there is no tunable setting '{asked}'",
+                where="search space",
+                expected="one of " + ", ".join(known),
+                fix=f"did you mean '{near}'?" if near else None,
+            )
+    return Space(tuple(parameters), tuple(linear_limit(text) for text in limits))
+
+
+def _assignment(text: str) -> tuple[str, str]:
+    key, sign, value = text.partition("=")
+    if not sign or not key.strip() or not value.strip():
+        raise UsageError("expected NAME=VALUE", found=text)
+    return key.strip(), value.strip()
+
+
+def _number(value: str, text: str) -> float:
+    try:
+        return float(value)
+    except ValueError:
+        raise UsageError("expected a number", found=value, where=text) from None
+
+
+def _range(text: str) -> tuple[str, tuple[float, float]]:
+    key, value = _assignment(text)
+    low, sign, high = value.partition(":")
+    if not sign:
+        raise UsageError("expected NAME=LOW:HIGH", found=text)
+    return key, (_number(low, text), _number(high, text))
+
+
+_TERM = re.compile(r"([+-]?)\s*(?:(\d+(?:\.\d*)?(?:[eE][+-]?\d+)?)\s*\*\s*)?([A-Za-z_][\w.]*)\s*")
+
+
+def linear_limit(text: str) -> LinearLimit:
+    """'a.b + 2*c.d <= 5' or '>='."""
+    from recengine.tuning import LinearLimit
+
+    sides = re.split(r"(<=|>=)", text)
+    if len(sides) != 3:
+        raise UsageError("expected SUM <= NUMBER or SUM >= NUMBER", found=text, where="--limit")
+    left, relation, right = sides
+    sign = operator.pos if relation == "<=" else operator.neg
+    terms, at = [], 0
+    left = left.strip()
+    while at < len(left):
+        term = _TERM.match(left, at)
+        if term is None or term.end() == at:
+            raise UsageError("cannot read the sum", found=left[at:], where=f"--limit {text!r}")
+        factor = float(term[2] or 1.0) * (-1.0 if term[1] == "-" else 1.0)
+        terms.append((term[3], sign(factor)))
+        at = term.end()
+    return LinearLimit(tuple(terms), sign(_number(right.strip(), text)))
