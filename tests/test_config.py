@@ -24,6 +24,18 @@ class Outer(Config):
     beta: float = knob(2.0, "a beta", low=1, high=4, when={"inner.kind": ["b"]})
 
 
+class Shelf(Config):
+    boxes: dict[str, Inner] = knob({}, "by name")
+    rows: tuple[Inner, ...] = knob((), "in order")
+
+
+@pytest.mark.parametrize("settings", [{"boxes": {"left": {"rato": 0.5}}}, {"rows": [{"rato": 0.5}]}])
+def test_an_unknown_key_inside_a_collection_names_what_is_known(settings: dict[str, object]) -> None:
+    with pytest.raises(ConfigError) as wrong:
+        Shelf.parse(settings)
+    assert wrong.value.expected == "one of rate, kind"
+
+
 @given(st.integers(1, 10**6), st.floats(0.001, 1), st.sampled_from("ab"), st.none() | st.text(max_size=9))
 def test_a_config_round_trips(size: int, rate: float, kind: str, note: str | None) -> None:
     config = Outer.parse({"size": size, "inner": {"rate": rate, "kind": kind}, "note": note})

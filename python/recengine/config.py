@@ -15,7 +15,7 @@ import difflib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import UnionType
-from typing import Any, Literal, Self, Union, get_args, get_origin
+from typing import Any, Literal, Self, TypeGuard, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
@@ -136,8 +136,11 @@ def _leaves(cls: type[BaseModel], prefix: tuple[str, ...]) -> Iterator[FieldFact
 
 def nested_config(field: FieldInfo) -> type[BaseModel] | None:
     """The config class of a field that is itself a config, else None."""
-    kind = field.annotation
-    return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
+    return field.annotation if _is_config(field.annotation) else None
+
+
+def _is_config(kind: Any) -> TypeGuard[type[BaseModel]]:
+    return isinstance(kind, type) and issubclass(kind, BaseModel)
 
 
 def type_name(kind: Any) -> str:
@@ -166,12 +169,12 @@ def _fields_at(cls: type[BaseModel], path: Sequence[Any]) -> list[str]:
     """Names of the fields of the (possibly nested) config that ``path`` leads into."""
     here: Any = cls
     for part in path:
-        field = getattr(here, "model_fields", {}).get(part)
-        nested = None if field is None else nested_config(field)
-        if nested is None:
-            return []
-        here = nested
-    return list(here.model_fields)
+        if _is_config(here):
+            field = here.model_fields.get(part)
+            here = None if field is None else field.annotation
+        else:  # a key or a place inside dict[str, Config] or tuple[Config, ...]
+            here = next((kind for kind in get_args(here) if _is_config(kind)), None)
+    return list(here.model_fields) if _is_config(here) else []
 
 
 def _readable(
