@@ -5,7 +5,7 @@ import sysconfig
 from pathlib import Path
 
 from scikit_build_core import build as _build
-from scikit_build_core.build import *  # noqa: F403
+from scikit_build_core.build import *
 
 TORCH = "torch>=2.11"
 

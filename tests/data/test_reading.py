@@ -183,6 +183,28 @@ def test_lightgcn_lists(tmp_path):
     assert len(read(tmp_path, test="test_hard")) == 7
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("ratings.csv", "userId,movieId,rating,timestamp\n1,31,2.5,20\n1,12,4,10\n"),
+        ("ratings.dat", "1::31::2.5::20\n1::12::4::10\n"),
+        ("u.data", "1\t31\t2.5\t20\n1\t12\t4\t10\n"),
+    ],
+)
+@pytest.mark.parametrize("packed", [True, False])
+def test_movielens_folders(tmp_path, name, text, packed):
+    (tmp_path / "README.txt").write_text("as it comes")
+    (tmp_path / "movies.csv").write_text("movieId,title\n31,a film\n12,another\n")
+    file = tmp_path / (f"{name}.gz" if packed else name)
+    file.write_bytes(gzip.compress(text.encode()) if packed else text.encode())
+    report = ReadReport()
+    made = read(tmp_path, report=report)
+    assert report.layout == "movielens"
+    assert content(made) == [(1, 12), (1, 31)]
+    assert made.weight.tolist() == [4.0, 2.5]
+    assert made.time.tolist() == [10, 20]
+
+
 def test_irbench_and_mmrec_folders(tmp_path):
     ir = tmp_path / "ir"
     ir.mkdir()

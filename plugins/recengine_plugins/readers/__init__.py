@@ -12,6 +12,7 @@ _READERS = (
     ("recbole", "RecBole", "RecBole atomic files"),
     ("lightgcn", "LightGCN", "folder with train.txt and test.txt, a user and its items a line"),
     ("irbench", "IRBench", "folder with train.tsv and test.tsv"),
+    ("movielens", "MovieLens", "folder with ratings.csv, ratings.dat or u.data"),
     ("csr", "ImplicitCSR", "user-item matrix of scipy.sparse.save_npz"),
     ("sequences", "Sequences", "a user and its items a line, oldest first"),
     ("pairs", "Pairs", "user and item a line, in time order"),

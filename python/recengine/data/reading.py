@@ -16,6 +16,7 @@ from recengine.data.readers import (
     ImplicitCSR,
     IRBench,
     LightGCN,
+    MovieLens,
     Pairs,
     RecBole,
     Sequences,
@@ -50,6 +51,7 @@ def built_in() -> list[LayoutReader]:
         RecBole(),
         LightGCN(),
         IRBench(),
+        MovieLens(),
         ImplicitCSR(),
         Sequences(),
         Pairs(),
@@ -127,7 +129,7 @@ def _choose(path: Path, layout: str | None, readers: Sequence[LayoutReader]) -> 
         "the folder is in no known layout",
         where=str(path),
         found=", ".join(sorted(entry.name for entry in path.iterdir())[:8]) or "an empty folder",
-        expected="NAME.inter, train and test files, or a store",
+        expected="NAME.inter, train and test files, ratings as GroupLens packs them, or a store",
         fix="name a file inside it, or the layout (layout=...)",
     )
 
