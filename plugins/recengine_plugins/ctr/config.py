@@ -14,7 +14,12 @@ from recengine.nn.clicks import ClickConfig
 class LRConfig(ModelConfig):
     """Logistic regression."""
 
-    embedding_l2: float = knob(0.0, "pull of the weights to zero", ge=0, low=1e-7, high=1e-1, log=True)
+    embedding_l2: float = knob(
+        0.0, "pull of the looked-up weights to zero", ge=0, low=1e-7, high=1e-1, log=True
+    )
+    table_l2: float = knob(
+        0.0, "pull of all weights to zero, at every step", ge=0, low=1e-4, high=1e-1, log=True
+    )
 
 
 class FMConfig(ClickConfig):
@@ -26,6 +31,7 @@ class TowerConfig(ClickConfig):
 
     hidden: tuple[int, ...] = knob((400, 400, 400), "widths of the tower's layers")
     dropout: float = knob(0.2, "share of hidden values dropped in training", ge=0, lt=1, low=0.0, high=0.5)
+    batch_norm: bool = knob(False, "batch normalisation before each ReLU of the tower")
 
 
 class DeepFMConfig(TowerConfig):
@@ -72,3 +78,4 @@ class WukongConfig(ClickConfig):
     hidden: tuple[int, ...] = knob((128,), "widths of the tower inside a factorisation machine")
     top: tuple[int, ...] = knob((128,), "widths of the last tower")
     dropout: float = knob(0.1, "share of hidden values dropped in the last tower", ge=0, lt=1)
+    batch_norm: bool = knob(False, "batch normalisation before each ReLU of the last tower")

@@ -18,7 +18,8 @@ class DeepFM(ClickModel):
     def __init__(self, config: DeepFMConfig, facts: DataFacts) -> None:
         super().__init__(config, facts)
         self.first = FirstOrder(self)
-        self.tower = Tower(self.n_features * config.embedding_dim, config.hidden, config.dropout)
+        width = self.n_features * config.embedding_dim
+        self.tower = Tower(width, config.hidden, config.dropout, batch_norm=config.batch_norm)
 
     def score(self, vectors: Tensor, features: Features) -> Tensor:
         deep = self.tower(vectors.flatten(1)).squeeze(1)
@@ -33,7 +34,7 @@ class DCNv2(ClickModel):
         super().__init__(config, facts)
         width = self.n_features * config.embedding_dim
         self.cross = nn.ModuleList(nn.Linear(width, width) for _ in range(config.cross_layers))
-        self.tower = Tower(width, config.hidden, config.dropout, out=0)
+        self.tower = Tower(width, config.hidden, config.dropout, out=0, batch_norm=config.batch_norm)
         self.stacked = config.structure == "stacked"
         self.out = nn.Linear(self.tower.width if self.stacked else width + self.tower.width, 1)
 
@@ -61,7 +62,7 @@ class DLRM(ClickModel):
         above = torch.triu_indices(n, n, offset=1)
         self.register_buffer("pairs", above[0] * n + above[1], persistent=False)
         width = n * (n - 1) // 2 + (config.embedding_dim if numbers else 0)
-        self.tower = Tower(width, config.hidden, config.dropout)
+        self.tower = Tower(width, config.hidden, config.dropout, batch_norm=config.batch_norm)
         if numbers:  # the bottom tower reads the numbers themselves
             for parameter in (self.vectors.number_weight, self.vectors.number_bias):
                 assert parameter is not None

@@ -14,7 +14,8 @@ class LR(ClickModel):
     """logit = b + sum of one weight a value (of a number: w x + c)."""
 
     def __init__(self, config: LRConfig, facts: DataFacts) -> None:
-        super().__init__(ClickConfig(embedding_dim=1, embedding_l2=config.embedding_l2), facts)
+        pulls = {"embedding_l2": config.embedding_l2, "table_l2": config.table_l2}
+        super().__init__(ClickConfig(embedding_dim=1, **pulls), facts)
 
     def score(self, vectors: Tensor, features: Features) -> Tensor:
         return vectors.sum((1, 2))

@@ -25,7 +25,9 @@ class Wukong(ClickModel):
         made = config.compressed + config.interacted
         counts = [self.n_features] + [made] * config.layers
         self.layers = nn.ModuleList(WukongLayer(count, config) for count in counts[:-1])
-        self.tower = Tower(made * config.embedding_dim, config.top, config.dropout)
+        self.tower = Tower(
+            made * config.embedding_dim, config.top, config.dropout, batch_norm=config.batch_norm
+        )
 
     def score(self, vectors: Tensor, features: Features) -> Tensor:
         for layer in self.layers:

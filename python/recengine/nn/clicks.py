@@ -14,6 +14,7 @@ from recengine.contracts.batch import FeatureBatch, PairBatch, SequenceBatch, St
 from recengine.contracts.features import click_rate, feature_facts
 from recengine.contracts.model import DataFacts, Feed, ModelConfig
 from recengine.errors import UsageError
+from recengine.nn.dropout import Dropout
 from recengine.nn.features import Features, FeatureVectors
 
 
@@ -24,6 +25,9 @@ class ClickConfig(ModelConfig):
     embedding_l2: float = knob(
         0.0, "pull of the looked-up vectors to zero", ge=0, low=1e-7, high=1e-1, log=True
     )
+    table_l2: float = knob(
+        0.0, "pull of all vectors of the tables to zero, at every step", ge=0, low=1e-4, high=1e-1, log=True
+    )
     init_std: float = knob(0.01, "spread of the initial vectors", gt=0)
 
 
@@ -31,7 +35,8 @@ class ClickModel(nn.Module):
     """P(click) = sigmoid(score(vectors of the features) + b); b starts at the log-odds of the click rate.
 
     A subclass gives ``score``. The loss is the mean over rows of w (BCE(label, logit)), plus
-    embedding_l2 / 2 times the mean over rows of the squared norm of the looked-up vectors.
+    embedding_l2 / 2 times the mean over rows of the squared norm of the looked-up vectors, plus table_l2 / 2
+    times the sum of the squares of all tables (which gives every row of a table a gradient in every step).
     """
 
     def __init__(self, config: ClickConfig, facts: DataFacts) -> None:
@@ -68,10 +73,15 @@ class ClickModel(nn.Module):
         return loss + self.penalty(vectors)
 
     def penalty(self, vectors: Tensor) -> Tensor:
-        """embedding_l2 / 2 x the mean over rows of the squared norm of their vectors [B, F, d]."""
-        if self.config.embedding_l2 == 0:
-            return vectors.new_zeros(())
-        return 0.5 * self.config.embedding_l2 * vectors.square().sum((1, 2)).mean()
+        """embedding_l2 / 2 x the mean over rows of the squared norm of their vectors [B, F, d]
+        + table_l2 / 2 x the sum of the squares of the tables."""
+        pull = vectors.new_zeros(())
+        if self.config.embedding_l2 > 0:
+            pull = pull + 0.5 * self.config.embedding_l2 * vectors.square().sum((1, 2)).mean()
+        if self.config.table_l2 > 0:
+            tables = [part.table for part in self.modules() if isinstance(part, FeatureVectors)]
+            pull = pull + 0.5 * self.config.table_l2 * sum(table.square().sum() for table in tables)
+        return pull
 
     def predict(self, batch: FeatureBatch) -> Tensor:
         """float [B] in [0, 1]."""
@@ -103,14 +113,25 @@ class FirstOrder(nn.Module):
 
 
 class Tower(nn.Module):
-    """Linear, ReLU and dropout for each width of ``hidden``, then Linear to ``out`` (0: no last layer)."""
+    """Linear, batch normalisation where it is asked for, ReLU and dropout for each width of ``hidden``, then
+    Linear to ``out`` (0: no last layer)."""
 
-    def __init__(self, width: int, hidden: Sequence[int], dropout: float = 0.0, out: int = 1) -> None:
+    def __init__(
+        self,
+        width: int,
+        hidden: Sequence[int],
+        dropout: float = 0.0,
+        out: int = 1,
+        *,
+        batch_norm: bool = False,
+    ) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         for size in hidden:
-            layers += [nn.Linear(width, size), nn.ReLU()]
-            layers += [nn.Dropout(dropout)] if dropout else []
+            layers.append(nn.Linear(width, size))
+            layers += [BatchNorm(size)] if batch_norm else []
+            layers.append(nn.ReLU())
+            layers += [Dropout(dropout)] if dropout else []
             width = size
         self.width = out or width
         if out:
@@ -123,4 +144,17 @@ class Tower(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         made: Tensor = self.layers(x)
+        return made
+
+
+class BatchNorm(nn.BatchNorm1d):
+    """Batch normalisation that meets a training batch of a single row (the last of an epoch may be one) with
+    the running statistics: one row has no spread."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training and x.shape[0] == 1:
+            return functional.batch_norm(
+                x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
+            )
+        made: Tensor = super().forward(x)
         return made

@@ -37,6 +37,9 @@ class TrainerConfig(Config):
     optimizer: Optimizer = knob("adam", "rule that turns gradients into steps")
     schedule: Schedule = knob("constant", "course of the learning rate after the warm-up, down to zero")
     warmup: float = knob(0.0, "share of all steps in which the learning rate rises from zero", ge=0, lt=1)
+    plateau_factor: float = knob(
+        1.0, "factor on the learning rate after every validation that is not better; 1: none", gt=0, le=1
+    )
     clip_norm: float = knob(0.0, "largest gradient norm of a step; 0: no clipping", ge=0)
     precision: Precision = knob("32-true", "arithmetic of the step")
     device: str = knob("auto", "'auto', 'cpu', 'cuda' or 'cuda:N'; auto takes a GPU where there is one")

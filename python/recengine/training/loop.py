@@ -34,7 +34,8 @@ Moved = TypeVar("Moved")
 
 @dataclass
 class Position:
-    """``step`` steps of ``epoch`` are done; ``loss_sum`` and ``loss_rows`` are of that epoch so far."""
+    """``step`` steps of ``epoch`` are done; ``loss_sum`` and ``loss_rows`` are of that epoch so far;
+    ``plateaus`` validations were not better than the best before them."""
 
     epoch: int = 0
     step: int = 0
@@ -43,6 +44,7 @@ class Position:
     best: float | None = None
     best_epoch: int | None = None
     waited: int = 0
+    plateaus: int = 0
     stopped: bool = False
     history: list[dict[str, Any]] = field(default_factory=list)
 
@@ -153,8 +155,9 @@ class Loop:
             here.epoch, here.step, self.training.epochs, self.feeder.steps_per_epoch, self.extras
         )
         done = here.epoch * self.feeder.steps_per_epoch + here.step
+        size = rate(self.training, done, self.steps) * self.training.plateau_factor**here.plateaus
         for group in self.optimizer.param_groups:
-            group["lr"] = rate(self.training, done, self.steps) * group.get("scale", 1.0)
+            group["lr"] = size * group.get("scale", 1.0)
         self.optimizer.zero_grad(set_to_none=True)
         loss: Tensor = self.module.training_loss(to_device(mine, self.fabric.device), context)
         self.fabric.backward(loss if factor == 1.0 else loss * factor)
@@ -210,6 +213,7 @@ class Loop:
                 checkpoint.save_tensors(self._best_path(epoch + 1), self.best)
         else:
             here.waited += 1
+            here.plateaus += 1
             here.stopped = 0 < self.training.patience <= here.waited
         return metrics
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from recengine.contracts.batch import FeatureBatch
+from recengine.contracts.batch import FeatureBatch, StepContext
 from recengine.contracts.model import DataFacts
 from recengine.data.clicks import prepare
 from recengine.errors import ConfigError, UsageError
@@ -140,3 +140,31 @@ def test_a_click_model_without_features_says_what_it_needs() -> None:
 def test_heads_must_divide() -> None:
     with pytest.raises(ConfigError, match="does not divide"):
         make("autoint", attention_dim=6, n_heads=4)
+
+
+def test_the_pull_of_the_tables_counts_every_row() -> None:
+    plain, pulled = (
+        make("deepfm", embedding_dim=4, hidden=()),
+        make("deepfm", embedding_dim=4, hidden=(), table_l2=0.3),
+    )
+    tables = [pulled.vectors.table, pulled.first.weights.table]
+    expected = 0.5 * 0.3 * sum(float(table.square().sum()) for table in tables)
+    context = StepContext(0, 0, 1, 1, {})
+    got = float(pulled.training_loss(BATCH, context) - plain.training_loss(BATCH, context))
+    assert got == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_tower_normalises_batches_and_meets_a_single_row() -> None:
+    model = make("dcnv2", embedding_dim=4, hidden=(6,), batch_norm=True).train()
+    seen: list[torch.Tensor] = []
+    norm = next(part for part in model.modules() if isinstance(part, torch.nn.BatchNorm1d))
+    with torch.no_grad():
+        norm.weight.fill_(1.0), norm.bias.zero_()
+    norm.register_forward_hook(lambda module, given, made: seen.append(made))
+    model(BATCH.features)
+    torch.testing.assert_close(seen[0].mean(0), torch.zeros(6), atol=1e-5, rtol=0)
+    torch.testing.assert_close(seen[0].var(0, unbiased=False), torch.ones(6), atol=1e-2, rtol=0)
+    single = FeatureBatch(**SPLIT.train.take(np.arange(1)).tensors())
+    before = norm.running_mean.clone()
+    assert torch.isfinite(model(single.features)).all()
+    torch.testing.assert_close(norm.running_mean, before)
