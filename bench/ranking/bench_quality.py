@@ -254,8 +254,8 @@ def report(store: Path, last: str = "") -> None:
         pull = one["trial"].get("table_l2", SMALL["table_l2"])
         mean = {m: np.mean([c["metrics"][m][0] for c in seeds.values()]) for m in ("log_loss", "gauc", "ece")}
         lines.append(
-            f"| {data} | {model} | {pull} | {len(seeds)} | {one['weights']:,} | {np.mean(values):.4f} | {ends} "
-            f"| {mean['log_loss']:.4f} | {mean['gauc']:.4f} | {mean['ece']:.4f} |"
+            f"| {data} | {model} | {pull} | {len(seeds)} | {one['weights']:,} | {np.mean(values):.4f} "
+            f"| {ends} | {mean['log_loss']:.4f} | {mean['gauc']:.4f} | {mean['ece']:.4f} |"
         )
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "ranking_quality.md").write_text("\n".join(lines) + "\n")

@@ -255,3 +255,19 @@ def test_prediction_of_a_table_without_a_feature_names_it(run: ClickRun) -> None
 def test_an_open_log_needs_its_label() -> None:
     with pytest.raises(DataError, match="no column 'label'"):
         recengine.fit("lr", ClickLog.from_frame(pl.DataFrame({"a": [1, 2]})))
+
+
+def test_the_learning_rate_falls_after_a_validation_that_is_not_better() -> None:
+    steps = {"epochs": 10, "learning_rate": 0.3, "patience": 0}
+    falling = {**SHORT["training"], **steps, "plateau_factor": 1e-9}
+    made = recengine.fit("fm", prepare(planted_clicks(1500)), settings={"training": falling})
+    found = [entry["auc"] for entry in made.history]
+    worse = next(at for at in range(1, len(found)) if found[at] <= max(found[:at]))
+    assert worse < len(found) - 2, "the test needs a fit that overshoots early"
+    assert found[worse:] == pytest.approx([found[worse]] * len(found[worse:]), abs=1e-7), (
+        "nothing moves any more"
+    )
+    steady = {**SHORT["training"], **steps}
+    other = recengine.fit("fm", prepare(planted_clicks(1500)), settings={"training": steady})
+    assert [entry["auc"] for entry in other.history][: worse + 1] == found[: worse + 1]
+    assert other.history[worse + 1]["auc"] != found[worse + 1]
