@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.library import opcheck
 
-from recengine.ops import info_nce, linear_cross_entropy, sampled_logsumexp, sampled_scores
+from recengine.ops import info_nce, linear_cross_entropy, logsumexp_rows, sampled_logsumexp, sampled_scores
 from recengine.ops._library import native
 from recengine.ops.softmax_loss import linear_cross_entropy_reference, sampled_logsumexp_reference
 
@@ -290,6 +290,56 @@ def test_shared_negatives_are_the_same_sum(exclude: bool) -> None:
         torch.autograd.grad(one.sum(), inputs), torch.autograd.grad(two.sum(), inputs), strict=True
     ):
         torch.testing.assert_close(a, b, rtol=2e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize("per_entry", [False, True])
+@pytest.mark.parametrize("positive", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_shared_negatives_with_weights_of_their_own(
+    per_entry: bool, positive: bool, dtype: torch.dtype
+) -> None:
+    anchors, table, negatives, log_weight, temperature, _ = sampled(30, 50, 40, 16, torch.float32)
+    anchors, table, log_weight, temperature = (x.to(dtype) for x in (anchors, table, log_weight, temperature))
+    shared = negatives[0].clone()
+    shared[7] = -1
+    positives = shared[:30].clone() if positive else None
+    options = {"temperature": temperature, "exclude": shared[:30], "positives": positives}
+    weight = log_weight if per_entry else log_weight[0]
+    inputs = [t.requires_grad_() for t in (anchors, table, temperature, weight)]
+    one = sampled_logsumexp(anchors, table, shared, log_weight=weight, **options)
+    rows = shared.expand(30, -1).contiguous()
+    two = sampled_logsumexp_reference(
+        anchors, table, rows, weight.expand(30, -1), temperature, positives, shared[:30]
+    )
+    torch.testing.assert_close(one, two, rtol=2e-6, atol=1e-6)
+    for a, b in zip(
+        torch.autograd.grad(one.sum(), inputs), torch.autograd.grad(two.sum(), inputs), strict=True
+    ):
+        torch.testing.assert_close(a, b, rtol=2e-5, atol=2e-6)
+    torch.testing.assert_close(
+        sampled_scores(anchors, table, shared, temperature=0.5),
+        sampled_scores(anchors, table, rows, temperature=0.5),
+        rtol=2e-6,
+        atol=2e-6,
+    )
+
+
+def test_log_sum_exp_of_rows() -> None:
+    logits = torch.randn(5, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    live = torch.rand(5, 7, generator=torch.Generator().manual_seed(3)) < 0.6
+    live[3] = False
+    logits.requires_grad_()
+    wanted = torch.stack([logits[r][live[r]].logsumexp(0) for r in range(5)])
+    found = logsumexp_rows(logits, live)
+    torch.testing.assert_close(found, wanted)
+    assert found[3] == -torch.inf
+    kept = torch.tensor([0, 1, 2, 4])
+    (one,) = torch.autograd.grad(found[kept].sum(), logits, retain_graph=True)
+    (two,) = torch.autograd.grad(wanted[kept].sum(), logits)
+    torch.testing.assert_close(one, two)
+    (none,) = torch.autograd.grad(found[3], logits)
+    assert none.abs().sum() == 0
+    assert (logsumexp_rows(logits[:, :0]) == -torch.inf).all()
 
 
 def test_a_row_without_entries_is_minus_infinity_without_gradient() -> None:

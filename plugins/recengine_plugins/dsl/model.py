@@ -36,13 +36,14 @@ def log_weights(scores: Tensor, likeness: Tensor, live: Tensor, kappa: float, rh
     likeness [R, N]: cosines c_j of target and sampled item. live bool [R, N]: entries that count.
     Means are over live entries; weights have mean one and lie in [1 / (1 + kappa), 1 + kappa].
     """
-    count = live.sum(1, keepdim=True).clamp(min=1)
-    mean = (scores * live).sum(1, keepdim=True) / count
-    spread = (((scores - mean).square() * live).sum(1, keepdim=True) / count).sqrt()
-    hardness = torch.sigmoid((scores - mean) / (spread + 1e-6))
-    raw = 1 + kappa * (rho * hardness + (1 - rho) * likeness.clamp(min=0))
-    level = (raw * live).sum(1, keepdim=True) / count
-    return torch.where(live, (raw / level.clamp(min=1e-12)).log(), 0.0)
+    counts = live.to(scores.dtype)
+    count = counts.sum(1, keepdim=True).clamp(min=1)
+    centred = scores - (scores * counts).sum(1, keepdim=True) / count
+    spread = (centred.square().mul_(counts).sum(1, keepdim=True) / count).sqrt()
+    raw = centred.div_(spread + 1e-6).sigmoid_().mul_(rho)
+    raw = raw.add_(likeness.clamp(min=0), alpha=1 - rho).mul_(kappa).add_(1)
+    level = (raw * counts).sum(1, keepdim=True) / count
+    return raw.div_(level.clamp(min=1e-12)).log_().mul_(counts)
 
 
 def slate_intensity(log_weight: Tensor, scaled: Tensor, live: Tensor, size: int) -> tuple[Tensor, Tensor]:
@@ -87,19 +88,19 @@ class DSLR(nn.Module):
             )
         _finite(given)
         anchors, items = unit_rows(given.anchors), unit_rows(given.items)
-        negatives = given.negatives.expand(anchors.shape[0], -1)
+        negatives = given.negatives
         live = negatives != given.positives[:, None]
         positive = (anchors * functional.embedding(given.positives, items)).sum(1)
         found = self.competition(anchors, items, given.positives, positive, negatives, live, context.epoch)
-        weight = found.log_weight - live.sum(1, keepdim=True).clamp(min=1).log()
         temperature = found.temperature
 
         def reduce(a: Tensor, t: Tensor) -> Tensor:
             return sampled_logsumexp(
-                a, t, negatives, log_weight=weight, temperature=temperature, exclude=given.positives
+                a, t, negatives, log_weight=found.log_weight, temperature=temperature, exclude=given.positives
             )
 
-        loss = all_threads(reduce, anchors, items) - positive / temperature
+        entries = live.sum(1).clamp(min=1).log().to(positive.dtype)
+        loss = all_threads(reduce, anchors, items) - entries - positive / temperature
         if self.config.scale_by_tau:
             loss = loss * (temperature / self.config.temperature)
         return torch.where(live.any(1), loss, 0.0).mean()
@@ -117,9 +118,9 @@ class DSLR(nn.Module):
     ) -> Competition:
         """Weights and temperatures of a batch; the centre takes its mean intensity."""
         config, share = self.config, self.strength(epoch)
-        rows = negatives.shape[0]
+        rows = live.shape[0]
         level = torch.full_like(positive, config.temperature)
-        nothing = torch.zeros(negatives.shape, dtype=positive.dtype, device=positive.device)
+        nothing = torch.zeros(live.shape, dtype=positive.dtype, device=positive.device)
         empty = torch.zeros((rows, 0), dtype=torch.int64, device=positive.device)
         kappa, gamma = share * config.kappa, share * config.gamma
         if not kappa and not gamma:
@@ -152,7 +153,7 @@ def _finite(given: LossInput) -> None:
     if given.anchors.device.type != "cpu":
         return
     for name, vectors in (("anchors", given.anchors), ("items", given.items)):
-        if not bool(torch.isfinite(vectors).all()):
+        if not bool(torch.isfinite(vectors.detach().sum())) and not bool(torch.isfinite(vectors).all()):
             raise UsageError(
                 f"the {name} given to the loss are not finite",
                 where=f"loss ({name})",

@@ -54,11 +54,14 @@ class _Threshold(SampledLoss):
         inside = place < count[:, None]
         entries = items[(indptr[users][:, None] + place).clamp(max=max(0, items.numel() - 1))]
         own = entries.masked_fill(~inside, -1)
-        sampled = rows.negatives.expand(rows.shape)
-        candidates = torch.cat([own, sampled], 1)
-        scores = sampled_scores(rows.anchors, rows.items, candidates).masked_fill(candidates < 0, -torch.inf)
+        scores = torch.cat([_scores(rows, own), _scores(rows, rows.negatives)], 1)
         kth = scores.topk(min(self.k, scores.shape[1]), dim=1).values[:, -1]
         return torch.where(torch.isfinite(kth), kth, -1.0)
+
+
+def _scores(rows: Rows, items: Tensor) -> Tensor:
+    """Cosines with ``items`` ([R, N] or [N]), [R, N]; minus infinity where there is none (-1)."""
+    return sampled_scores(rows.anchors, rows.items, items).masked_fill(items < 0, -torch.inf)
 
 
 class SLAtK(_Threshold):

@@ -147,22 +147,21 @@ def sampled_logsumexp(
         or a temperature is not positive.
     """
     anchors, table = _autocast(anchors, table)
-    rows = anchors.shape[0]
     per_row = temperature if isinstance(temperature, Tensor) else None
     scale = 1.0 if isinstance(temperature, Tensor) else 1.0 / temperature
-    if negatives.dim() == 1 and positives is None and (log_weight is None or log_weight.dim() == 1):
-        return _shared_logsumexp(anchors, table, negatives, log_weight, per_row, exclude, scale)
     if negatives.dim() == 1:
-        negatives = negatives.expand(rows, -1)
+        shared = (anchors, table, negatives, log_weight, per_row, exclude, scale)
+        lse = _shared_logsumexp(*shared)
+        return lse if positives is None else _and_positive(lse, anchors, table, positives, per_row, scale)
     if log_weight is not None:
         log_weight = _wide(log_weight, anchors)
-        log_weight = log_weight.expand(rows, -1) if log_weight.dim() == 1 else log_weight
+        log_weight = log_weight.expand(anchors.shape[0], -1) if log_weight.dim() == 1 else log_weight
     if per_row is not None:
         per_row = _wide(per_row, anchors)
     arguments = (anchors, table, negatives, log_weight, per_row, positives, exclude, scale)
     if _kernel_takes(anchors):
-        lse: Tensor = torch.ops.recengine.sampled_logsumexp(*arguments)
-        return lse
+        reduced: Tensor = torch.ops.recengine.sampled_logsumexp(*arguments)
+        return reduced
     return sampled_logsumexp_reference(*arguments)
 
 
@@ -174,7 +173,7 @@ def sampled_scores(anchors: Tensor, table: Tensor, negatives: Tensor, *, tempera
     """
     anchors, table = _autocast(anchors.detach(), table.detach())
     if negatives.dim() == 1:
-        negatives = negatives.expand(anchors.shape[0], -1)
+        return _products(anchors / temperature if temperature != 1.0 else anchors, table, negatives)
     if _kernel_takes(anchors):
         scores: Tensor = torch.ops.recengine.sampled_scores(anchors, table, negatives, 1.0 / temperature)
         return scores
@@ -195,8 +194,7 @@ def sampled_logits(anchors: Tensor, table: Tensor, negatives: Tensor) -> Tensor:
     """
     anchors, table = _autocast(anchors, table)
     if negatives.dim() == 1:
-        chosen = table.index_select(0, negatives.clamp(min=0))
-        return torch.where(negatives >= 0, _wide(anchors) @ _wide(chosen).t(), 0.0)
+        return _products(anchors, table, negatives)
     if _kernel_takes(anchors) and not anchors.is_cuda:
         scores: Tensor = torch.ops.recengine.sampled_scores(anchors, table, negatives, 1.0)
         return scores
@@ -207,15 +205,11 @@ def sampled_logits(anchors: Tensor, table: Tensor, negatives: Tensor) -> Tensor:
 def logsumexp_rows(logits: Tensor, live: Tensor | None = None) -> Tensor:
     """Log-sum-exp of every row of ``logits`` [B, N] over its live entries (bool [B, N]; None: all), [B].
 
-    :func:`sampled_logsumexp` with the logits as weights and nothing to multiply: minus infinity, without a
-    gradient, for a row without entries.
+    What :func:`sampled_logsumexp` does with logits that exist already: minus infinity, without a gradient,
+    for a row without entries.
     """
-    rows = logits.shape[0]
-    entries = torch.zeros(logits.shape, dtype=torch.int64, device=logits.device)
-    if live is not None:
-        entries.masked_fill_(~live, -1)
-    nothing = logits.new_zeros(1, 1)
-    return sampled_logsumexp(nothing.expand(rows, 1), nothing, entries, log_weight=logits)
+    lse: Tensor = _RowsLogSumExp.apply(logits, live)  # type: ignore[no-untyped-call]
+    return lse
 
 
 def info_nce(
@@ -251,6 +245,12 @@ def info_nce(
     target = torch.arange(a.shape[0], device=a.device)
     loss, _ = _catalogue(a, b, target, None, ids, ids, -1, 1.0 / temperature)
     return _reduce(loss, a.shape[0], reduction)
+
+
+def _products(anchors: Tensor, table: Tensor, negatives: Tensor) -> Tensor:
+    """Inner products with the same items for all rows, [B, N]; 0 where there is no item."""
+    chosen = _wide(table.index_select(0, negatives.clamp(min=0)))
+    return _wide(anchors) @ (chosen * (negatives >= 0)[:, None]).t()
 
 
 def _wide(tensor: Tensor, like: Tensor | None = None) -> Tensor:
@@ -293,17 +293,58 @@ def _shared_logsumexp(
     exclude: Tensor | None,
     scale: float,
 ) -> Tensor:
-    """All rows have the same entries: one product with the gathered rows, a catalogue of N items."""
+    """All rows have the same entries: one product with the gathered rows, a catalogue of N items. Weights
+    that differ from row to row are added to the product, which then exists."""
     if negatives.shape[0] == 0 or anchors.shape[0] == 0:
         return _wide(anchors).sum(1) * 0.0 - torch.inf
-    offset = torch.where(negatives >= 0, 0.0, -torch.inf)
-    if log_weight is not None:
-        offset = offset + _wide(log_weight, anchors)
     if temperature is not None:
         anchors = (_wide(anchors) / _wide(temperature, anchors)[:, None]).to(anchors.dtype)
     chosen = table.index_select(0, negatives.clamp(min=0))
+    if log_weight is not None and log_weight.dim() == 2:
+        logits = torch.addmm(_wide(log_weight, anchors), _wide(anchors), _wide(chosen).t(), alpha=scale)
+        live = (negatives >= 0).expand_as(logits)
+        if exclude is not None:
+            live = live & (negatives != exclude[:, None])
+        return logsumexp_rows(logits, live)
+    offset = torch.where(negatives >= 0, 0.0, -torch.inf)
+    if log_weight is not None:
+        offset = offset + _wide(log_weight, anchors)
     row_key, item_key = (None, None) if exclude is None else (exclude, negatives)
     return _catalogue(anchors, chosen, None, _wide(offset, anchors), row_key, item_key, -1, scale)[1]
+
+
+def _and_positive(
+    lse: Tensor, anchors: Tensor, table: Tensor, positives: Tensor, temperature: Tensor | None, scale: float
+) -> Tensor:
+    """log(exp(lse) + exp(the positive's logit)), [B]; ``lse`` where there is no positive."""
+    chosen = table.index_select(0, positives.clamp(min=0))
+    logit = scale * (_wide(anchors) * _wide(chosen)).sum(1)
+    if temperature is not None:
+        logit = logit / _wide(temperature, anchors)
+    return torch.where(positives >= 0, torch.logaddexp(lse, logit), lse)
+
+
+class _RowsLogSumExp(torch.autograd.Function):
+    """Log-sum-exp over the live entries of every row; keeps the softmax for the backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, live: Tensor | None) -> Tensor:
+        masked = _wide(logits) if live is None else _wide(logits).masked_fill(~live, -torch.inf)
+        if masked.shape[1] == 0:
+            ctx.save_for_backward(masked)
+            return masked.sum(1) - torch.inf
+        top = masked.amax(1, keepdim=True)
+        top = torch.where(top > -torch.inf, top, 0.0)
+        share = (masked - top).exp_()
+        total = share.sum(1, keepdim=True)
+        share.div_(total.clamp(min=torch.finfo(total.dtype).tiny))
+        ctx.save_for_backward(share)
+        return (total.log() + top).squeeze(1)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        (share,) = ctx.saved_tensors
+        return share * grad[:, None], None
 
 
 def linear_cross_entropy_reference(

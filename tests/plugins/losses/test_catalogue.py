@@ -270,6 +270,21 @@ def test_permuting_and_repeating_negatives_changes_nothing(name: str) -> None:
     assert math.isfinite(float(twice.detach()))
 
 
+@pytest.mark.parametrize("name", SAMPLED)
+def test_items_shared_by_the_batch_are_those_items_for_every_row(name: str) -> None:
+    found = []
+    for shared in (True, False):
+        case = given()
+        anchors, items = case.anchors.requires_grad_(), case.items.requires_grad_()
+        sampled = case.negatives[0] if shared else case.negatives[:1].expand(ROWS, -1)
+        case = replace(case, anchors=anchors, items=items, negatives=sampled)
+        torch.manual_seed(1)
+        value = loss(name)(case, StepContext(epoch=20))
+        found.append((value.detach(), *torch.autograd.grad(value, (anchors, items))))
+    for one, two in zip(*found, strict=True):
+        torch.testing.assert_close(one, two)
+
+
 @pytest.mark.parametrize("name", ["sl", "ssm", "bsl", "psl", "sl_at_k", "dsl_r", "sogclr", "adap_tau"])
 def test_the_coldest_temperature_stays_finite(name: str) -> None:
     """Differences up to 2 at temperature 0.01: logits of 200."""
