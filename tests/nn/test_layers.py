@@ -13,7 +13,7 @@ from recengine.nn.dropout import Dropout, keep_mask
 from recengine.nn.norm import StdNorm
 from recengine.nn.ragged import append_one, gather, keep_recent, keep_window, layout, spread, window_of
 from recengine.nn.threads import all_threads, one_thread
-from recengine.nn.transformer import BidirectionalBlock, Block, CausalBlock
+from recengine.nn.transformer import BidirectionalBlock, Block, CausalBlock, Gelu
 
 
 def offsets_of(lengths: list[int]) -> torch.Tensor:
@@ -240,3 +240,12 @@ def test_threads_come_back_forward_and_backward() -> None:
         torch.set_num_threads(before)
     assert seen == [("forward", 3), ("between", 1), ("backward", 3), ("behind", 1), ("after", 1)]
     assert a.grad.tolist() == [4.0] * 3
+
+
+@pytest.mark.parametrize("approximate", ["none", "tanh"])
+def test_gelu_is_torchs_and_leaves_rows_contiguous(approximate: str) -> None:
+    rows = torch.randn(7, 5, dtype=torch.float64, requires_grad=True)
+    out = Gelu(approximate)(rows)
+    torch.testing.assert_close(out, torch.nn.functional.gelu(rows, approximate=approximate))
+    assert out.is_contiguous()
+    assert torch.autograd.gradcheck(Gelu(approximate), (rows,))

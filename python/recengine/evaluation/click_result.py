@@ -8,10 +8,9 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import polars as pl
 from numpy.typing import NDArray
 
 from recengine.errors import DataError, UsageError
@@ -27,6 +26,9 @@ from recengine.evaluation.intervals import t_interval
 from recengine.evaluation.off_policy import policy_value
 from recengine.evaluation.result import Estimate
 from recengine.files import write_json, write_with
+
+if TYPE_CHECKING:
+    import polars as pl
 
 FORMAT = 1
 KIND = "clicks"
@@ -112,6 +114,8 @@ class ClickEvaluation:
     @classmethod
     def read(cls, folder: str | Path, *, suffix: str = "") -> ClickEvaluation:
         """What ``write`` wrote. Raises DataError where a file is missing or damaged."""
+        import polars as pl
+
         place = Path(folder)
         try:
             told = json.loads((place / f"evaluation{suffix}.json").read_text())
@@ -149,6 +153,8 @@ def measure_clicks(
     and SNIPS.
     Raises DataError for labels, probabilities or chances out of range.
     """
+    import polars as pl
+
     values = click_metrics(labels, probabilities, groups)
     intervals = _intervals(labels, probabilities, groups, values, protocol.bins)
     estimates = {
@@ -234,6 +240,8 @@ def _count(name: str, labels: Any, probabilities: Any, groups: Any) -> int:
 
 
 def _by_value(labels: Any, probabilities: Any, codes: NDArray[Any], words: list[str]) -> pl.DataFrame:
+    import polars as pl
+
     rows = []
     for code, word in enumerate(words):
         chosen = codes == code

@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import polars as pl
 import torch
 from numpy.typing import NDArray
 
@@ -115,6 +114,8 @@ def measure(
     progress: Progress | None = None,
 ) -> Evaluation:
     """Metrics of lists that come block by block, in the order of the task's users."""
+    import polars as pl
+
     n, n_items = len(task), task.history.n_items
     popularity = task.history.popularity().astype(np.float64)
     deciles = popularity_deciles(popularity)

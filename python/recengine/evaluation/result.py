@@ -7,10 +7,9 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import polars as pl
 from numpy.typing import NDArray
 
 from recengine.contracts.metric import CatalogueMetric
@@ -18,6 +17,9 @@ from recengine.errors import DataError, UsageError
 from recengine.evaluation.intervals import exact_mean, t_interval
 from recengine.evaluation.protocol import Protocol
 from recengine.files import write_with
+
+if TYPE_CHECKING:
+    import polars as pl
 
 FORMAT = 1
 FACTS = ("user", "row", "n_history", "n_targets", "target_decile", "n_cold")
@@ -98,6 +100,8 @@ class Evaluation:
         Raises UsageError when there is nothing to merge, the protocols differ in more than the data, or a
         user occurs twice.
         """
+        import polars as pl
+
         if not parts:
             raise UsageError("nothing to merge", where="Evaluation.merge")
         first = parts[0]
@@ -121,6 +125,8 @@ class Evaluation:
     def write(self, folder: str | Path, *, suffix: str = "") -> None:
         """Write evaluation.json, per_user.parquet and exposure.parquet, each whole or not at all, the JSON
         last. ``suffix`` goes before the dot."""
+        import polars as pl
+
         place = Path(folder)
         place.mkdir(parents=True, exist_ok=True)
         write_with(place / f"per_user{suffix}.parquet", self.per_user.write_parquet)
@@ -143,6 +149,8 @@ class Evaluation:
     @classmethod
     def read(cls, folder: str | Path, *, suffix: str = "") -> Evaluation:
         """What ``write`` wrote. Raises DataError where a file is missing or damaged."""
+        import polars as pl
+
         from recengine.evaluation.metrics import built_in_metrics
 
         place = Path(folder)

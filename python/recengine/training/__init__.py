@@ -1,4 +1,4 @@
-"""Fitting: the loop (Lightning Fabric), checkpoints, run records; life-cycle hooks as callbacks."""
+"""Fitting: the loop, the processes it runs in, checkpoints, run records; life-cycle hooks as callbacks."""
 
 from recengine.training.click_run import ClickRun
 from recengine.training.config import EvaluationConfig, RunConfig, TrainerConfig, resolve, run_config_class

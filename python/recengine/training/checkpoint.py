@@ -21,6 +21,7 @@ from torch import Tensor
 
 from recengine.errors import CheckpointError
 from recengine.files import write_bytes, write_json, write_with
+from recengine.training.adam import Adam
 
 FORMAT = 1
 LATEST = "latest"
@@ -120,7 +121,7 @@ def load_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def optimizer_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def optimizer_state(optimizer: torch.optim.Optimizer | Adam) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """An optimiser's state as tensors by name and a JSON part."""
     state = optimizer.state_dict()
     tensors = {}
@@ -135,7 +136,7 @@ def optimizer_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor]
 
 
 def restore_optimizer(
-    optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], plain: Mapping[str, Any]
+    optimizer: torch.optim.Optimizer | Adam, tensors: Mapping[str, Tensor], plain: Mapping[str, Any]
 ) -> None:
     """The inverse of ``optimizer_state``; raises CheckpointError when the state is another optimiser's."""
     state: dict[int, dict[str, Any]] = {int(index): dict(values) for index, values in plain["state"].items()}

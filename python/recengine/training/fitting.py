@@ -20,7 +20,7 @@ from recengine.training.build import build_model
 from recengine.training.click_run import ClickRun
 from recengine.training.config import CLICKS, model_entry, resolve
 from recengine.training.determinism import isolated_randomness, mix
-from recengine.training.devices import choose_device, make_fabric
+from recengine.training.devices import choose_device, make_processes
 from recengine.training.feeding import ClickFeeder, Feeder, make_click_feeder, make_feeder
 from recengine.training.instances import hosted
 from recengine.training.loop import Events, Loop
@@ -96,7 +96,7 @@ def _train(run: Run, device: torch.device, listener: Listener, resume: bool) -> 
     """Run the gradient loop; whether this process is the one that writes."""
     assert run.host is not None
     host, network = run.host, run.model
-    fabric = make_fabric(run.config.training, device)
+    processes = make_processes(run.config.training, device)
     feed = network.feed()  # type: ignore[operator]
     asked = run.config.training
     source: Feeder | ClickFeeder
@@ -108,9 +108,9 @@ def _train(run: Run, device: torch.device, listener: Listener, resume: bool) -> 
             run.split.train, feed, asked.batch_size, run.seed, host, reshuffle=asked.reshuffle_ties
         )
         counts = run.split.train.popularity().astype(np.float32)
-        extras["popularity"] = torch.from_numpy(counts).to(fabric.device)
-        extras["user_items"] = user_items(run.split.train, fabric.device)
-    leader = bool(fabric.is_global_zero)
+        extras["popularity"] = torch.from_numpy(counts).to(processes.device)
+        extras["user_items"] = user_items(run.split.train, processes.device)
+    leader = bool(processes.is_global_zero)
 
     def epoch_end(epoch: int, metrics: dict[str, float]) -> None:
         emit(host, "recengine_epoch_end", run=run, epoch=epoch, metrics=metrics)
@@ -124,7 +124,7 @@ def _train(run: Run, device: torch.device, listener: Listener, resume: bool) -> 
         run.split.validation,
         run.config,
         run.seed,
-        fabric,
+        processes,
         None if run.directory is None else run.directory / "checkpoints",
         Events(listener if leader else silent, epoch_end, saved),
         _identity(run),

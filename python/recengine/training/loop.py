@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor
 
 from recengine.contracts.batch import StepContext
@@ -22,6 +21,7 @@ from recengine.evaluation.clicks import LOWER_IS_BETTER
 from recengine.training import checkpoint
 from recengine.training.config import RunConfig
 from recengine.training.determinism import fixed_threads, isolated_randomness, mix
+from recengine.training.devices import Processes
 from recengine.training.feeding import ClickFeeder, Feeder
 from recengine.training.interrupt import Interrupt
 from recengine.training.optimisation import make_optimizer, rate
@@ -69,24 +69,23 @@ class Loop:
         validation: EvalTask | ClickTable | None,
         config: RunConfig,
         seed: int,
-        fabric: Fabric,
+        processes: Processes,
         folder: Path | None,
         events: Events,
         identity: dict[str, Any],
         extras: dict[str, object],
     ) -> None:
         self.network, self.feeder = network, feeder
-        self.config, self.training, self.seed, self.fabric = config, config.training, seed, fabric
+        self.config, self.training, self.seed, self.processes = config, config.training, seed, processes
         self.folder, self.events, self.identity, self.extras = folder, events, identity, extras
         self.validation = None
         if validation is not None:
-            self.validation = share(validation, fabric.global_rank, fabric.world_size)
+            self.validation = share(validation, processes.global_rank, processes.world_size)
         self.position = Position()
         self.best: dict[str, Tensor] | None = None
-        network.to(fabric.device)
-        bare = make_optimizer(network.parameters(), self.training, processes=fabric.world_size)
-        self.module, self.optimizer = fabric.setup(network, bare)
-        self.module.mark_forward_method("training_loss")
+        network.to(processes.device)
+        bare = make_optimizer(network.parameters(), self.training, processes=processes.world_size)
+        self.module, self.optimizer = processes.setup(network, bare)
 
     @property
     def steps(self) -> int:
@@ -95,7 +94,7 @@ class Loop:
 
     def run(self) -> Position:
         """Train to the end; raises KeyboardInterrupt after saving when Ctrl-C was pressed."""
-        device = self.fabric.device
+        device = self.processes.device
         with isolated_randomness(device), fixed_threads(device), Interrupt() as interrupt:
             while self.position.epoch < self.training.epochs and not self.position.stopped:
                 self._epoch(interrupt)
@@ -129,14 +128,14 @@ class Loop:
         here, count = self.position, self.feeder.steps_per_epoch
         self.module.train()
         began, rows = time.perf_counter(), 0
-        pending = torch.zeros((), dtype=torch.float64, device=self.fabric.device)
+        pending = torch.zeros((), dtype=torch.float64, device=self.processes.device)
         for batch in islice(self.feeder.epoch(here.epoch), here.step, None):
             rows += len_of(batch)
             total = loss_rows(batch)
             pending += self._step(batch).double() * total
             here.loss_rows += total
             here.step += 1
-            if self.fabric.device.type == "cpu" or here.step == count or interrupt.asked:
+            if self.processes.device.type == "cpu" or here.step == count or interrupt.asked:
                 here.loss_sum += self._over_processes(pending)
                 pending.zero_()
             self._tell("train", rows / (time.perf_counter() - began))
@@ -149,8 +148,8 @@ class Loop:
     def _step(self, batch: Any) -> Tensor:
         """One optimiser step; returns this process's share of the batch's mean loss, detached."""
         here = self.position
-        torch.manual_seed(mix(self.seed, here.epoch, here.step, self.fabric.global_rank))
-        mine, factor = part(batch, self.fabric.global_rank, self.fabric.world_size)
+        torch.manual_seed(mix(self.seed, here.epoch, here.step, self.processes.global_rank))
+        mine, factor = part(batch, self.processes.global_rank, self.processes.world_size)
         context = StepContext(
             here.epoch, here.step, self.training.epochs, self.feeder.steps_per_epoch, self.extras
         )
@@ -159,16 +158,16 @@ class Loop:
         for group in self.optimizer.param_groups:
             group["lr"] = size * group.get("scale", 1.0)
         self.optimizer.zero_grad(set_to_none=True)
-        loss: Tensor = self.module.training_loss(to_device(mine, self.fabric.device), context)
-        self.fabric.backward(loss if factor == 1.0 else loss * factor)
+        loss: Tensor = self.module.training_loss(to_device(mine, self.processes.device), context)
+        self.processes.backward(loss if factor == 1.0 else loss * factor)
         if self.training.clip_norm > 0:
-            self.fabric.clip_gradients(self.module, self.optimizer, max_norm=self.training.clip_norm)
+            self.processes.clip_gradients(self.module, self.optimizer, max_norm=self.training.clip_norm)
         self.optimizer.step()
-        return loss.detach() * (factor / self.fabric.world_size)
+        return loss.detach() * (factor / self.processes.world_size)
 
     def _over_processes(self, value: Tensor) -> float:
-        if self.fabric.world_size > 1:
-            value = self.fabric.all_reduce(value.clone(), reduce_op="sum")  # type: ignore[assignment]
+        if self.processes.world_size > 1:
+            value = self.processes.all_reduce(value.clone(), reduce_op="sum")
         return float(value)
 
     def _finish_epoch(self, seconds: float) -> None:
@@ -196,7 +195,7 @@ class Loop:
         if self.validation is None or not due:
             return {}
         self._tell("validate", None)
-        metrics = measure(self.network, self.validation, self.config.evaluation, self.fabric)
+        metrics = measure(self.network, self.validation, self.config.evaluation, self.processes)
         name = self.training.monitor
         if name not in metrics:
             raise ConfigError(
@@ -209,7 +208,7 @@ class Loop:
         if here.best is None or (value < here.best if name in LOWER_IS_BETTER else value > here.best):
             here.best, here.best_epoch, here.waited = value, epoch + 1, 0
             self.best = {key: tensor.detach().clone() for key, tensor in self.network.state_dict().items()}
-            if self.folder is not None and self.fabric.is_global_zero:
+            if self.folder is not None and self.processes.is_global_zero:
                 checkpoint.save_tensors(self._best_path(epoch + 1), self.best)
         else:
             here.waited += 1
@@ -249,7 +248,7 @@ class Loop:
 
     def _save(self) -> None:
         assert self.folder is not None
-        if self.fabric.is_global_zero:
+        if self.processes.is_global_zero:
             state, plain = checkpoint.optimizer_state(self.optimizer)
             tensors = {f"model/{name}": value for name, value in self.network.state_dict().items()}
             tensors |= {f"optimizer/{name}": value for name, value in state.items()}
@@ -259,7 +258,7 @@ class Loop:
                 if self.position.best_epoch is None or old != self._best_path(self.position.best_epoch):
                     old.unlink()
             self.events.checkpoint_saved(path)
-        self.fabric.barrier()
+        self.processes.barrier()
 
 
 def to_device(batch: Moved, device: torch.device) -> Moved:

@@ -8,13 +8,14 @@ from typing import Any
 
 import torch
 
+from recengine.training.adam import Adam
 from recengine.training.config import TrainerConfig
 from recengine.training.row_optimizers import RowOptimizer, Together
 
 
 def make_optimizer(
     parameters: Iterable[torch.nn.Parameter], config: TrainerConfig, processes: int = 1
-) -> torch.optim.Optimizer:
+) -> torch.optim.Optimizer | Adam:
     """The optimiser of ``config``; fused (one pass over memory a tensor) where torch has it. A parameter with
     an attribute ``decays`` that is False is left alone by weight decay.
 
@@ -24,7 +25,12 @@ def make_optimizer(
     rule = getattr(config, "table_optimizer", "same")
     everything = list(parameters)
     tables = [p for p in everything if rule != "same" and getattr(p, "rows", False) and p.requires_grad]
-    dense = _dense_optimizer([p for p in everything if not any(p is table for table in tables)], config)
+    groups = _groups([p for p in everything if not any(p is table for table in tables)])
+    alone = processes == 1 and config.precision == "32-true" and not tables
+    if alone and config.optimizer in ("adam", "adamw") and all(_plain(p) for p in everything):
+        decoupled = config.optimizer == "adamw"
+        return Adam(groups, config.learning_rate, weight_decay=config.weight_decay, decoupled=decoupled)
+    dense = _torch_optimizer(groups, config)
     if not tables:
         return dense
     for table in tables:
@@ -33,26 +39,33 @@ def make_optimizer(
     return Together([dense, RowOptimizer(tables, rule, config.learning_rate, scale)])
 
 
-def _dense_optimizer(
-    parameters: Iterable[torch.nn.Parameter], config: TrainerConfig
-) -> torch.optim.Optimizer:
-    kinds: dict[str, Any] = {
-        "adam": torch.optim.Adam,
-        "adamw": torch.optim.AdamW,
-        "adagrad": torch.optim.Adagrad,
-        "sgd": torch.optim.SGD,
-    }
+def _plain(parameter: torch.nn.Parameter) -> bool:
+    return parameter.device.type == "cpu" and parameter.is_floating_point()
+
+
+def _groups(parameters: Iterable[torch.nn.Parameter]) -> list[dict[str, Any]]:
+    """What learns, in a group that weight decay takes and one that it spares."""
     wanted = [parameter for parameter in parameters if parameter.requires_grad]
     decaying = [parameter for parameter in wanted if getattr(parameter, "decays", True)]
     spared = [parameter for parameter in wanted if not getattr(parameter, "decays", True)]
     groups: list[dict[str, Any]] = [{"params": decaying}]
     if spared:
         groups.append({"params": spared, "weight_decay": 0.0})
+    return groups
+
+
+def _torch_optimizer(groups: list[dict[str, Any]], config: TrainerConfig) -> torch.optim.Optimizer:
+    kinds: dict[str, Any] = {
+        "adam": torch.optim.Adam,
+        "adamw": torch.optim.AdamW,
+        "adagrad": torch.optim.Adagrad,
+        "sgd": torch.optim.SGD,
+    }
     made: torch.optim.Optimizer = kinds[config.optimizer](
         groups,
         lr=config.learning_rate,
         weight_decay=config.weight_decay,
-        fused=all(parameter.is_floating_point() for parameter in wanted),
+        fused=all(p.is_floating_point() for group in groups for p in group["params"]),
     )
     return made
 

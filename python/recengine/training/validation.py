@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning_fabric import Fabric
 from numpy.typing import NDArray
 
 from recengine.contracts.batch import FeatureBatch
@@ -15,6 +14,7 @@ from recengine.data.clicks import ClickTable
 from recengine.evaluation import evaluate
 from recengine.evaluation.clicks import click_metrics, predictions
 from recengine.training.config import EvaluationConfig
+from recengine.training.devices import Processes
 
 
 def share(task: EvalTask | ClickTable, rank: int, world: int) -> EvalTask | ClickTable:
@@ -31,7 +31,7 @@ def share(task: EvalTask | ClickTable, rank: int, world: int) -> EvalTask | Clic
 
 
 def measure(
-    network: torch.nn.Module, mine: EvalTask | ClickTable, config: EvaluationConfig, fabric: Fabric
+    network: torch.nn.Module, mine: EvalTask | ClickTable, config: EvaluationConfig, processes: Processes
 ) -> dict[str, float]:
     """Mean over the users of all processes of each per-user metric; ``mine`` is this process's share.
 
@@ -45,8 +45,8 @@ def measure(
     names = found.metrics
     values = [found.values(name) for name in names]
     sums = [[np.nansum(column), np.isfinite(column).sum()] for column in values]
-    parts = torch.tensor(sums, dtype=torch.float64, device=fabric.device)
-    total: Any = fabric.all_reduce(parts, reduce_op="sum") if fabric.world_size > 1 else parts
+    parts = torch.tensor(sums, dtype=torch.float64, device=processes.device)
+    total: Any = processes.all_reduce(parts, reduce_op="sum") if processes.world_size > 1 else parts
     return {name: float(total[i, 0] / total[i, 1]) for i, name in enumerate(names) if total[i, 1] > 0}
 
 

@@ -1,0 +1,84 @@
+"""Settings of the masked models by the validation users alone: every model gets the same points.
+
+    python bench/sequential/tune_quality.py run DATA MODEL [POINT...] [--seed 0] [--store FOLDER]
+    python bench/sequential/tune_quality.py report [--store FOLDER]
+
+``run`` fits what is not in the store yet and keeps the best validation NDCG@10; the test users are not asked.
+``report`` prints every point of every model, best first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import bench_quality
+import datasets
+
+POINTS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "init-05": {"model.init_std": 0.05},
+    "init-10": {"model.init_std": 0.1},
+    "last-40": {"model.last_share": 0.4},
+    "mask-40": {"model.mask_share": 0.4},
+    "dropout-35": {"model.dropout": 0.35},
+    "rate-05": {"training.learning_rate": 5e-4},
+    "rate-20": {"training.learning_rate": 2e-3},
+    "init-10-rate-20": {"model.init_std": 0.1, "training.learning_rate": 2e-3},
+    "init-10-dropout-35": {"model.init_std": 0.1, "model.dropout": 0.35},
+    "init-10-heads-4": {"model.init_std": 0.1, "model.n_heads": 4},
+    "init-20": {"model.init_std": 0.2},
+}
+
+
+def point(store: Path, data: str, model: str, name: str, seed: int) -> None:
+    """Fit one point and keep its best validation value."""
+    from recengine.training import fit
+
+    folder = store / f"{data}-{model}-{name}-{seed}"
+    if (folder / "point.json").exists():
+        return
+    asked = bench_quality.settings(data, model, None)
+    flat = {f"{part}.{key}": value for part, values in asked.items() for key, value in values.items()}
+    given = {**flat, **POINTS[name]}
+    run = fit(model, datasets.load(data), settings=given, seed=seed, directory=folder / "run", resume=True)
+    best = max(run.history, key=lambda entry: entry.get("ndcg@10", -1.0))
+    found = {
+        "data": data,
+        "model": model,
+        "point": name,
+        "seed": seed,
+        "settings": POINTS[name],
+        "validation_ndcg@10": best["ndcg@10"],
+        "best_epoch": best["epoch"],
+        "train_s": sum(entry["seconds"] for entry in run.history),
+    }
+    (folder / "point.json").write_text(json.dumps(found))
+    print(json.dumps(found), flush=True)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("words", nargs="+", help="run DATA MODEL [POINT...], or report")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--store", type=Path, default=Path(tempfile.gettempdir()) / "recengine_tuning")
+    asked = parser.parse_args()
+    if asked.words[0] == "run":
+        _, data, model, *names = asked.words
+        for name in names or POINTS:
+            point(asked.store, data, model, name, asked.seed)
+        return 0
+    found = [json.loads(path.read_text()) for path in asked.store.glob("*/point.json")]
+    for one in sorted(found, key=lambda row: (row["data"], row["model"], -row["validation_ndcg@10"])):
+        print(json.dumps(one))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
