@@ -13,7 +13,8 @@ import pytest
 from recengine.data import Interactions, Split, SplitConfig, split
 from recengine.errors import UsageError
 from recengine.reports import report_of, write
-from recengine.reports.gather import example_position, flat, named, readable
+from recengine.reports.gather import example_position, named, readable
+from recengine.reports.pieces import flat
 from recengine.training import Run, fit, load
 
 START = 1_483_228_800

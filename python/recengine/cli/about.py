@@ -25,7 +25,7 @@ def about_of(folders: dict[str, list[Path]], systems: Sequence[System], *, stabi
     """
     from recengine.reports import About
     from recengine.reports.facts import data_facts
-    from recengine.reports.gather import audit_entry, flat
+    from recengine.reports.pieces import audit_entry, flat
     from recengine.training.store import load_split
 
     first = next(iter(folders.values()))[0]
@@ -63,7 +63,7 @@ def _data_name(folder: Path) -> str:
 
 
 def _settings(folder: Path) -> dict[str, str]:
-    from recengine.reports.gather import flat
+    from recengine.reports.pieces import flat
 
     about = read_json(folder / "run.json")
     trained = (folder / "history.jsonl").stat().st_size > 0
@@ -74,7 +74,7 @@ def _settings(folder: Path) -> dict[str, str]:
 def _curves(system: str, folder: Path) -> list[tuple[str, Curve]]:
     import json
 
-    from recengine.reports.gather import curves_of
+    from recengine.reports.pieces import curves_of
 
     lines = (folder / "history.jsonl").read_text(encoding="utf-8").splitlines()
     training = read_json(folder / "run.json")["config"]["training"]

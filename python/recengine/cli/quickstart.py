@@ -99,7 +99,7 @@ def _learned(plan: Any, question: Question, seed: int) -> Learned:
 def _completed(report: Report, question: Question, learned: list[Learned], findings: list[Finding]) -> Report:
     """The report with what only the quickstart knows: the search, the time, the audit, all three parts."""
     from recengine.reports.facts import data_facts
-    from recengine.reports.gather import audit_entry
+    from recengine.reports.pieces import audit_entry
 
     by_name = {one.label: one for one in learned}
     systems = tuple(

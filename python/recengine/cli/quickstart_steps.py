@@ -258,7 +258,7 @@ def final_split(split: Split) -> Split:
 def curves_of(plan: Plan, scores: Mapping[Any, float], chosen: Any, run: Run | None) -> tuple[Curve, ...]:
     """The search over the tries, or the epochs of the one try."""
     from recengine.reports.content import Curve
-    from recengine.reports.gather import training_curves
+    from recengine.reports.pieces import training_curves
     from recengine.reports.words import metric_name
 
     if len(scores) > 1:

@@ -233,7 +233,7 @@ def _background(objective: FitObjective) -> dict[str, Any]:
     from recengine.hooks import host
     from recengine.reports import About
     from recengine.reports.facts import data_facts
-    from recengine.reports.gather import audit_entry
+    from recengine.reports.pieces import audit_entry
     from recengine.training import resolve
     from recengine.training.splitting import as_split, audited
 

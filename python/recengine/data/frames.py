@@ -1,17 +1,15 @@
-"""Tables to interactions: every value checked, every complaint with its place."""
+"""Tables to columns of interactions: every value checked, every complaint with its place."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from recengine.data.columns import choose_columns
-from recengine.data.interactions import Interactions
-from recengine.data.ordering import TieOrder
 from recengine.data.vocabulary import Vocabulary, index_tokens
 from recengine.errors import DataError
 
@@ -38,10 +36,20 @@ class Place:
 Indexed = tuple[Vocabulary, NDArray[np.int32]]
 
 
-def interactions_from_frame(
-    frame: Any, names: Mapping[str, str | None], *, ties: TieOrder, seed: int
-) -> Interactions:
-    """See ``Interactions.from_frame``."""
+class FrameColumns(NamedTuple):
+    """Checked columns in the order of the table: rows of the vocabularies, times, weights."""
+
+    user: NDArray[np.int32]
+    item: NDArray[np.int32]
+    time: NDArray[np.int64] | None
+    weight: NDArray[np.float32] | None
+    users: Vocabulary
+    items: Vocabulary
+
+
+def columns_of_frame(frame: Any, names: Mapping[str, str | None]) -> FrameColumns:
+    """The columns ``user``, ``item``, ``time`` and ``weight`` of a pandas, polars or Arrow table; see
+    ``Interactions.from_frame``."""
     import narwhals.stable.v1 as nw
 
     try:
@@ -67,7 +75,7 @@ def interactions_from_frame(
         time = whole_times(_series(table[chosen["time"]]), Place(source, chosen["time"]))
     if "weight" in chosen:
         weight = finite_weights(_series(table[chosen["weight"]]), Place(source, chosen["weight"]))
-    return Interactions.from_rows(user[1], item[1], time, weight, user[0], item[0], ties=ties, seed=seed)
+    return FrameColumns(user[1], item[1], time, weight, user[0], item[0])
 
 
 def index_ids(column: pl.Series, place: Place) -> Indexed:

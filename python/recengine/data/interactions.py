@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from recengine.data.frames import columns_of_frame
 from recengine.data.ordering import TieOrder, canonical_order, tie_hash
+from recengine.data.storage import damaged, read_columns, write_columns
 from recengine.data.vocabulary import Vocabulary, index_tokens, rows_within
 from recengine.errors import DataError
 
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["Histories", "Interactions", "TieOrder", "Vocabulary", "tie_hash"]
 
 CSRValues = Literal["ones", "counts", "weights"]
+_STORED = ("user", "item", "time", "weight", "source", "indptr", "part", "item_titles")
 
 
 @dataclass(frozen=True)
@@ -173,10 +176,8 @@ class Interactions:
     ) -> Interactions:
         """Build from a pandas, polars or Arrow table. Columns that are not named are guessed by their names
         (``recengine.data.columns``). Raises DataError naming column, row, what was found and the fix."""
-        from recengine.data.frames import interactions_from_frame
-
         names = {"user": user, "item": item, "time": time, "weight": weight}
-        return interactions_from_frame(frame, names, ties=order, seed=seed)
+        return cls.from_rows(*columns_of_frame(frame, names), ties=order, seed=seed)
 
     @classmethod
     def from_csr(cls, matrix: Any, *, seed: int = 0) -> Interactions:
@@ -298,17 +299,26 @@ class Interactions:
     def save(self, path: str | Path) -> Path:
         """Write a folder of .npy columns, all of it or nothing. Raises DataError when ``path`` holds
         something else."""
-        from recengine.data.storage import save
-
-        return save(self, Path(path))
+        columns = {name: getattr(self, name) for name in _STORED}
+        columns |= {"users": self.users.tokens, "items": self.items.tokens}
+        present = {name: column for name, column in columns.items() if column is not None}
+        return write_columns(Path(path), present, {"rows": len(self), "ties": self.ties, "seed": self.seed})
 
     @classmethod
     def load(cls, path: str | Path) -> Interactions:
         """Read a folder that ``save`` wrote; memory-mapped when it is large. Raises DataError when it is
         missing, of a later version or damaged."""
-        from recengine.data.storage import load
-
-        return load(Path(path))
+        columns, facts = read_columns(Path(path))
+        given: dict[str, Any] = {name: columns.get(name) for name in _STORED}
+        if len({len(given[name]) for name in ("user", "item", "source")} | {facts["rows"]}) != 1:
+            raise damaged(Path(path), "columns differ in length")
+        return cls(
+            **given,
+            users=Vocabulary(columns["users"]),
+            items=Vocabulary(columns["items"]),
+            ties=facts["ties"],
+            seed=facts["seed"],
+        )
 
 
 def as_tensors(packed: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Interactions on disk: a folder of .npy columns and a JSON header, written whole or not at all."""
+"""Columns on disk: a folder of .npy files and a JSON header, written whole or not at all."""
 
 from __future__ import annotations
 
@@ -6,29 +6,30 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from recengine.data.interactions import Interactions
-from recengine.data.vocabulary import Vocabulary
 from recengine.errors import DataError
 
 FORMAT = 1
 HEADER = "interactions.json"
 MAPPED_ABOVE = 256 * 2**20  # bytes of a folder above which columns are memory-mapped
-_COLUMNS = ("user", "item", "time", "weight", "source", "indptr", "part", "item_titles")
 
 
 def is_store(path: Path) -> bool:
-    """Whether ``path`` is a folder that ``save`` wrote."""
+    """Whether ``path`` is a folder that ``write_columns`` wrote."""
     return (path / HEADER).is_file()
 
 
-def save(interactions: Interactions, path: Path) -> Path:
-    """Write to a folder beside ``path``, sync, rename. An earlier store at ``path`` is replaced."""
+def write_columns(path: Path, columns: Mapping[str, NDArray[Any]], facts: Mapping[str, Any]) -> Path:
+    """Write to a folder beside ``path``, sync, rename. An earlier store at ``path`` is replaced.
+
+    facts: what the columns alone do not say, as JSON can hold it (``rows`` among them).
+    """
     if path.exists() and not is_store(path):
         raise DataError(
             "there is something else in this place",
@@ -39,46 +40,35 @@ def save(interactions: Interactions, path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     made = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
-        _write(interactions, made)
+        _write(made, columns, facts)
         _swap(made, path)
     finally:
         shutil.rmtree(made, ignore_errors=True)
     return path
 
 
-def load(path: Path) -> Interactions:
-    """Read what ``save`` wrote; columns are memory-mapped read-only when the folder is large."""
+def read_columns(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+    """The columns that ``write_columns`` wrote (memory-mapped when the folder is large), and the facts.
+
+    Raises DataError when there is no store, it is of a later version, or damaged.
+    """
     header = _header(path)
     names = header["columns"]
     large = sum((path / f"{name}.npy").stat().st_size for name in names if (path / f"{name}.npy").exists())
-    columns = {name: _column(path, name, large > MAPPED_ABOVE) for name in names}
-    given: dict[str, Any] = {name: columns.get(name) for name in _COLUMNS}
-    if len({len(given[name]) for name in ("user", "item", "source")} | {header["rows"]}) != 1:
-        raise _damaged(path, "columns differ in length")
-    return Interactions(
-        **given,
-        users=Vocabulary(columns["users"]),
-        items=Vocabulary(columns["items"]),
-        ties=header["ties"],
-        seed=header["seed"],
-    )
+    return {name: _column(path, name, large > MAPPED_ABOVE) for name in names}, header
 
 
-def _write(interactions: Interactions, folder: Path) -> None:
-    columns = {name: getattr(interactions, name) for name in _COLUMNS}
-    columns |= {"users": interactions.users.tokens, "items": interactions.items.tokens}
-    present = {name: column for name, column in columns.items() if column is not None}
-    for name, column in present.items():
+def damaged(where: Path, why: str) -> DataError:
+    """The error for a store whose content does not fit together."""
+    return DataError("the store is damaged", where=str(where), found=why, fix="write it again")
+
+
+def _write(folder: Path, columns: Mapping[str, NDArray[Any]], facts: Mapping[str, Any]) -> None:
+    for name, column in columns.items():
         with (folder / f"{name}.npy").open("wb") as file:
             np.save(file, column, allow_pickle=False)
             _sync(file)
-    header = {
-        "format": FORMAT,
-        "rows": len(interactions),
-        "ties": interactions.ties,
-        "seed": interactions.seed,
-        "columns": sorted(present),
-    }
+    header = {"format": FORMAT, **facts, "columns": sorted(columns)}
     with (folder / HEADER).open("w", encoding="utf-8") as text:
         json.dump(header, text, indent=1)
         _sync(text)
@@ -117,7 +107,7 @@ def _header(path: Path) -> dict[str, Any]:
             fix="write one with: recengine data convert",
         ) from None
     except (ValueError, KeyError, TypeError) as broken:
-        raise _damaged(path / HEADER, str(broken)) from None
+        raise damaged(path / HEADER, str(broken)) from None
     if not known:
         raise DataError(
             "the store is of a later version",
@@ -136,9 +126,5 @@ def _column(path: Path, name: str, mapped: bool) -> NDArray[Any]:
             file, mmap_mode="r" if mapped and file.stat().st_size > 4096 else None, allow_pickle=False
         )
     except (OSError, ValueError, EOFError) as broken:
-        raise _damaged(file, str(broken)) from None
+        raise damaged(file, str(broken)) from None
     return column
-
-
-def _damaged(where: Path, why: str) -> DataError:
-    return DataError("the store is damaged", where=str(where), found=why, fix="write it again")

@@ -12,9 +12,10 @@ if TYPE_CHECKING:
     from recengine.evaluation.evaluator import evaluate, protocol_of
     from recengine.evaluation.intervals import bootstrap_interval, t_interval
     from recengine.evaluation.metrics import built_in_metrics, resolve_metrics
+    from recengine.evaluation.popularity import popularity_deciles
     from recengine.evaluation.protocol import Protocol
     from recengine.evaluation.result import Estimate, Evaluation
-    from recengine.evaluation.slices import by_history_length, by_target_popularity, popularity_deciles
+    from recengine.evaluation.slices import by_history_length, by_target_popularity
 
 _HOME = {
     "evaluate": "evaluator",
@@ -28,7 +29,7 @@ _HOME = {
     "Evaluation": "result",
     "by_history_length": "slices",
     "by_target_popularity": "slices",
-    "popularity_deciles": "slices",
+    "popularity_deciles": "popularity",
 }
 
 __all__ = [

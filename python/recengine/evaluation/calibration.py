@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from recengine.evaluation.clicks import checked
+from recengine.evaluation.labels import checked
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from numpy.typing import ArrayLike, NDArray
 from recengine.contracts.batch import FeatureBatch
 from recengine.contracts.model import PredictsClicks
 from recengine.errors import DataError
-
-Values = NDArray[np.float64]
+from recengine.evaluation.calibration import calibration_bins, expected_error
+from recengine.evaluation.labels import Values, checked
 
 DEFINITIONS = {
     "auc": "chance that a clicked row scores above one that was not, equal scores counting one half",
@@ -106,8 +106,6 @@ def normalised_entropy(labels: ArrayLike, probabilities: ArrayLike) -> float:
 
 def click_metrics(labels: ArrayLike, probabilities: ArrayLike, groups: ArrayLike | None) -> dict[str, float]:
     """The metrics that are defined for these rows, by name; without intervals."""
-    from recengine.evaluation.calibration import calibration_bins, expected_error
-
     wanted, given = checked(labels, probabilities)
     found = {
         "auc": auc(wanted, given),
@@ -129,20 +127,6 @@ def predictions(model: PredictsClicks, batches: Iterable[FeatureBatch]) -> Value
     if not np.isfinite(found).all():
         raise DataError("a prediction is no number", where=f"row {int(np.argmin(np.isfinite(found)))}")
     return found
-
-
-def checked(labels: ArrayLike, scores: ArrayLike) -> tuple[Values, Values]:
-    """Both as float64 [n]; raises DataError for other shapes, labels that are not 0 or 1 and NaN scores."""
-    wanted, given = np.asarray(labels, np.float64), np.asarray(scores, np.float64)
-    if wanted.ndim != 1 or wanted.shape != given.shape:
-        raise DataError(
-            "one score a label is needed", where="scores", found=given.shape, expected=f"{wanted.shape}, 1-d"
-        )
-    if not np.isin(wanted, (0.0, 1.0)).all():
-        raise DataError("labels must be 0 or 1", where="labels", found=np.unique(wanted)[:5].tolist())
-    if np.isnan(given).any():
-        raise DataError("a score is NaN", where="scores", found=f"row {int(np.isnan(given).argmax())}")
-    return wanted, given
 
 
 def _group_aucs(labels: Values, scores: Values, code: NDArray[np.int64], n: int) -> Values:

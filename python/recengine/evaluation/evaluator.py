@@ -16,9 +16,9 @@ from recengine.data import EvalTask, Split
 from recengine.errors import UsageError
 from recengine.evaluation.lists import Block, Progress, parse_memory, positions_of, ranked_lists
 from recengine.evaluation.metrics import AnyMetric, column_name, resolve_metrics
+from recengine.evaluation.popularity import popularity_deciles
 from recengine.evaluation.protocol import Protocol, task_fingerprint
 from recengine.evaluation.result import Evaluation
-from recengine.evaluation.slices import popularity_deciles
 
 
 def evaluate(

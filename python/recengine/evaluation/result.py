@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from recengine.contracts.metric import CatalogueMetric
 from recengine.errors import DataError, UsageError
 from recengine.evaluation.intervals import exact_mean, t_interval
+from recengine.evaluation.metrics import built_in_metrics
 from recengine.evaluation.protocol import Protocol
 from recengine.files import write_with
 
@@ -150,8 +151,6 @@ class Evaluation:
     def read(cls, folder: str | Path, *, suffix: str = "") -> Evaluation:
         """What ``write`` wrote. Raises DataError where a file is missing or damaged."""
         import polars as pl
-
-        from recengine.evaluation.metrics import built_in_metrics
 
         place = Path(folder)
         try:

@@ -2,26 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 from numpy.typing import NDArray
 
 from recengine.data.groups import HISTORY_BUCKETS
-
-if TYPE_CHECKING:
-    from recengine.evaluation.result import Estimate, Evaluation
-
-DECILES = 10
-
-
-def popularity_deciles(popularity: NDArray[np.generic]) -> NDArray[np.int64]:
-    """Ten groups of equal number of items by popularity (equal counts by item row): 0 the rarest tenth, 9
-    the most popular. int64 [n_items]."""
-    n = popularity.shape[0]
-    deciles = np.empty(n, np.int64)
-    deciles[np.argsort(popularity, kind="stable")] = np.arange(n) * DECILES // max(n, 1)
-    return deciles
+from recengine.evaluation.popularity import DECILES
+from recengine.evaluation.result import Estimate, Evaluation, estimate
 
 
 def by_history_length(evaluation: Evaluation, metric: str) -> dict[str, Estimate]:
@@ -39,8 +25,6 @@ def by_target_popularity(evaluation: Evaluation, metric: str) -> dict[str, Estim
 
 
 def _by(evaluation: Evaluation, metric: str, groups: dict[str, NDArray[np.bool_]]) -> dict[str, Estimate]:
-    from recengine.evaluation.result import estimate
-
     values = evaluation.values(metric)
     found = {name: estimate(metric, values[members]) for name, members in groups.items()}
     return {name: one for name, one in found.items() if one is not None}

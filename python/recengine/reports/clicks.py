@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from recengine.errors import UsageError
 from recengine.reports import words
 from recengine.reports.content import Calibration, Estimate, Report, Slices, System
+from recengine.reports.pieces import audit_entry, flat, settings_of, summary_of, training_curves
 from recengine.training import ClickRun
 
 if TYPE_CHECKING:
@@ -28,8 +29,6 @@ def click_report(
 
     Raises UsageError when some of the runs rank items, or were asked about other rows.
     """
-    from recengine.reports.gather import audit_entry, flat, settings_of, summary_of, training_curves
-
     clicks = {name: run for name, run in runs.items() if isinstance(run, ClickRun)}
     if len(clicks) < len(runs):
         raise UsageError("some of these models rank items, the others predict clicks", where="reports")

@@ -16,8 +16,8 @@ from recengine.evaluation.statistics import crossed_test, nested_test
 from recengine.reports import words
 from recengine.reports.content import AuditEntry, Curve, DataFacts, Estimate, Slices
 from recengine.reports.figures import ForestRow
-from recengine.reports.gather import flat
 from recengine.reports.page import filled, parts_of, without_split_settings
+from recengine.reports.pieces import flat
 from recengine.reports.tables import plain_json, sheet
 from recengine.reports.verdict import Tile
 from recengine.reports.write import write_files

@@ -11,14 +11,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from recengine.contracts.auditor import Finding
 from recengine.data import EvalTask
 from recengine.errors import UsageError
 from recengine.reports import slicing, words
+from recengine.reports.clicks import click_report
 from recengine.reports.content import (
-    AuditEntry,
     Calibration,
-    Curve,
     Difference,
     Estimate,
     Example,
@@ -28,6 +26,7 @@ from recengine.reports.content import (
     System,
 )
 from recengine.reports.facts import data_facts
+from recengine.reports.pieces import audit_entry, flat, settings_of, summary_of, training_curves
 from recengine.training import ClickRun
 
 if TYPE_CHECKING:
@@ -70,8 +69,6 @@ def report_of(
     """
     found = named(runs)
     if any(isinstance(run, ClickRun) for run in found.values()):
-        from recengine.reports.clicks import click_report
-
         return click_report(found, title=title, asked=asked, data_name=data_name, headline=headline)
     measured = [Measured(name, run, _evaluation(run)) for name, run in found.items()]
     protocol = same_protocol(measured)
@@ -171,40 +168,6 @@ def system_of(one: Measured) -> System:
         settings_of(one.run),
         float(seconds) or None,
     )
-
-
-def settings_of(run: Run) -> dict[str, Any]:
-    """The settings that made this model. The split and the evaluation are in the protocol; a model that
-    solves itself has no training loop."""
-    sections = run.config.model_dump(mode="json")
-    wanted = ("model", "loss", *(("training",) if run.history else ()))
-    return flat({name: sections[name] for name in wanted if sections.get(name)}) | {"seed": run.seed}
-
-
-def summary_of(run: Run) -> str:
-    """The model's one line from its registration; empty without a plugin host."""
-    if run.host is None:
-        return ""
-    return str(run.host.registries["model"].get(run.name).summary)
-
-
-def training_curves(run: Run) -> tuple[Curve, ...]:
-    """Loss and validation metric by epoch, as far as the history has them."""
-    return curves_of(run.history, run.config.training.monitor)
-
-
-def curves_of(history: Sequence[Mapping[str, Any]], monitor: str) -> tuple[Curve, ...]:
-    """The same from the records of the epochs and the metric that picked one of them."""
-    curves = []
-    for key, title in (("loss", "training loss"), (monitor, f"{words.metric_name(monitor)} on validation")):
-        points = [(float(e["epoch"]), float(e[key])) for e in history if e.get(key) is not None]
-        points = [point for point in points if np.isfinite(point[1])]
-        if len(points) < 2:
-            continue
-        x, y = zip(*points, strict=True)
-        chosen = x[int(np.argmax(y))] if key == monitor else None
-        curves.append(Curve(title, "epoch", words.metric_name(key), tuple(x), tuple(y), chosen))
-    return tuple(curves)
 
 
 def differences(measured: Sequence[Measured], metric: str) -> tuple[Difference, ...]:
@@ -321,32 +284,5 @@ def readable(title: str) -> str:
     return title.capitalize() if title.isupper() else title
 
 
-def audit_entry(finding: Finding) -> AuditEntry:
-    """The finding with its evidence as text."""
-    evidence = tuple((key.replace("_", " "), _evidence(value)) for key, value in finding.evidence.items())
-    return AuditEntry(finding.check.replace("_", " "), finding.severity, finding.message, evidence)
-
-
-def flat(nested: Any, prefix: str = "") -> dict[str, str]:
-    """A nested mapping as one level: keys joined by dots, values as text, empty ones left out."""
-    found: dict[str, str] = {}
-    for key, value in nested.items():
-        name = f"{prefix}{key}"
-        if isinstance(value, Mapping):
-            found |= flat(value, f"{name}.")
-        elif isinstance(value, list | tuple):
-            if value:
-                found[name] = ", ".join(map(str, value))
-        elif value is not None and value != "":
-            found[name] = str(value)
-    return found
-
-
 def _evaluation(run: Run) -> Evaluation:
     return run.evaluations.get("test") or run.evaluate("test")
-
-
-def _evidence(value: Any) -> str:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return str(value)
-    return words.count(value) if isinstance(value, int) else words.short(value)

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from recengine.reports import words
 from recengine.reports.comparison import About
-from recengine.reports.gather import flat
 from recengine.reports.page import filled, parts_of, without_split_settings
+from recengine.reports.pieces import flat
 from recengine.reports.tables import plain_json, sheet
 from recengine.reports.verdict import Tile
 from recengine.reports.write import write_files

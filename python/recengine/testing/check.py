@@ -8,6 +8,14 @@ from unittest import SkipTest
 
 from recengine.hooks import Entry, Host
 from recengine.testing.base import Conformance
+from recengine.testing.clicks import ClickDatasetConformance, ClickModelConformance
+from recengine.testing.commands import CommandConformance
+from recengine.testing.datasets import DatasetConformance
+from recengine.testing.losses import LossConformance
+from recengine.testing.metrics import MetricConformance
+from recengine.testing.models import ModelConformance
+from recengine.testing.recourse import RecourseConformance
+from recengine.testing.tuners import TunerConformance
 
 
 @dataclass(frozen=True)
@@ -22,18 +30,16 @@ class CheckResult:
 
 def conformance_of(kind: str) -> type[Conformance] | None:
     """The conformance class of a kind; None for kinds without one."""
-    from recengine import testing
-
     return {
-        "model": testing.ModelConformance,
-        "model of clicks": testing.ClickModelConformance,
-        "dataset of clicks": testing.ClickDatasetConformance,
-        "loss": testing.LossConformance,
-        "metric": testing.MetricConformance,
-        "dataset": testing.DatasetConformance,
-        "tuner": testing.TunerConformance,
-        "recourse": testing.RecourseConformance,
-        "command": testing.CommandConformance,
+        "model": ModelConformance,
+        "model of clicks": ClickModelConformance,
+        "dataset of clicks": ClickDatasetConformance,
+        "loss": LossConformance,
+        "metric": MetricConformance,
+        "dataset": DatasetConformance,
+        "tuner": TunerConformance,
+        "recourse": RecourseConformance,
+        "command": CommandConformance,
     }.get(kind)
 
 

@@ -3,10 +3,11 @@
 from recengine.training.click_run import ClickRun
 from recengine.training.config import EvaluationConfig, RunConfig, TrainerConfig, resolve, run_config_class
 from recengine.training.fitting import fit
+from recengine.training.loading import load
 from recengine.training.progress import Progress
 from recengine.training.recommending import recommend
 from recengine.training.reproducing import Reproduction, reproduce
-from recengine.training.run import Run, load
+from recengine.training.run import Run
 
 __all__ = [
     "ClickRun",

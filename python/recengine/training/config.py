@@ -15,6 +15,7 @@ from pydantic import create_model
 from recengine.config import Config, did_you_mean, knob
 from recengine.contracts.loss import LossConfig
 from recengine.contracts.model import ModelConfig
+from recengine.data import SplitConfig
 from recengine.data.clicks import ClickDataConfig, ClickSplitConfig
 from recengine.errors import ConfigError, UsageError
 from recengine.hooks import Entry, Host
@@ -105,11 +106,8 @@ def loss_name(model: Entry, settings: Mapping[str, Any]) -> str | None:
 
 def run_config_class(model: Entry, loss: Entry | None) -> type[RunConfig]:
     """The settings class of a run of ``model`` trained with ``loss`` (None: the model brings its own)."""
-    from recengine.training.splitting import split_config_class
-
     model_class = model.load_config() or ModelConfig
-    split_class = split_config_class()
-    fields: dict[str, Any] = {"model": (model_class, model_class()), "split": (split_class, split_class())}
+    fields: dict[str, Any] = {"model": (model_class, model_class()), "split": (SplitConfig, SplitConfig())}
     if model.extras.get("task") == CLICKS:
         parts = {
             "training": ClickTrainerConfig,

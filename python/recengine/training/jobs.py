@@ -77,7 +77,7 @@ def run_jobs(
 
 def fit_job(job: Job, source: Source) -> None:
     """Fit (from the latest checkpoint where there is one), save, evaluate."""
-    from recengine.training.run import load
+    from recengine.training.loading import load
 
     if (job.directory / "run.json").is_file():
         load(job.directory).evaluate()

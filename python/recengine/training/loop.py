@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,12 +24,11 @@ from recengine.training.determinism import fixed_threads, isolated_randomness, m
 from recengine.training.devices import Processes
 from recengine.training.feeding import ClickFeeder, Feeder
 from recengine.training.interrupt import Interrupt
+from recengine.training.moving import to_device
 from recengine.training.optimisation import make_optimizer, rate
 from recengine.training.parts import len_of, loss_rows, part
 from recengine.training.progress import Listener, Progress
 from recengine.training.validation import measure, share
-
-Moved = TypeVar("Moved")
 
 
 @dataclass
@@ -259,26 +258,6 @@ class Loop:
                     old.unlink()
             self.events.checkpoint_saved(path)
         self.processes.barrier()
-
-
-def to_device(batch: Moved, device: torch.device) -> Moved:
-    """The batch with its tensors on ``device``."""
-    if device.type == "cpu" or not is_dataclass(batch):
-        return batch
-    moved = {
-        entry.name: _moved(value, device)
-        for entry in fields(batch)
-        if isinstance(value := getattr(batch, entry.name), Tensor | dict)
-    }
-    return replace(batch, **moved)  # type: ignore[type-var]
-
-
-def _moved(value: Any, device: torch.device) -> Any:
-    if isinstance(value, dict):
-        return {name: _moved(one, device) for name, one in value.items()}
-    if isinstance(value, tuple):
-        return tuple(_moved(one, device) for one in value)
-    return value.to(device, non_blocking=True)
 
 
 def _same_run(found: dict[str, Any], expected: dict[str, Any], where: str) -> None:

@@ -59,11 +59,6 @@ def as_click_split(given: Any, about: Any, config: Any) -> ClickSplit:
     return prepare(given, about, config)
 
 
-def split_config_class() -> type[Config]:
-    """The settings class of the section 'split'."""
-    return data.SplitConfig
-
-
 def as_split(given: Interactions | Split, config: Config) -> Split:
     """A given split as it is; interactions split as ``config`` says."""
     if isinstance(given, Split):

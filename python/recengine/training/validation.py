@@ -15,6 +15,7 @@ from recengine.evaluation import evaluate
 from recengine.evaluation.clicks import click_metrics, predictions
 from recengine.training.config import EvaluationConfig
 from recengine.training.devices import Processes
+from recengine.training.moving import to_device
 
 
 def share(task: EvalTask | ClickTable, rank: int, world: int) -> EvalTask | ClickTable:
@@ -57,8 +58,6 @@ def measure_rows(network: Any, table: ClickTable) -> dict[str, float]:
 
 def probabilities(network: Any, table: ClickTable, rows: int = 8192) -> NDArray[np.float64]:
     """float64 [n]: what the model predicts for each row."""
-    from recengine.training.loop import to_device
-
     before = network.training
     network.eval()
     device = next(network.parameters()).device

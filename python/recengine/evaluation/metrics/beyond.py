@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from recengine.contracts.metric import RankedLists
 from recengine.evaluation.metrics.ranking import Values, ndcg
-from recengine.evaluation.slices import popularity_deciles
+from recengine.evaluation.popularity import popularity_deciles
 
 _PAIRS = 50_000  # of a chunk of Diversity
 

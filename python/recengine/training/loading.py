@@ -1,0 +1,86 @@
+"""A run from the folder that it was saved in."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from recengine.contracts.auditor import Finding
+from recengine.contracts.model import DataFacts
+from recengine.data import Split
+from recengine.errors import CheckpointError
+from recengine.evaluation import Evaluation
+from recengine.evaluation.click_result import ClickEvaluation
+from recengine.hooks import Host
+from recengine.hooks import host as process_host
+from recengine.training import checkpoint
+from recengine.training.build import build_model
+from recengine.training.click_run import ClickRun
+from recengine.training.config import CLICKS, resolve
+from recengine.training.instances import hosted
+from recengine.training.run import SUFFIXES, Run
+from recengine.training.store import load_any_split
+
+
+def load(path: str | Path, *, model: torch.nn.Module | None = None, host: Host | None = None) -> Run:
+    """The run in a folder that ``Run.save`` (or ``fit(directory=...)``) wrote.
+
+    model: a module of the same class, for a run of one that was made by hand; its weights are replaced.
+
+    Raises CheckpointError when a file is missing, damaged, holds NaN or belongs to another model, UsageError
+    when no plugin registers the model.
+    """
+    folder = Path(path)
+    host = host or process_host()
+    if model is not None:
+        host = hosted(model, None, host)[2]
+    if not (folder / "run.json").is_file():
+        raise CheckpointError(
+            "there is no finished run in this folder",
+            where=str(folder),
+            expected="run.json",
+            fix="name the folder that fit(directory=...) or save() wrote; resume an interrupted fit first",
+        )
+    about = checkpoint.load_json(folder / "run.json")
+    config = resolve(about["model"], about["config"], host)
+    facts = DataFacts(**about["facts"])
+    split: Any = load_any_split(folder / "split")
+    train = split.train if isinstance(split, Split) else None
+    network = build_model(about["model"], config, facts, about["seed"], host, train=train)
+    tensors = checkpoint.load_tensors(folder / "model.safetensors", about["weights"])
+    checkpoint.restore_module(network, tensors, str(folder / "model.safetensors"))
+    network.eval()
+    lines = (folder / "history.jsonl").read_text().splitlines()
+    return _class_of(about)(
+        about["model"],
+        network,
+        config,
+        split,
+        facts,
+        about["seed"],
+        folder,
+        [json.loads(line) for line in lines],
+        [Finding(**finding) for finding in about["findings"]],
+        about["environment"],
+        _evaluations(folder, about.get("task", "")),  # type: ignore[arg-type]
+        host,
+    )
+
+
+def _class_of(about: Mapping[str, Any]) -> type[Run]:
+    """ClickRun for a model that predicts clicks."""
+    return ClickRun if about.get("task") == CLICKS else Run
+
+
+def _evaluations(folder: Path, task: str) -> dict[str, Evaluation] | dict[str, ClickEvaluation]:
+    """What was measured and kept beside the run."""
+    kept = {
+        name: suffix for name, suffix in SUFFIXES.items() if (folder / f"evaluation{suffix}.json").is_file()
+    }
+    if task == CLICKS:
+        return {name: ClickEvaluation.read(folder, suffix=suffix) for name, suffix in kept.items()}
+    return {name: Evaluation.read(folder, suffix=suffix) for name, suffix in kept.items()}
