@@ -20,7 +20,7 @@ import bench_quality
 import datasets
 
 POINTS: dict[str, dict[str, Any]] = {
-    "default": {},
+    "init-02": {"model.init_std": 0.02},
     "init-05": {"model.init_std": 0.05},
     "init-10": {"model.init_std": 0.1},
     "last-40": {"model.last_share": 0.4},

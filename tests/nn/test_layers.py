@@ -123,6 +123,9 @@ def test_one_event_at_a_time_is_the_whole_sequence(kind: str) -> None:
         count += 1
         taken = block.step(rows.view(2, 5, 8)[:, step], state, count)
         torch.testing.assert_close(taken, whole.view(2, 5, 8)[:, step], rtol=1e-12, atol=1e-12)
+    read, behind = block.read(rows, layout(offsets_of([5, 5])))
+    torch.testing.assert_close(read, whole)
+    torch.testing.assert_close(behind, state, rtol=1e-12, atol=1e-12)
 
 
 def test_later_events_change_what_cannot_be_carried_along() -> None:

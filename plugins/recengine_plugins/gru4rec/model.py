@@ -50,12 +50,12 @@ class Recurrent(nn.Module):
 
     def states(self, items: Tensor, offsets: Tensor, times: Tensor | None = None) -> Tensor:
         """float [T, d]."""
-        out: Tensor = self.out(self.dropout(self._recurrent(items, layout(offsets))))
+        out: Tensor = self.out(self.dropout(self._recurrent(items, layout(offsets))[0]))
         return out
 
     def at(self, items: Tensor, offsets: Tensor, wanted: Tensor, times: Tensor | None = None) -> Tensor:
         """float [R, d]."""
-        rows = self._recurrent(items, layout(offsets)).index_select(0, wanted)
+        rows = self._recurrent(items, layout(offsets))[0].index_select(0, wanted)
         out: Tensor = self.out(self.dropout(rows))
         return out
 
@@ -72,15 +72,22 @@ class Recurrent(nn.Module):
         out: Tensor = self.out(self.dropout(rows[0]))
         return out
 
-    def _recurrent(self, items: Tensor, place: Layout) -> Tensor:
-        """float [T, state_dim]: all first events at once, then all second ones, longest sequences first."""
+    def read(self, items: Tensor, offsets: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """The state behind whole packed sequences, and float [B, d] after each."""
+        place = layout(offsets)
+        rows, state = self._recurrent(items, place)
+        out: Tensor = self.out(self.dropout(rows.index_select(0, place.ends)))
+        return {"state": state}, out
+
+    def _recurrent(self, items: Tensor, place: Layout) -> tuple[Tensor, Tensor]:
+        """float [T, state_dim] and the last states [B, layers, state_dim]: all first events at once, then all
+        second ones, longest sequences first."""
         order = torch.argsort(place.lengths, descending=True, stable=True)
         rank = torch.empty_like(order)
         rank[order] = torch.arange(place.sequences, device=order.device)
         by_time = torch.argsort(place.position * place.sequences + rank[place.sequence])
         sizes = torch.bincount(place.position, minlength=place.length).cpu()
-        rows, _ = self.layers(PackedSequence(self.given(items, place).index_select(0, by_time), sizes))
+        rows, last = self.layers(PackedSequence(self.given(items, place).index_select(0, by_time), sizes))
         back = torch.empty_like(by_time)
         back[by_time] = torch.arange(by_time.numel(), device=by_time.device)
-        out: Tensor = rows.data.index_select(0, back)
-        return out
+        return rows.data.index_select(0, back), last.transpose(0, 1).index_select(0, rank)

@@ -131,6 +131,11 @@ class Appends(Represents, Protocol):
         """User vectors float [B, d] after one more event each, int64 [B]; ``state`` takes the events in."""
         ...
 
+    def read(self, items: Tensor, offsets: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """State and user vectors float [B, d] of whole histories at once: items int64 [T] packed, offsets
+        int64 [B + 1], none empty, none longer than ``window``. The same as ``append`` event by event."""
+        ...
+
 
 @runtime_checkable
 class ScoresItems(Protocol):

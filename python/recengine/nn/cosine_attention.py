@@ -19,7 +19,8 @@ class CosineAttention(nn.Module):
     an output projection unless ``project_out`` is off. Scales c: recengine.ops.attention.
 
     ``m``: one learned number a head, 0.5 at first, for the scales n^-sigma(m); weight decay leaves it alone.
-    Causal, it can also take one event at a time: ``step`` carries sum_j k_j v_j^T, d_h x d_h a head.
+    Causal, it can also take one event at a time: ``step`` carries sum_j k_j v_j^T, d_h x d_h a head, which
+    ``read`` makes of whole sequences.
     Sources: Mongaras et al., "Cottention" (2024); Cotten4Rec (arXiv 2602.06935); Liu et al., "LinRec" (2023).
 
     dim must be a multiple of heads (ValueError otherwise).
@@ -77,19 +78,37 @@ class CosineAttention(nn.Module):
     def step(self, rows: Tensor, state: Tensor, count: Tensor) -> Tensor:
         """The output [B, d] for one more event a sequence: rows [B, d], ``state`` [B, H, d_h, d_h] takes the
         event in, ``count`` int64 [B] counts it."""
-        query, key, value = self.project_in(rows).view(rows.shape[0], 3, self.heads, -1).unbind(1)
-        if self.activation == "elu":
-            query, key = functional.elu(query), functional.elu(key)
-        query, key = (functional.normalize(x, dim=-1, eps=EPS) for x in (query, key))
-        scale = self._scale_at(count)
+        projected = self.project_in(rows).view(rows.shape[0], 3, self.heads, -1)
+        query, key = self._directions(projected[:, :2]).unbind(1)
+        value, scale = projected[:, 2], self._scale_at(count)
         if self.scale == "key_prefix":
             value = value * scale
-        state += key[..., :, None] * value[..., None, :]
+        state.addcmul_(key[..., :, None], value[..., None, :])
         mixed = (query[..., None, :] @ state)[..., 0, :]
         if self.scale != "key_prefix":
             mixed = mixed * scale
         out: Tensor = self.project_out(mixed.flatten(1))
         return out
+
+    def read(self, rows: Tensor, place: Layout) -> tuple[Tensor, Tensor]:
+        """The output [T, d] of whole sequences, rows [T, d], and the state [B, H, d_h, d_h] behind each."""
+        projected = self.project_in(rows)
+        _, key, value = projected.view(rows.shape[0], 3, self.heads, -1).unbind(1)
+        if self.scale == "key_prefix":
+            value = value * self._scale_at(place.position + 1)
+        grids = []
+        for given in (self._directions(key), value):
+            grid = given.new_zeros(place.sequences * place.length, *given.shape[1:])
+            grid[place.cell] = given
+            grids.append(grid.view(place.sequences, place.length, *given.shape[1:]).transpose(1, 2))
+        state = grids[0].transpose(-1, -2) @ grids[1]
+        out: Tensor = self.project_out(self._mix(projected, place))
+        return out, state
+
+    def _directions(self, values: Tensor) -> Tensor:
+        """Queries or keys [..., d_h], activated and of length 1."""
+        active = functional.elu(values) if self.activation == "elu" else values
+        return functional.normalize(active, dim=-1, eps=EPS)
 
     def _scale_at(self, count: Tensor) -> Tensor:
         """c for the count-th event, [B, H, 1] or a number."""

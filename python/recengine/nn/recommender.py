@@ -146,6 +146,10 @@ class AppendingEncoder(SequenceEncoder, Protocol):
         """float [B, d] after one more event a sequence, int64 [B]; ``state`` takes the events in."""
         ...
 
+    def read(self, items: Tensor, offsets: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """The state behind whole packed sequences, none of them empty, and float [B, d] after each."""
+        ...
+
 
 class AppendingRecommender(SequenceRecommender):
     """A sequence recommender that takes events one at a time (contract: Appends).
@@ -175,6 +179,12 @@ class AppendingRecommender(SequenceRecommender):
     def append(self, state: dict[str, Tensor], items: Tensor) -> Tensor:
         """User vectors float [B, d] after one more event each, int64 [B]; ``state`` takes the events in."""
         return self._answer(self.encoder.append(state, items))
+
+    def read(self, items: Tensor, offsets: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """State and user vectors float [B, d] of whole packed histories, none empty, none longer than
+        ``window``."""
+        state, vectors = self.encoder.read(items, offsets)
+        return state, self._answer(vectors)
 
     def _seen(self, histories: HistoryBatch) -> tuple[Tensor, Tensor, Tensor | None]:
         if self.masking is not None:

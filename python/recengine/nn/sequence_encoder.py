@@ -58,13 +58,21 @@ class ItemInput(nn.Module):
 
     def next(self, items: Tensor, count: Tensor) -> Tensor:
         """[B, d] for the count-th events of their sequences (from 1), both int64 [B]."""
+        self._counted_from_the_oldest()
+        return self._rows(items, count - 1)
+
+    def first(self, items: Tensor, place: Layout) -> Tensor:
+        """items int64 [T] -> [T, d], as ``next`` gives it event by event."""
+        self._counted_from_the_oldest()
+        return self._rows(items, place.position)
+
+    def _counted_from_the_oldest(self) -> None:
         if self.counted == "recent":
             raise UsageError(
                 "positions counted from the newest event change with every event",
                 found="positions = 'recent'",
                 expected="'first' or 'none'",
             )
-        return self._rows(items, count - 1)
 
     def _rows(self, items: Tensor, where: Tensor) -> Tensor:
         if self.hidden is None:
@@ -130,3 +138,13 @@ class BlockEncoder(nn.Module):
             rows = block.step(rows, state[f"block{index}"], state["count"])  # type: ignore[operator]
         out: Tensor = self.norm(rows)
         return out
+
+    def read(self, items: Tensor, offsets: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """State behind whole sequences, and float [B, d], what ``append`` gives after their last events."""
+        place = layout(offsets)
+        rows = self.given.first(items, place)
+        state = {"count": place.lengths.clone()}
+        for index, block in enumerate(self.blocks):
+            rows, state[f"block{index}"] = block.read(rows, place)  # type: ignore[operator]
+        out: Tensor = self.norm(rows.index_select(0, place.ends))
+        return state, out

@@ -103,6 +103,11 @@ class Block(nn.Module):
         """The output [B, d] for one more event a sequence, which ``state`` takes in."""
         return self._close(rows, self.attention.step(self.attention_norm(rows), state, count))
 
+    def read(self, rows: Tensor, place: Layout) -> tuple[Tensor, Tensor]:
+        """The output [T, d] of whole sequences, and the attention's state behind each of them."""
+        mixed, state = self.attention.read(self.attention_norm(rows), place)
+        return self._close(rows, mixed), state
+
     def _close(self, rows: Tensor, mixed: Tensor) -> Tensor:
         rows = self.dropout.add(rows, mixed)
         out: Tensor = self.closing(self.dropout.add(rows, self.feed_forward(self.feed_forward_norm(rows))))

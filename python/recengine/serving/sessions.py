@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -13,8 +12,9 @@ from torch import Tensor
 from recengine.contracts.batch import HistoryBatch
 from recengine.contracts.model import Appends
 from recengine.errors import DataError, UsageError
+from recengine.nn.ragged import window_of
 from recengine.training.ranking import top_of_vectors
-from recengine.training.recommending import table
+from recengine.training.recommending import BLOCK, table
 from recengine.training.run import Run
 
 if TYPE_CHECKING:
@@ -62,7 +62,9 @@ class Sessions:
         row = self._row_of(label)
         if found < 0:
             return False
-        self._take([row], [found])
+        self._histories[row].append(found)
+        with torch.inference_mode():
+            self._take([row])
         return True
 
     def extend(self, histories: Mapping[Any, Sequence[Any]]) -> int:
@@ -72,12 +74,15 @@ class Sessions:
             self._row_of(label): [row for row in self._rows_of(items).tolist() if row >= 0]
             for label, items in histories.items()
         }
-        taken = 0
-        for events in zip_longest(*known.values()):
-            now = [(row, item) for row, item in zip(known, events, strict=True) if item is not None]
-            self._take([row for row, _ in now], [item for _, item in now])
-            taken += len(now)
-        return taken
+        for row, events in known.items():
+            self._histories[row].extend(events)
+        many = [row for row, events in known.items() if len(events) > 1]
+        single = [row for row, events in known.items() if len(events) == 1]
+        with torch.inference_mode():
+            for low in range(0, len(many), BLOCK):
+                self._read(many[low : low + BLOCK])
+            self._take(single)
+        return sum(map(len, known.values()))
 
     def recommend(self, labels: Sequence[Any], k: int = 10) -> pl.DataFrame:
         """The k best unseen items for each: columns user, rank (from 1), item, score. Who has no events yet
@@ -141,26 +146,30 @@ class Sessions:
         vectors[: self._vectors.shape[0]] = self._vectors
         self._state, self._vectors = fresh, vectors
 
-    def _take(self, rows: list[int], items: list[int]) -> None:
-        """One event each of different people."""
-        with torch.inference_mode():
-            full = [row for row in rows if self._held[row] == self.model.window]
-            if full:
-                self._begin_again(full)
-            self._vectors[rows] = self._step(rows, torch.tensor(items))
-        for row, item in zip(rows, items, strict=True):
-            self._histories[row].append(item)
+    def _take(self, rows: list[int]) -> None:
+        """The newest event of different people."""
+        full = {row for row in rows if self._held[row] == self.model.window}
+        self._read(list(full))
+        rows = [row for row in rows if row not in full]
+        if rows:
+            self._vectors[rows] = self._step(rows, torch.tensor([self._histories[row][-1] for row in rows]))
+        for row in rows:
             self._held[row] += 1
 
-    def _begin_again(self, rows: list[int]) -> None:
-        """The window is full: its newer half alone (see recengine.nn.ragged.window_of)."""
-        half = self.model.window // 2
-        for tensor in self._state.values():
-            tensor[rows] = 0
-        for back in range(half, 0, -1):
-            self._step(rows, torch.tensor([self._histories[row][-back] for row in rows]))
-        for row in rows:
-            self._held[row] = half
+    def _read(self, rows: list[int]) -> None:
+        """The windows of people at once, whatever was held of them (see recengine.nn.ragged.window_of)."""
+        if not rows:
+            return
+        lengths = torch.tensor([len(self._histories[row]) for row in rows])
+        held = window_of(lengths, self.model.window)
+        seen = [self._histories[row][-count:] for row, count in zip(rows, held.tolist(), strict=True)]
+        offsets = torch.cat([held.new_zeros(1), held.cumsum(0)])
+        state, vectors = self.model.read(torch.tensor([item for one in seen for item in one]), offsets)
+        for name, tensor in state.items():
+            self._state[name][rows] = tensor
+        self._vectors[rows] = vectors
+        for row, count in zip(rows, held.tolist(), strict=True):
+            self._held[row] = count
 
     def _step(self, rows: list[int], items: Tensor) -> Tensor:
         if len(rows) == 1:  # a view: nothing is copied

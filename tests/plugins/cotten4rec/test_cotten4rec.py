@@ -107,6 +107,11 @@ def test_one_event_at_a_time_is_the_whole_history(settings: dict[str, object]) -
                 torch.tensor([0, step + 1, 2 * step + 2]),
             )[[step, 2 * step + 1]]
             torch.testing.assert_close(taken, whole, rtol=1e-12, atol=1e-12)
+        read, last = model.read(
+            torch.tensor([item for row in rows for item in row]), torch.tensor([0, 6, 12])
+        )
+    torch.testing.assert_close(last, taken, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(read, state, rtol=1e-12, atol=1e-12)
 
 
 def test_what_cannot_be_carried_along_says_so() -> None:
@@ -116,6 +121,8 @@ def test_what_cannot_be_carried_along_says_so() -> None:
     model = check.make("cotten4rec", **{**STREAMING, "positions": "recent"})
     with pytest.raises(UsageError, match="change with every event"):
         model.append(model.empty_state(1), torch.tensor([1]))
+    with pytest.raises(UsageError, match="change with every event"):
+        model.read(torch.tensor([1]), torch.tensor([0, 1]))
 
 
 def test_settings_that_do_not_fit_together() -> None:

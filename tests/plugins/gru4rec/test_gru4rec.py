@@ -53,3 +53,6 @@ def test_one_event_at_a_time_is_the_whole_history(layers: int) -> None:
             taken = model.append(state, torch.tensor([item]))
             whole = model.encoder.states(torch.tensor(items[: step + 1]), torch.tensor([0, step + 1]))[-1:]
             torch.testing.assert_close(taken, whole, rtol=1e-12, atol=1e-12)
+        read, last = model.read(torch.tensor([7, *items]), torch.tensor([0, 1, 7]))
+    torch.testing.assert_close(last[1:], taken, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close({name: held[1:] for name, held in read.items()}, state, rtol=1e-12, atol=1e-12)
