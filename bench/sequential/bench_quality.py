@@ -8,11 +8,11 @@
 ``report`` makes bench/results/sequential_quality.* of what the store holds and says what is missing.
 
 All models: width 64, two blocks, the last 50 events, 128 sequences a step, Adam 1e-3, the loss that the
-plugin names (full softmax; gSASRec: gBCE with 256 items shared by the batch). Tuned, on the
-validation users of MovieLens-100k (tune_quality.py): the spread of the first weights, .1 for all models; the
-dropout and the hidden share of a data set are given (SETTINGS). Intervals: over users, of the mean over seeds.
-Differences: the crossed test over users and seeds where there are at least two seeds, over users where there
-is one.
+plugin names (full softmax; gSASRec: gBCE with 256 items shared by the batch). Tuned, on the validation users
+of MovieLens-100k (tune_quality.py): the spread of the first weights, .1 for all models. The dropout and the
+hidden share of a data set are given (SETTINGS).
+Intervals: over users, of the mean over seeds. Differences: the crossed test over users and seeds where there
+are at least two seeds, over users where there is one.
 Uniform-100 and popularity-100 are extras, labelled as such: they are no estimate of the full ranking.
 """
 
