@@ -45,8 +45,10 @@ TRIALS = (0.05, 0.01)  # model.table_l2: what every model is tuned by, seed 0, v
 BASE = {"embedding_dim": 10, "init_std": 1e-4}
 TOWER = {**BASE, "batch_norm": True, "dropout": 0.2}
 TML = {**BASE, "tokens": 0, "hidden_dim": 64, "n_blocks": 2, "expansion": 1}
-SMALL = {**BASE, "tokens": 0, "hidden_dim": 32, "n_blocks": 2, "expansion": 2, "table_l2": 0.01}
+SMALL = {**BASE, "tokens": 0, "hidden_dim": 32, "n_blocks": 2, "expansion": 1, "table_l2": 0.01}
 SPARSE = {"experts": 8, "active": 4}
+# what is taken away is taken from a smaller model, in a cheaper arithmetic and at most 8 epochs
+QUICKER = {"precision": "bf16-mixed", "epochs": 8}
 
 # name: (registered model, its settings); about 0.3 to 0.42 million weights beside the tables on Frappe
 # (lr and fm have none, autoint, slow for its weights, has fewer)
@@ -170,7 +172,9 @@ def cell(
     from recengine.training import fit
 
     name, settings = MODELS[model]
-    training = dict(TRAINING) | ({"epochs": epochs} if epochs else {})
+    training = (
+        dict(TRAINING) | (QUICKER if model not in TUNED else {}) | ({"epochs": epochs} if epochs else {})
+    )
     began = time.perf_counter()
     sections = {"model": {**settings, **trial}, "training": training}
     run: Any = fit(name, split_of(data, rows), settings=sections, seed=seed)

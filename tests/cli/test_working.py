@@ -7,7 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
+
+import recengine
+from recengine.testing import planted
 
 
 def test_fit_leaves_a_whole_run(small_run: Path) -> None:
@@ -204,3 +208,33 @@ def test_public_sets_are_listed_with_their_licence(cli: Any) -> None:
     listed = json.loads(cli("data", "fetch", "--json").stdout)
     assert all(entry["licence"] for entry in listed)
     assert "ml-latest-small" in cli("data", "fetch").stdout
+
+
+def test_rerank_measures_both_stages_and_writes_a_page(cli: Any, tmp_path: Path) -> None:
+    world = planted(events=8, items_per_group=16)
+    train = world.split.train
+    recengine.fit("popularity", world.split, directory=tmp_path / "first")
+    users = pl.DataFrame({"user": train.users.tokens, "taste": [f"g{g}" for g in world.group_of_user]})
+    items = pl.DataFrame({"item": train.items.tokens, "kind": [f"k{g}" for g in world.group_of_item]})
+    users.write_csv(tmp_path / "users.csv")
+    items.write_parquet(tmp_path / "items.parquet")
+    tables = ["--users", tmp_path / "users.csv", "--items", tmp_path / "items.parquet", "--top", 40, "-k", 5]
+    quick = ["--set", "training.epochs=4", "--set", "training.learning_rate=0.05"]
+    told = cli("rerank", tmp_path / "first", "fm", *tables, *quick, "--out", tmp_path / "out", "--json")
+    shares = json.loads(told.stdout)["shares"]
+    assert shares["after"]["mean"] > shares["before"]["mean"]
+    page = (tmp_path / "out" / "rerank.html").read_text()
+    assert "Stage by stage" in page
+    assert "first 5 after the second stage" in page
+    saved = ("rerank", tmp_path / "first", tmp_path / "out" / "ranker", "--out", tmp_path / "again")
+    assert json.loads(cli(*saved, *tables, "--json").stdout)["shares"] == shares
+    for words, problem in (
+        (("fm", "--users", tmp_path / "items.parquet"), "no column 'user'"),
+        (("ease",), "'ease' predicts no clicks"),
+        ((tmp_path / "out" / "ranker", "--users", tmp_path / "users.csv"), "in no table"),
+        ((tmp_path / "first",), "predicts no clicks"),
+    ):
+        refused = cli("rerank", tmp_path / "first", *words, "--out", tmp_path / "other")
+        assert refused.exit_code == 2
+        assert problem in refused.stderr
+    assert cli("rerank", tmp_path / "out" / "ranker", "fm").exit_code == 2

@@ -24,6 +24,7 @@ from recengine.reports.write import write_files
 
 if TYPE_CHECKING:
     from recengine.evaluation.comparing import Comparison, Pair, Target
+    from recengine.evaluation.result import Estimate as Measured
     from recengine.evaluation.systems import System
 
 _DECILES = 10
@@ -33,6 +34,8 @@ _DECILES = 10
 class About:
     """What the runs of a comparison have in common, and how they came about: all of it optional.
 
+    stages: what two stages do for the recall (recengine.serving.Stages.summary), in the order of its shares;
+    stage_sizes: how many items the first retrieves, and how many are shown.
     curves: system and curve. stability: mean overlap (RBO, Jaccard) of a system's lists between its runs.
     """
 
@@ -43,6 +46,8 @@ class About:
     configs: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
     stability: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    stages: tuple[Measured, ...] = ()
+    stage_sizes: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True)
@@ -293,6 +298,10 @@ def comparison_csv(report: ComparisonReport) -> str:
         rows.append(
             ("difference", f"{pair.first} - {pair.second}", pair.metric, pair.verdict.outcome, *cells)
         )
+    rows += [
+        ("stages", "", one.metric, "", one.mean, one.low, one.high, one.n, "", "")
+        for one in report.about.stages
+    ]
     for standing in report.comparison.standings:
         rows += [
             ("run", standing.system, standing.metric, str(seed), mean, "", "", "", "", "")

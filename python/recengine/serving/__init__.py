@@ -1,5 +1,8 @@
-"""Answers while events arrive."""
+"""Answers while events arrive, and in two stages."""
 
+from recengine.serving.pair_features import PairFeatures
+from recengine.serving.second_stage import SecondStage, pairs_log, second_stage
 from recengine.serving.sessions import Sessions
+from recengine.serving.stages import Stages, measure_stages
 
-__all__ = ["Sessions"]
+__all__ = ["PairFeatures", "SecondStage", "Sessions", "Stages", "measure_stages", "pairs_log", "second_stage"]

@@ -37,7 +37,7 @@ def recommend(
     if k < 1:
         raise UsageError("k must be at least 1", where="recommend", found=k)
     labels = list(users)
-    batch = _given(run, users) if isinstance(users, Mapping) else _known(run, labels)
+    batch = _given(run, users) if isinstance(users, Mapping) else known_histories(run, labels)
     network = run.model
     network.eval()
     ids, scores = [], []
@@ -70,7 +70,9 @@ def table(
     )
 
 
-def _known(run: Run, labels: Sequence[Any]) -> HistoryBatch:
+def known_histories(run: Run, labels: Sequence[Any]) -> HistoryBatch:
+    """Histories of users by id: everything that the split knows of them. Raises DataError for an unknown
+    user."""
     vocabulary = run.split.train.users
     rows = vocabulary.rows(np.asarray(labels)) if labels else np.empty(0, np.int64)
     unknown = [label for label, row in zip(labels, rows, strict=True) if row < 0]
