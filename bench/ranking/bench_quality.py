@@ -67,6 +67,16 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "rankmixer": ("rankmixer", {**BASE, "tokens": 5, "hidden_dim": 80, "n_blocks": 3, "expansion": 2}),
     "tml": ("tokenmixer_large", TML),
     "small": ("tokenmixer_large", SMALL),
+    "small-pull-0.002": ("tokenmixer_large", {**SMALL, "table_l2": 0.002}),
+    "small-dcnv2": (
+        "dcnv2",
+        {**TOWER, "hidden": [250, 250], "cross_layers": 2, "table_l2": SMALL["table_l2"]},
+    ),
+    "small-rankmixer": (
+        "rankmixer",
+        {**BASE, "tokens": 4, "hidden_dim": 56, "n_blocks": 2, "expansion": 2}
+        | {"table_l2": SMALL["table_l2"]},
+    ),
     "small-moe-1:2": ("tokenmixer_large", {**SMALL, **SPARSE}),
     "small-moe-1:4": ("tokenmixer_large", {**SMALL, "experts": 16, "active": 4}),
     "small-no-mixing": ("tokenmixer_large", {**SMALL, "mixing": False}),

@@ -4,9 +4,9 @@
     python bench/ranking/bench_scaling.py report [--store FILE]
     python bench/ranking/bench_scaling.py --quick
 
-A cell is (model, size, seed): one pass over the training rows, Adam 1e-3, 1,024 rows a step, bf16-mixed, the same
-for all. Weights: beside the tables, which are the same for all. FLOPs: of one row forward. The power law is
-log loss = floor + a (weights / 10^5)^-b, least squares over the means, b in [0, 2], with the 95 % interval of b.
+A cell is (model, size, seed): one pass over the training rows, Adam 1e-3, 1,024 rows a step, bf16-mixed, the
+same for all. Weights: beside the tables, which are the same for all. FLOPs: of one row forward. The law is
+log loss = floor + a (weights / 10^5)^-b, least squares over the means, b in [0, 2], with b's 95 % interval.
 """
 
 from __future__ import annotations
@@ -114,13 +114,13 @@ def cell(store: Path, model: str, size: int, seed: int, rows: int = 0) -> None:
 
 
 def flops(run: Any) -> float:
-    """Of one row forward: as torch counts matrix products, and of the blocks of TokenMixer-Large as its formula
-    counts them (torch does not see into their operator)."""
+    """Of one row forward: as torch counts matrix products, and of the blocks of TokenMixer-Large as its
+    formula counts them (torch does not see into their operator)."""
     import torch
-    from recengine_plugins.tokenmixer_large import counting
     from torch.utils.flop_counter import FlopCounterMode
 
     from recengine.contracts.batch import FeatureBatch
+    from recengine_plugins.tokenmixer_large import counting
 
     batch = FeatureBatch(**run.split.test.take(np.arange(64)).tensors())
     counter = FlopCounterMode(display=False)
@@ -150,7 +150,8 @@ def report(store: Path) -> None:
     for model in NAMES:
         mine = mean_by_size([one for one in found if one["model"] == model])
         lines += [
-            f"| {model} | {one['weights']:,.0f} | {one['flops']:,.0f} | {one['auc']:.4f} | {one['log_loss']:.4f} |"
+            f"| {model} | {one['weights']:,.0f} | {one['flops']:,.0f} | {one['auc']:.4f} "
+            f"| {one['log_loss']:.4f} |"
             for one in mine
         ]
         if len(mine) > 3:
@@ -162,7 +163,7 @@ def report(store: Path) -> None:
         )
     lines += [
         "",
-        "With four sizes and three unknowns an interval has one degree of freedom: where it spans everything, the",
+        "With four sizes and three unknowns an interval has one degree of freedom: where it spans all, the",
         "law is not identified by what was run. 10^7 weights were not run.",
         "",
         "![AUC by weights and by FLOPs](ranking_scaling.png)",
