@@ -43,7 +43,7 @@ def test_a_share_of_every_user_at_least_one_and_never_all() -> None:
     lengths = np.bincount(split(events, SplitConfig(strategy="given")).train.user, minlength=40)
     made = split(events, SplitConfig(strategy="given_validated", validation_share=0.1))
     held = np.bincount(made.validation.target_users(), minlength=40)
-    wanted = np.minimum(np.maximum(1, np.floor(lengths * 0.1 + 0.5)), lengths - 1)
+    wanted = np.minimum(np.maximum(1, lengths // 10), lengths - 1)
     assert held.tolist() == wanted.tolist()
 
 

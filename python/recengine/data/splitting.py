@@ -142,11 +142,12 @@ def _given(interactions: Interactions) -> Parts:
 
 
 def _given_validated(interactions: Interactions, config: SplitConfig) -> Parts:
-    """The test part as it came; of each user's other events a random share, at least one and never all."""
+    """The test part as it came; of each user's other events a random share, rounded down, at least one and
+    never all (as IR-Benchmark divides)."""
     parts = np.where(_given(interactions) == TEST, TEST, TRAIN).astype(np.int8)
     training = parts == TRAIN
     lengths = np.bincount(interactions.user[training], minlength=interactions.n_users)
-    held = np.maximum(1, np.floor(lengths * config.validation_share + 0.5).astype(np.int64))
+    held = np.maximum(1, np.floor(lengths * config.validation_share + 1e-9).astype(np.int64))
     held = np.minimum(held, np.maximum(lengths - 1, 0))
     by_hash = np.lexsort((tie_hash(interactions.source, config.seed ^ 0x5EED), ~training, interactions.user))
     ranks = np.empty(len(interactions), np.int64)
