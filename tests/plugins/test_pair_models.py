@@ -9,7 +9,8 @@ import pytest
 import torch
 
 import recengine
-from recengine.errors import ConfigError
+from recengine.data import Interactions
+from recengine.errors import ConfigError, RecengineError, UsageError
 from recengine.testing.worlds import planted
 
 LOSSES = [
@@ -56,12 +57,16 @@ def test_any_sampler_feeds_it(model: str, sampler: str) -> None:
     assert run.history[-1]["loss"] < run.history[0]["loss"]
 
 
-def test_threads_do_not_change_a_bit(model: str) -> None:
+@pytest.mark.parametrize("loss", ["sl", "psl", "dsl_r", "advinfonce"])
+@pytest.mark.parametrize("shared", [False, True])
+def test_threads_do_not_change_a_bit(model: str, loss: str, shared: bool) -> None:
     before, found = torch.get_num_threads(), []
+    section = {"name": loss, "negatives": 8, "shared": shared}
+    section |= {"warmup": 0, "ramp": 0} if loss == "dsl_r" else {}
     try:
         for threads in (1, 2):
             torch.set_num_threads(threads)
-            found.append(fit(model, {"name": "sl", "negatives": 8}).model.item_vectors())
+            found.append(fit(model, section).model.item_vectors())
     finally:
         torch.set_num_threads(before)
     assert torch.equal(*found)
@@ -84,6 +89,22 @@ def test_users_and_items_without_interactions_keep_finite_answers(model: str) ->
     run = recengine.fit(model, part, settings=settings)
     assert int((few.popularity() == 0).sum()) + int((few.lengths() == 0).sum()) > 0
     assert torch.isfinite(run.model.item_vectors()).all()
+
+
+def test_a_user_who_met_every_item_has_no_negative(model: str) -> None:
+    users, items = np.array([0, 0, 0, 0, 1, 1, 2]), np.array([0, 1, 2, 3, 1, 2, 2])
+    met = Interactions.from_arrays(users, items, part=np.array([0, 0, 0, 0, 0, 2, 0], np.int8))
+    loss = {"name": "sl", "negatives": 2}
+    settings: dict[str, Any] = {"split": {"strategy": "given"}, "training": {"epochs": 1}}
+    with pytest.raises(UsageError, match=r"met every item[\s\S]*loss.shared"):
+        recengine.fit(model, met, settings={**settings, "loss": loss})
+    run = recengine.fit(model, met, settings={**settings, "loss": {**loss, "shared": True}})
+    assert torch.isfinite(run.model.item_vectors()).all()
+
+
+def test_a_step_that_is_too_long_names_the_learning_rate(model: str) -> None:
+    with pytest.raises(RecengineError, match="learning_rate"):
+        fit(model, {"name": "bpr", "negatives": 2}, learning_rate=1e38, optimizer="sgd")
 
 
 def test_bad_input_names_the_setting(model: str) -> None:

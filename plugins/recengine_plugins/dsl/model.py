@@ -100,7 +100,9 @@ class DSLR(nn.Module):
             )
 
         entries = live.sum(1).clamp(min=1).log().to(positive.dtype)
-        loss = all_threads(reduce, anchors, items) - entries - positive / temperature
+        shared = negatives.ndim == 1  # then a plain product, whose bits depend on the threads
+        normaliser = reduce(anchors, items) if shared else all_threads(reduce, anchors, items)
+        loss = normaliser - entries - positive / temperature
         if self.config.scale_by_tau:
             loss = loss * (temperature / self.config.temperature)
         return torch.where(live.any(1), loss, 0.0).mean()

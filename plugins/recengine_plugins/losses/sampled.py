@@ -66,8 +66,11 @@ class Rows:
                 exclude=positives,
             )
 
-        weight = () if log_weight is None else (log_weight.expand(self.shape),)
-        return all_threads(reduce, self.anchors, self.items, *weight)
+        if log_weight is None:
+            return all_threads(reduce, self.anchors, self.items)
+        if negatives.ndim == 1:  # a plain product, whose bits depend on the threads
+            return reduce(self.anchors, self.items, log_weight.expand(self.shape))
+        return all_threads(reduce, self.anchors, self.items, log_weight.expand(self.shape))
 
     @property
     def shape(self) -> tuple[int, int]:
