@@ -49,6 +49,11 @@ PEERS = {
         note="uses what numpy 2 and torch 2.6 removed: numpy is held back, torch.load must be told",
     ),
     "ellice": Peer(("ellice==0.1.4",), "import ellice", torch=True),
+    "ax": Peer(
+        ("ax-platform==1.3.1",),
+        "from ax.api.client import Client; from botorch.models.map_saas import EnsembleMapSaasSingleTaskGP",
+        torch=True,
+    ),
     "dice-ml": Peer(("dice-ml==0.12",), "import dice_ml"),
 }
 

@@ -15,23 +15,34 @@ class Acquisition(nn.Module):
     """``forward(X [b, 1, d]) -> [b]`` for the optimiser; ``natural(X [b, d]) -> [b]`` for pruning.
 
     Log acquisitions are exponentiated for pruning, so that its tolerance always acts on the natural scale.
+    Feasibility multiplies the natural value above ``floor`` (0 for improvements; for a confidence bound the
+    worst value measured, since it has a sign).
     """
 
-    def __init__(self, inner: Any, is_log: bool, feasibility: Feasibility | None) -> None:
+    def __init__(self, inner: Any, is_log: bool, feasibility: Feasibility | None, floor: float = 0.0) -> None:
         super().__init__()
-        self.inner, self.is_log, self.feasibility = inner, is_log, feasibility
+        self.inner, self.is_log, self.feasibility, self.floor = inner, is_log, feasibility, floor
 
     def forward(self, X: Tensor) -> Tensor:
         value: Tensor = self.inner(X)
         if self.feasibility is None:
             return value
         log_p = self.feasibility.log_probability(X)
-        return value + log_p if self.is_log else value * log_p.exp()
+        if self.is_log:
+            return value + log_p
+        above = value - self.floor
+        return torch.where(above > 0, above * log_p.exp(), above) + self.floor
 
-    def natural(self, X: Tensor) -> Tensor:
+    def plain(self, X: Tensor) -> Tensor:
+        """``forward`` of rows [b, d] without gradients."""
         with torch.no_grad():
-            value = self(X.unsqueeze(-2))
-            return value.exp() if self.is_log else value
+            return self(X.unsqueeze(-2))
+
+    def natural(self, X: Tensor, log_unit: float = 0.0) -> Tensor:
+        """Natural scale of rows [b, d]; a log acquisition in units of exp(``log_unit``), so that pruning
+        still tells gains apart that are too small for a float."""
+        value = self.plain(X)
+        return (value - log_unit).exp() if self.is_log else value
 
 
 class OnlyFeasibility(nn.Module):
@@ -44,6 +55,11 @@ class OnlyFeasibility(nn.Module):
     def forward(self, X: Tensor) -> Tensor:
         return self.feasibility.log_probability(X)
 
+    def plain(self, X: Tensor) -> Tensor:
+        """``forward`` of rows [b, d] without gradients."""
+        with torch.no_grad():
+            return self(X.unsqueeze(-2))
+
 
 def build(
     config: BonsaiConfig,
@@ -54,7 +70,10 @@ def build(
     feasibility: Feasibility,
     seed: int,
 ) -> Acquisition:
-    """The acquisition that the config names, given the data X [n, d], Y [n, m] and pending points."""
+    """The acquisition that the config names, given the data X [n, d], Y [n, m] and pending points.
+
+    Noise-free improvement with points pending is taken over its noisy form, which can wait for them.
+    """
     from botorch.acquisition.analytic import LogExpectedImprovement
     from botorch.acquisition.logei import qLogNoisyExpectedImprovement
     from botorch.acquisition.monte_carlo import qUpperConfidenceBound
@@ -71,9 +90,8 @@ def build(
         )
         return Acquisition(inner, True, weight)
     if config.acquisition == "ucb":
-        return Acquisition(
-            qUpperConfidenceBound(model, config.beta, sampler=sampler, X_pending=pending), False, weight
-        )
+        inner = qUpperConfidenceBound(model, config.beta, sampler=sampler, X_pending=pending)
+        return Acquisition(inner, False, weight, floor=float(Y.min()))
     if config.acquisition == "log_ei" and pending is None:
         return Acquisition(LogExpectedImprovement(model, best_f=Y.max()), True, weight)
     inner = qLogNoisyExpectedImprovement(model, X, sampler=sampler, X_pending=pending, prune_baseline=True)

@@ -30,7 +30,20 @@ class BonsaiConfig(Config):
         "observed_max", "what the gain is measured against: best observed point, default point, or nothing"
     )
     dense_every: int = knob(
-        4, "every k-th proposal stays unpruned, so that no relevant coordinate is locked out; 0: never", ge=0
+        4, "every k-th proposal explores, so that no relevant coordinate is locked out; 0: never", ge=0
+    )
+    dense_share: float = knob(
+        1.0,
+        "share of the parameters that such a proposal changes beside the ones that pay, least tried first; "
+        "1: it stays unpruned",
+        gt=0.0,
+        le=1.0,
+    )
+    default_repeats: int = knob(
+        3, "times that the default itself may be measured, where pruning leads back to it", ge=1
+    )
+    loss_share: float = knob(
+        0.05, "share of the incumbent's gain over the default that its final pruning may cost", ge=0.0, le=1.0
     )
     initial: int = knob(10, "points before the first model: the default, then a Sobol sequence", ge=1)
     beta: float = knob(4.0, "of the confidence bound: mean + sqrt(beta) sd", gt=0.0)

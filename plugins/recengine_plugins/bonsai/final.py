@@ -1,7 +1,8 @@
 """After the search: which of the incumbent's changes matter, and the whole frontier of sparser points.
 
 The joint posterior of two points tells their difference far better than either value: a change is reverted
-while P(f(x) >= f(incumbent) - delta | data) stays at or above ``confidence``.
+while P(f(x) >= f(incumbent) - delta | data) stays at or above ``confidence``. Spending a trial on the
+recommendation and concluding again makes sure of it.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from scipy.stats import norm
 from torch import Tensor
@@ -17,7 +19,8 @@ from recengine.contracts.tuner import Conclusion, FrontierPoint, Observation, Re
 from recengine.errors import UsageError
 from recengine.tuning import Space
 from recengine_plugins.bonsai.config import BonsaiConfig
-from recengine_plugins.bonsai.surrogate import fit_surrogate
+from recengine_plugins.bonsai.knowledge import Knowledge, usable
+from recengine_plugins.bonsai.limits import Limits
 
 
 def recommend(
@@ -25,48 +28,62 @@ def recommend(
     history: Sequence[Observation],
     config: BonsaiConfig,
     *,
-    delta: float = 0.0,
+    delta: float | None = None,
     confidence: float = 0.9,
     objective: int = 0,
 ) -> Conclusion:
-    """Prune the incumbent with the joint posterior. delta: loss in objective units that does not matter.
+    """Prune the incumbent (the best measured feasible point) with the joint posterior.
 
-    Raises UsageError without at least two measured feasible points.
+    delta: loss in objective units that does not matter; None: the config's share of what the incumbent
+    gains over the default. Points that break a limit or are judged infeasible (probability below
+    ``confidence``) are passed over. Raises UsageError without at least two measured feasible points.
     """
-    measured = [entry for entry in history if entry.values and entry.feasible]
-    if len(measured) < 2:
+    known = Knowledge.of(space, history, config, objectives=(objective,))
+    if len(known.X) < 2:
         raise UsageError(
-            "too few measured points to judge changes by", found=len(measured), expected="at least 2"
+            "too few measured points to judge changes by", found=len(known.X), expected="at least 2"
         )
-    X = torch.stack([torch.as_tensor(space.encode(entry.parameters)) for entry in measured])
-    y = torch.tensor([[entry.values[objective]] for entry in measured], dtype=torch.float64)
-    model = fit_surrogate(X, y, config.surrogate)
-    top = int(y.argmax())
-    incumbent, default = X[top], torch.as_tensor(space.encode(space.default))
+    measured = [entry for entry in history if entry.feasible and usable(entry)]
+    limits, default = Limits(space), torch.as_tensor(space.encode(space.default))
+    incumbent = known.top(1)[0]
+    if delta is None:
+        gain, _ = _difference(known.model, incumbent, default[None])
+        delta = config.loss_share * max(0.0, float(gain[0]))
     path = [incumbent]
-    current = incumbent
-    pruned, still_good = incumbent, True
-    while True:
-        away = [
-            g for g, name in enumerate(space.names) if name in space.changed(space.decode(current.numpy()))
-        ]
-        if not away:
-            break
-        trials = torch.stack([_with(current, default, space.groups[g]) for g in away])
-        mean, sd = _difference(model, incumbent, trials)
-        keep = norm.cdf((delta - mean) / sd)
-        best = int(keep.argmax())
-        current = trials[best]
+    current, pruned, still_good = incumbent, incumbent, True
+    while trials := _reversions(space, limits, current, default):
+        tried = torch.stack(trials)
+        mean, sd = _difference(known.model, incumbent, tried)
+        good = norm.cdf((delta - mean) / sd)
+        with torch.no_grad():
+            safe = known.feasibility.log_probability(tried[:, None]).exp().numpy()
+        order = np.where(safe >= confidence, good, good - 1.0)
+        at = int(order.argmax())
+        current = trials[at]
         path.append(current)
-        still_good = still_good and bool(keep[best] >= confidence)
+        still_good = still_good and bool(order[at] >= confidence)
         if still_good:
             pruned = current
     return Conclusion(
         space.decode(incumbent.numpy()),
         space.decode(pruned.numpy()),
-        [_frontier_point(space, model, x, measured, objective) for x in reversed(path)],
-        _table(space, model, pruned, default),
+        [_frontier_point(space, known.model, x, measured, objective) for x in reversed(path)],
+        _table(space, known.model, pruned, default),
     )
+
+
+def _reversions(space: Space, limits: Limits, x: Tensor, default: Tensor) -> list[Tensor]:
+    """``x`` with each changed parameter at its default, where the limits allow that; what no longer matters
+    is at its default, too."""
+    made = []
+    for name in space.changed(space.decode(x.numpy())):
+        trial = _with(x, default, space.groups[space.names.index(name)])
+        point = space.decode(trial.numpy())
+        if space.allows(point):
+            made.append(torch.as_tensor(space.encode(point)))
+    if not made and len(limits.A) and space.changed(space.decode(x.numpy())):
+        made = [default]  # single steps are barred; the default itself is always allowed
+    return made
 
 
 def _with(x: Tensor, default: Tensor, columns: Sequence[int]) -> Tensor:

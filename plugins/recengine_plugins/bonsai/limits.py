@@ -19,8 +19,10 @@ class Limits:
         parameters = {parameter.name: parameter for parameter in space.parameters}
         self.A = np.zeros((len(space.limits), space.width))
         self.b = np.zeros(len(space.limits))
-        self.groups = space.groups
+        self.space, self.groups = space, space.groups
         self.default = space.encode(space.default)
+        # what takes only some values cannot move a little to make room
+        self._stiff = {g for g, parameter in enumerate(space.parameters) if parameter.kind != "float"}
         for row, limit in enumerate(space.limits):
             self.b[row] = limit.at_most
             for name, factor in limit.coefficients:
@@ -47,13 +49,30 @@ class Limits:
         return bool((self.A @ x.numpy() <= self.b + 1e-9).all())
 
     def pin(self, x: Tensor, group: int, pinned: frozenset[int]) -> Tensor | None:
-        """The nearest point within the limits with ``group`` and all ``pinned`` groups at their default."""
+        """The nearest point within the limits with ``group`` and all ``pinned`` groups at their default, and
+        integers and choices as they are in ``x``; None where there is none."""
+        return self._project(x, {group, *pinned})
+
+    def admit(self, x: Tensor) -> Tensor:
+        """The point of the space that ``x`` stands for, moved as far as the limits ask."""
+        space = self.space
+        point = space.decode(x.numpy())
+        if not space.allows(point):
+            near = self._project(torch.as_tensor(space.encode(point)), set())
+            # the default is within the limits, and so is everything between it and a point that is
+            steps = [] if near is None else [near]
+            steps += [x + t * (torch.as_tensor(self.default) - x) for t in (0.25, 0.5, 0.75, 1.0)]
+            point = next(p for step in steps if space.allows(p := space.decode(step.numpy())))
+        return torch.as_tensor(space.encode(point))
+
+    def _project(self, x: Tensor, at_default: set[int]) -> Tensor | None:
         if not len(self.A) or self.holds(x):
             return x
-        held = [column for g in {group, *pinned} for column in self.groups[g]]
-        free = np.setdiff1d(np.arange(len(x)), held)
         start = x.numpy().copy()
-        start[held] = self.default[held]
+        for g in at_default:
+            start[list(self.groups[g])] = self.default[list(self.groups[g])]
+        held = [column for g in at_default | self._stiff for column in self.groups[g]]
+        free = np.setdiff1d(np.arange(len(x)), held)
         if free.size == 0:
             return None
         A, b = self.A[:, free], self.b - self.A[:, held] @ start[held]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -24,10 +26,14 @@ except ImportError as missing:
         "this tuner needs botorch and gpytorch", found=str(missing), fix="pip install 'recengine[bonsai]'"
     ) from missing
 
-from botorch.optim import optimize_acqf
+from botorch.exceptions.errors import ModelFittingError
 
 from recengine_plugins.bonsai.acquisition import Acquisition, OnlyFeasibility, build
-from recengine_plugins.bonsai.surrogate import Feasibility, fit_surrogate
+from recengine_plugins.bonsai.dense import dense_step
+from recengine_plugins.bonsai.knowledge import Knowledge, usable
+
+_ANCHORS = 3  # best points from which sparse starts are drawn
+_PRUNED = 4  # local optima that are pruned side by side
 
 
 class Bonsai:
@@ -44,17 +50,24 @@ class Bonsai:
         """n points: a Sobol design first, then model-based ones, each conditioned on those before it."""
         proposals: list[dict[str, Any]] = []
         taken = [dict(point) for point in pending]
-        for _ in range(n):
+        known: Knowledge | None = None
+        for i in range(n):
             at = len(history) + len(taken)
-            measured = [entry for entry in history if entry.values]
-            if at < self.config.initial or len(measured) < 2:
+            facts: dict[str, Any] = {"origin": "sobol"}
+            if at < self.config.initial or sum(usable(entry) for entry in history) < 2:
                 point = self._sobol(at)
-                facts: dict[str, Any] = {"origin": "sobol"}
             else:
                 with torch.random.fork_rng(), warnings.catch_warnings():
                     warnings.simplefilter("ignore")  # botorch warns of every imperfect fit; trials are kept
                     torch.manual_seed(int(np.random.SeedSequence([self.seed, at]).generate_state(1)[0]))
-                    point, facts = self._model_based(history, taken, at)
+                    try:
+                        known = known or Knowledge.of(self.space, history, self.config)
+                        point, facts = self._model_based(known, taken, i, at)
+                    except ModelFittingError:
+                        point, facts = (
+                            self._sobol(at),
+                            {"origin": "sobol", "reason": "no model could be fitted"},
+                        )
             taken.append(point)
             proposals.append({**point, "__facts__": facts})
         return proposals
@@ -71,102 +84,118 @@ class Bonsai:
     # --- the two kinds of proposal ----------------------------------------------------------------
 
     def _sobol(self, at: int) -> dict[str, Any]:
+        """Member ``at`` of the scrambled Sobol points that meet the limits."""
         engine = torch.quasirandom.SobolEngine(self.space.width, scramble=True, seed=self.seed)
-        engine.fast_forward(at)
+        if not self.space.limits:
+            engine.fast_forward(at)
+            return self.space.decode(engine.draw(1, dtype=torch.float64)[0].numpy())
+        met = -1
         for _ in range(10_000):
             point = self.space.decode(engine.draw(1, dtype=torch.float64)[0].numpy())
-            if self.space.allows(point):
+            met += self.space.allows(point)
+            if met == at:
                 return point
         raise UsageError("no point meets the linear limits", where="limits", fix="loosen the limits")
 
     def _model_based(
-        self, history: Sequence[Observation], taken: Sequence[Mapping[str, Any]], at: int
+        self, known: Knowledge, taken: Sequence[Mapping[str, Any]], i: int, at: int
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        encoded = torch.stack([torch.as_tensor(self.space.encode(entry.parameters)) for entry in history])
-        feasible = torch.tensor([entry.feasible for entry in history])
-        feasibility = Feasibility(encoded, feasible)
-        valued = torch.tensor([bool(entry.values) for entry in history])
-        pending = (
-            torch.stack([torch.as_tensor(self.space.encode(point)) for point in taken]) if taken else None
-        )
-        if not bool((feasible & valued).any()):
-            x = self._optimise(OnlyFeasibility(feasibility), at)
-            return self.space.decode(x.numpy()), {"origin": "feasibility"}
-        use = feasible & valued
-        X = encoded[use]
-        Y = torch.tensor(
-            [entry.values for entry, keep in zip(history, use.tolist(), strict=True) if keep],
-            dtype=torch.float64,
-        )
-        model = fit_surrogate(X, Y, self.config.surrogate)
-        acquisition = build(self.config, model, X, Y, pending, feasibility, self.seed + at)
-        dense = self._settle_discrete(acquisition, self._optimise(acquisition, at))
-        every = self.config.dense_every
-        if not self.config.prune or (every and at % every == every - 1):
-            return self.space.decode(dense.numpy()), {"origin": "dense"}
-        pruned = self._prune(acquisition, dense, X, at)
-        point = self.space.decode(pruned.x.numpy())
-        names = self.space.names
+        """Member ``i`` of a batch, the trial with number ``at``."""
+        space, config, seed = self.space, self.config, self.seed + at
+        if known.model is None:
+            only = OnlyFeasibility(known.feasibility)
+            x = dense_step(only, space, self.limits, config, self.default[None], seed)[0]
+            return space.decode(x.numpy()), {"origin": "feasibility"}
+        pending = torch.stack([torch.as_tensor(space.encode(point)) for point in taken]) if taken else None
+        acquisition = build(config, known.model, known.X, known.Y, pending, known.feasibility, seed)
+        anchors = torch.cat([self.default[None], known.top(_ANCHORS)])
+        dense = dense_step(acquisition, space, self.limits, config, anchors, seed)
+        exploring = config.dense_every > 0 and at % config.dense_every == config.dense_every - 1
+        if not config.prune or (exploring and config.dense_share == 1.0):
+            return space.decode(dense[0].numpy()), {"origin": "dense"}
+        last = pending[-1:] if i > 0 and pending is not None else None
+        pruned = self._prune(acquisition, dense, known, last, at)
+        x = self.limits.admit(pruned.x)
+        if exploring:
+            x = self.limits.admit(self._probe(x, dense[0], known, seed))
+        point = space.decode(x.numpy())
         return point, {
-            "origin": "pruned",
+            "origin": "probe" if exploring else "pruned",
             "gain": pruned.gain,
-            "losses": {names[g]: loss for g, loss in pruned.losses.items()},
-            "changed_dense": len(self.space.changed(self.space.decode(dense.numpy()))),
-            "changed": len(self.space.changed(point)),
+            "losses": {space.names[g]: loss for g, loss in pruned.losses.items()},
+            "changed_dense": len(space.changed(space.decode(dense[0].numpy()))),
+            "changed": len(space.changed(point)),
         }
 
     # --- pieces -----------------------------------------------------------------------------------
 
-    def _optimise(self, acquisition: torch.nn.Module, at: int) -> Tensor:
-        bounds = torch.stack([torch.zeros(self.space.width), torch.ones(self.space.width)]).double()
-        x, _ = optimize_acqf(
-            acquisition,
-            bounds,
-            q=1,
-            num_restarts=self.config.restarts,
-            raw_samples=self.config.raw_samples,
-            inequality_constraints=self.limits.for_botorch(),
-            options={"seed": self.seed + at, "maxiter": 200, "batch_limit": self.config.restarts},
-        )
-        return x[0].detach()
+    def _prune(
+        self, acquisition: Acquisition, dense: Tensor, known: Knowledge, last: Tensor | None, at: int
+    ) -> Reverted:
+        """The cheapest in changes of the pruned local optima; among equals the one worth most.
 
-    def _settle_discrete(self, acquisition: Acquisition, x: Tensor) -> Tensor:
-        """Round to real parameter values, then improve the choices one parameter at a time."""
-        x = torch.as_tensor(self.space.encode(self.space.decode(x.numpy())))
-        for parameter, columns in zip(self.space.parameters, self.space.groups, strict=True):
-            if parameter.kind != "choice":
-                continue
-            options = x.repeat(len(parameter.choices), 1)
-            for row, choice in zip(options, parameter.choices, strict=True):
-                row[list(columns)] = torch.as_tensor(parameter.encode(choice))
-            x = options[int(acquisition.natural(options).argmax())]
-        return torch.as_tensor(self.space.encode(self.space.decode(x.numpy())))
+        last: the batch's member before this one, against which the gain of this one is measured.
+        """
+        config = self.config
+        unit = float(acquisition.plain(dense[:1])[0]) if acquisition.is_log else 0.0
 
-    def _prune(self, acquisition: Acquisition, dense: Tensor, X: Tensor, at: int) -> Reverted:
-        if self.config.baseline == "observed_max":
-            base = (
-                max(0.0, float(acquisition.natural(X).max()))
-                if acquisition.is_log
-                else float(acquisition.natural(X).max())
-            )
-        elif self.config.baseline == "default":
-            base = float(acquisition.natural(self.default[None])[0])
-        else:
-            base = 0.0
-        rho = self.config.rho
-        if self.config.schedule == "no_regret":
-            rho /= max(1.0, at - self.config.initial + 1) ** 0.5
-        return revert(
-            acquisition.natural,
-            dense,
+        def evaluate(X: Tensor) -> Tensor:
+            return acquisition.natural(X, unit)
+
+        base = 0.0
+        if config.baseline == "observed_max":
+            base = float(evaluate(known.X if last is None else last).max())
+        elif config.baseline == "default":
+            base = float(evaluate(self.default[None])[0])
+        rho = config.rho
+        if config.schedule == "no_regret":
+            rho /= max(1.0, at - config.initial + 1) ** 0.5
+        costs = [parameter.cost for parameter in self.space.parameters]
+        found = revert(
+            evaluate,
+            dense[:_PRUNED],
             self.default,
             self.space.groups,
             base=base,
             rho=rho,
-            delta=self.config.delta,
-            costs=[parameter.cost for parameter in self.space.parameters],
-            pin=self.limits.pin if len(self.limits.A) else None,
+            delta=config.delta * math.exp(min(-unit, 600.0)),
+            costs=costs,
+            pin=self._pin if len(self.limits.A) or self._conditional else None,
+            keep=int(known.defaults >= config.default_repeats),
         )
+        admissible = [one for one in found if one.admissible] or found[:1]
+        best = min(admissible, key=lambda one: (sum(costs[g] for g in one.changed), -one.value))
+        return replace(best, gain=best.gain * math.exp(max(unit, -600.0)))
+
+    def _pin(self, x: Tensor, group: int, pinned: frozenset[int]) -> Tensor | None:
+        """Within the limits, and with what no longer matters at its default."""
+        near = self.limits.pin(x, group, pinned)
+        if near is None or not self._conditional:
+            return near
+        settled = torch.as_tensor(self.space.encode(self.space.decode(near.numpy())))
+        return settled if self.limits.holds(settled) else None
+
+    @property
+    def _conditional(self) -> bool:
+        return any(parameter.when for parameter in self.space.parameters)
+
+    def _probe(self, x: Tensor, dense: Tensor, known: Knowledge, seed: int) -> Tensor:
+        """``x`` with a share of what is at its default changed after all: the parameters that have been
+        changed least often, to where the dense proposal had them, or anywhere."""
+        generator = np.random.default_rng([seed, 2])
+        groups = [list(columns) for columns in self.space.groups]
+        at_default = [g for g, c in enumerate(groups) if bool((x[c] - self.default[c]).abs().max() <= 1e-9)]
+        tried = {
+            g: int(((known.X[:, groups[g]] - self.default[groups[g]]).abs() > 1e-9).any(1).sum())
+            for g in at_default
+        }
+        order = sorted(generator.permutation(at_default).tolist(), key=lambda g: tried[g])
+        probed = x.clone()
+        for g in order[: math.ceil(self.config.dense_share * len(groups))]:
+            moved = bool((dense[groups[g]] - self.default[groups[g]]).abs().max() > 1e-9)
+            drawn = torch.as_tensor(generator.random(len(groups[g])))
+            probed[groups[g]] = dense[groups[g]] if moved else drawn
+        return probed
 
 
 def plain_bo(config: BonsaiConfig, space: Space, seed: int) -> Bonsai:

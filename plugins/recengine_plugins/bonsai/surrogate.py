@@ -28,13 +28,12 @@ def _one(X: Tensor, y: Tensor, sparse: bool) -> Any:
     from botorch.fit import fit_gpytorch_mll
     from botorch.models import SingleTaskGP
     from botorch.models.map_saas import EnsembleMapSaasSingleTaskGP
-    from botorch.models.transforms.outcome import Standardize
     from gpytorch.mlls import ExactMarginalLogLikelihood
 
     make = EnsembleMapSaasSingleTaskGP if sparse else SingleTaskGP
-    # a constant objective has no scale to standardise by
-    transform = Standardize(m=1) if float(y.std()) > 1e-12 else None
-    model = make(train_X=X, train_Y=y, outcome_transform=transform)
+    # botorch standardises by default; a constant objective has no scale to standardise by
+    transform = {} if float(y.std()) > 1e-12 else {"outcome_transform": None}
+    model = make(train_X=X, train_Y=y, **transform)
     fit_gpytorch_mll(ExactMarginalLogLikelihood(model.likelihood, model))
     return model
 

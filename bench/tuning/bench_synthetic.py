@@ -1,0 +1,238 @@
+"""Tuners on planted problems: regret, and how many parameters they change.
+
+    python bench/tuning/bench_synthetic.py run [--problems A,B] [--methods A,B] [--seeds 0,1] --out FILE
+    python bench/tuning/bench_synthetic.py report --out FILE...
+
+A cell is problem x method x seed; ``run`` appends one JSON line a cell and skips those that are there.
+All methods of a seed start from the same default and the same Sobol points. Ax runs in its own environment
+(python bench/peers/install.py ax), with the same kind of surrogate as ours.
+
+``bonsai`` uses its last trials to confirm what it recommends; every other method recommends the best point
+that it has measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+import torch
+from problems import PROBLEMS, Problem
+
+from peers.runner import interpreter
+from recengine.contracts.tuner import Observation
+from recengine.tuning import Parameter
+from recengine_plugins.bonsai.config import BonsaiConfig
+from recengine_plugins.bonsai.policy import Bonsai, plain_bo
+from recengine_plugins.tuners.config import SearchConfig
+from recengine_plugins.tuners.search import RandomSearch
+
+INITIAL = 10
+CONFIRMATIONS = 2
+Proposal = tuple[dict[str, Any], float, str]  # point, seconds, where it comes from
+Ask = Callable[[list[Observation]], Proposal]
+
+
+def observed(problem: Problem, point: dict[str, Any]) -> Observation:
+    return Observation(point, (problem.value(point),), problem.allows(point))
+
+
+def start(problem: Problem, seed: int) -> list[Observation]:
+    """The default and a Sobol design, the same for all methods."""
+    history = [observed(problem, problem.space.default)]
+    design = plain_bo(BonsaiConfig(initial=INITIAL), problem.space, seed)
+    while len(history) < INITIAL:
+        point = {k: v for k, v in design.propose(history, 1)[0].items() if k != "__facts__"}
+        history.append(observed(problem, point))
+    return history
+
+
+@contextmanager
+def tuner(made: Any) -> Iterator[Ask]:
+    """A tuner of ours."""
+
+    def ask(history: list[Observation]) -> Proposal:
+        before = time.perf_counter()
+        point = made.propose(history, 1)[0]
+        took = time.perf_counter() - before
+        return point, took, point.pop("__facts__", {}).get("origin", "tuner")
+
+    yield ask
+
+
+@contextmanager
+def ax(problem: Problem, seed: int, simplify: bool, initial: list[Observation]) -> Iterator[Ask]:
+    """Ax in a process of its own."""
+    given = {
+        "parameters": [described(p) for p in problem.space.parameters],
+        "limits": [
+            " + ".join(f"{factor} * {name}" for name, factor in limit.coefficients) + f" <= {limit.at_most}"
+            for limit in problem.space.limits
+        ],
+        "default": problem.space.default,
+        "seed": seed,
+        "simplify": simplify,
+        "outcome": problem.feasible is not None,
+        "initial": [[seen.parameters, seen.values[0], seen.feasible] for seen in initial],
+    }
+    worker = subprocess.Popen(
+        [interpreter("ax"), str(Path(__file__).with_name("peer_ax.py"))],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert worker.stdin is not None
+    assert worker.stdout is not None
+    told = len(initial)
+    worker.stdin.write(json.dumps(given) + "\n")
+
+    def ask(history: list[Observation]) -> Proposal:
+        nonlocal told
+        for seen in history[told:]:
+            worker.stdin.write(json.dumps({"value": seen.values[0], "feasible": seen.feasible}) + "\n")
+        told = len(history)
+        worker.stdin.flush()
+        line = worker.stdout.readline()
+        if not line:
+            raise RuntimeError(f"Ax ended with {worker.wait()}")
+        reply = json.loads(line)
+        return settled(problem, reply["point"]), reply["seconds"], "ax"
+
+    try:
+        yield ask
+    finally:
+        worker.kill()
+        worker.wait()
+
+
+def described(parameter: Parameter) -> dict[str, Any]:
+    names = ("name", "kind", "low", "high", "log")
+    return {name: getattr(parameter, name) for name in names} | {"choices": list(parameter.choices)}
+
+
+def settled(problem: Problem, point: dict[str, Any]) -> dict[str, Any]:
+    """Ax's point with rounding taken away: the default where it comes back up to 1e-9 of the range."""
+    return problem.space.decode(problem.space.encode(point))
+
+
+def opened(method: str, problem: Problem, seed: int, initial: list[Observation]) -> Any:
+    config = BonsaiConfig(initial=INITIAL)
+    if method.startswith("ax"):
+        return ax(problem, seed, method == "ax", initial)
+    if method == "bo":
+        return tuner(plain_bo(config, problem.space, seed))
+    if method == "random":
+        return tuner(RandomSearch(SearchConfig(), problem.space, seed))
+    if method == "sobol":
+        return tuner(plain_bo(config.model_copy(update={"initial": 10**6}), problem.space, seed))
+    variants = {
+        "bonsai": {},
+        "bonsai-always": {"dense_every": 0},
+        "bonsai-probe": {"dense_share": 0.125},
+        "bonsai-dense": {"dense_share": 1.0},
+    }
+    return tuner(Bonsai(config.model_copy(update=variants[method]), problem.space, seed))
+
+
+def cell(name: str, method: str, seed: int, trials: int) -> dict[str, Any]:
+    problem = PROBLEMS[name]()
+    history = start(problem, seed)
+    rows: list[dict[str, Any]] = []
+    confirms = CONFIRMATIONS if method.startswith("bonsai") else 0
+    with opened(method, problem, seed, history) as ask:
+        while len(history) < trials - confirms:
+            point, seconds, origin = ask(history)
+            history.append(observed(problem, point))
+            rows.append({"origin": origin, "seconds": seconds})
+    final, confirmed = best(history).parameters, 0
+    if confirms:
+        final, confirmed = concluded(problem, seed, history, confirms)
+    changes = [len(problem.space.changed(seen.parameters)) for seen in history]
+    return {
+        "problem": name,
+        "method": method,
+        "seed": seed,
+        "trials": trials,
+        "values": [seen.values[0] for seen in history],
+        "feasible": [seen.feasible for seen in history],
+        "changed": changes,
+        "origins": [row["origin"] for row in rows],
+        "seconds": [round(row["seconds"], 3) for row in rows],
+        "final_value": problem.value(final),
+        "final_changed": len(problem.space.changed(final)),
+        "final_irrelevant": len(set(problem.space.changed(final)) - set(problem.relevant)),
+        "confirmations": confirmed,
+        "best": problem.best,
+        "parameters": len(problem.space.names),
+    }
+
+
+def best(history: list[Observation]) -> Observation:
+    return max((seen for seen in history if seen.feasible), key=lambda seen: seen.values[0])
+
+
+def concluded(problem: Problem, seed: int, history: list[Observation], confirms: int) -> tuple[Any, int]:
+    """What bonsai recommends after at most ``confirms`` trials of its recommendations, which are added."""
+    policy = Bonsai(BonsaiConfig(initial=INITIAL), problem.space, seed)
+    for spent in range(confirms + 1):
+        found = policy.conclude(history).recommended
+        if any(
+            problem.space.encode(seen.parameters).tolist() == problem.space.encode(found).tolist()
+            for seen in history
+        ):
+            return found, spent
+        if spent < confirms:
+            history.append(observed(problem, found))
+    return best(history).parameters, confirms
+
+
+def run(asked: argparse.Namespace) -> None:
+    torch.set_num_threads(1)
+    done = {(r["problem"], r["method"], r["seed"], r["trials"]) for r in lines(asked.out)}
+    for seed in map(int, asked.seeds.split(",")):
+        for name in asked.problems.split(","):
+            for method in asked.methods.split(","):
+                if (name, method, seed, asked.trials) in done:
+                    continue
+                before = time.perf_counter()
+                found = cell(name, method, seed, asked.trials) | {"wall": time.perf_counter() - before}
+                with asked.out[0].open("a") as file:
+                    file.write(json.dumps(found) + "\n")
+                bo = found["changed"][INITIAL : len(found["origins"]) + INITIAL]
+                print(
+                    f"{name} {method} {seed}: {found['wall']:.0f} s, "
+                    f"regret {found['best'] - found['final_value']:.3f}, changed {sum(bo) / len(bo):.1f}, "
+                    f"final {found['final_changed']}",
+                    flush=True,
+                )
+
+
+def lines(files: list[Path]) -> list[dict[str, Any]]:
+    return [json.loads(line) for file in files if file.exists() for line in file.read_text().splitlines()]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("verb", choices=("run",))
+    parser.add_argument("--problems", default=",".join(PROBLEMS))
+    parser.add_argument("--methods", default="bonsai,ax,bo,sobol,random")
+    parser.add_argument("--seeds", default="0,1,2,3,4")
+    parser.add_argument("--trials", type=int, default=30)
+    parser.add_argument("--out", type=Path, nargs="+", required=True)
+    run(parser.parse_args())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,58 @@
+"""What a policy knows when it proposes: the measured points and the models fitted to them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from recengine.contracts.tuner import Observation
+from recengine.tuning import Space
+from recengine_plugins.bonsai.config import BonsaiConfig
+from recengine_plugins.bonsai.surrogate import Feasibility, fit_surrogate
+
+
+def usable(entry: Observation) -> bool:
+    """Whether it carries finite values."""
+    return bool(entry.values) and bool(np.isfinite(entry.values).all())
+
+
+@dataclass(frozen=True)
+class Knowledge:
+    """X [n, d], Y [n, m]: feasible points with their values; model of Y, None while there is no such point;
+    defaults: how often the default was measured."""
+
+    X: Tensor
+    Y: Tensor
+    model: Any
+    feasibility: Feasibility
+    defaults: int
+
+    @classmethod
+    def of(
+        cls,
+        space: Space,
+        history: Sequence[Observation],
+        config: BonsaiConfig,
+        objectives: Sequence[int] | None = None,
+    ) -> Knowledge:
+        """Fit to ``history``, where a trial without finite values counts as infeasible; all objectives by
+        default."""
+        encoded = torch.stack([torch.as_tensor(space.encode(entry.parameters)) for entry in history])
+        good = [entry.feasible and usable(entry) for entry in history]
+        feasibility = Feasibility(encoded, torch.tensor(good))
+        X = encoded[torch.tensor(good)]
+        Y = torch.tensor([e.values for e, use in zip(history, good, strict=True) if use], dtype=torch.float64)
+        if objectives is not None and len(X):
+            Y = Y[:, list(objectives)]
+        model = fit_surrogate(X, Y, config.surrogate) if len(X) else None
+        defaults = sum(not space.changed(entry.parameters) for entry in history if usable(entry))
+        return cls(X, Y, model, feasibility, defaults)
+
+    def top(self, n: int) -> Tensor:
+        """The n points with the largest first value, fewer where fewer are known."""
+        return self.X[self.Y[:, 0].topk(min(n, len(self.Y))).indices]
