@@ -138,8 +138,9 @@ def opened(method: str, problem: Problem, seed: int, initial: list[Observation])
     variants = {
         "bonsai": {},
         "bonsai-always": {"dense_every": 0},
-        "bonsai-probe": {"dense_share": 0.125},
         "bonsai-dense": {"dense_share": 1.0},
+        "bonsai-refine": {"refine": True},
+        "bonsai-rho3": {"rho": 0.3},
     }
     return tuner(Bonsai(config.model_copy(update=variants[method]), problem.space, seed))
 

@@ -24,7 +24,13 @@ class BonsaiConfig(Config):
         "no_regret: rho_t = min(rho, rho / sqrt(t)), whose pruning loss adds up to less than linear",
     )
     delta: float = knob(
-        0.0, "loss in acquisition units that is always accepted (of use with ucb, in objective units)", ge=0.0
+        0.0,
+        "loss in acquisition units that is accepted, up to half of the gain (improvement, confidence bound: "
+        "units of the objective)",
+        ge=0.0,
+    )
+    delta_share: float = knob(
+        0.0, "the same as a share of what the best point known gains over the default", ge=0.0, le=1.0
     )
     baseline: Literal["observed_max", "default", "none"] = knob(
         "observed_max", "what the gain is measured against: best observed point, default point, or nothing"
@@ -33,11 +39,14 @@ class BonsaiConfig(Config):
         4, "every k-th proposal explores, so that no relevant coordinate is locked out; 0: never", ge=0
     )
     dense_share: float = knob(
-        1.0,
+        0.05,
         "share of the parameters that such a proposal changes beside the ones that pay, least tried first; "
         "1: it stays unpruned",
         gt=0.0,
         le=1.0,
+    )
+    refine: bool = knob(
+        False, "optimise what pruning left once more, and prune again: one more local search a proposal"
     )
     default_repeats: int = knob(
         3, "times that the default itself may be measured, where pruning leads back to it", ge=1

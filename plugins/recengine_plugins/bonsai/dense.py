@@ -7,6 +7,7 @@ other columns are optimised once more.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,17 @@ def dense_step(
             x = torch.stack([limits.admit(row) for row in x])
     order = acquisition.plain(x).argsort(descending=True)
     return x[order]
+
+
+def refine(acquisition: Any, space: Space, limits: Limits, x: Tensor, groups: Sequence[int]) -> Tensor:
+    """``x`` [d] after a local search over the real-valued ones of ``groups``; never worse."""
+    free = {c for g in groups if space.parameters[g].kind == "float" for c in space.groups[g]}
+    if not free:
+        return x
+    held = {c: x[c : c + 1].clone() for c in range(len(x)) if c not in free}
+    moved = limits.admit(_climb(acquisition, space, limits, x[None], held)[0])
+    before, after = acquisition.plain(torch.stack([x, moved]))
+    return moved if after > before else x
 
 
 def _starts(

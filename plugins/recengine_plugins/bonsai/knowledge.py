@@ -56,3 +56,9 @@ class Knowledge:
     def top(self, n: int) -> Tensor:
         """The n points with the largest first value, fewer where fewer are known."""
         return self.X[self.Y[:, 0].topk(min(n, len(self.Y))).indices]
+
+    def gain(self, default: Tensor) -> float:
+        """The largest first value less what the model expects at ``default``, at least 0."""
+        with torch.no_grad():
+            mean = self.model.posterior(default[None]).mean
+        return max(0.0, float(self.Y[:, 0].max()) - float(mean[..., 0].mean()))

@@ -6,6 +6,7 @@ import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,7 @@ except ImportError as missing:
 from botorch.exceptions.errors import ModelFittingError
 
 from recengine_plugins.bonsai.acquisition import Acquisition, OnlyFeasibility, build
-from recengine_plugins.bonsai.dense import dense_step
+from recengine_plugins.bonsai.dense import dense_step, refine
 from recengine_plugins.bonsai.knowledge import Knowledge, usable
 
 _ANCHORS = 3  # best points from which sparse starts are drawn
@@ -151,20 +152,26 @@ class Bonsai:
         if config.schedule == "no_regret":
             rho /= max(1.0, at - config.initial + 1) ** 0.5
         costs = [parameter.cost for parameter in self.space.parameters]
-        found = revert(
+        delta = max(config.delta, config.delta_share * known.gain(self.default)) * math.exp(min(-unit, 600.0))
+        rule = partial(
+            revert,
             evaluate,
-            dense[:_PRUNED],
-            self.default,
-            self.space.groups,
+            default=self.default,
+            groups=self.space.groups,
             base=base,
             rho=rho,
-            delta=config.delta * math.exp(min(-unit, 600.0)),
+            delta=delta,
             costs=costs,
             pin=self._pin if len(self.limits.A) or self._conditional else None,
             keep=int(known.defaults >= config.default_repeats),
         )
+        found = rule(x=dense[:_PRUNED])
         admissible = [one for one in found if one.admissible] or found[:1]
         best = min(admissible, key=lambda one: (sum(costs[g] for g in one.changed), -one.value))
+        if config.refine and best.admissible:
+            # what is left was the best together with what went back: place it anew, and see what may go now
+            x = refine(acquisition, self.space, self.limits, best.x, best.changed)
+            best = rule(x=x[None], dense_gain=best.gain)[0]
         return replace(best, gain=best.gain * math.exp(max(unit, -600.0)))
 
     def _pin(self, x: Tensor, group: int, pinned: frozenset[int]) -> Tensor | None:

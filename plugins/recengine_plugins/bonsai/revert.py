@@ -2,8 +2,8 @@
 
 Starting from proposals x whose best gain is G = max a(x) - b, each round evaluates all single reversions of
 all proposals in one batch, loss_j = (G - max(0, a(x with group j at its default) - b))/G, and accepts the
-cheapest admissible one (loss per unit of change cost; admissible: loss_j <= rho or loss_j G <= delta). Losses
-are always relative to the dense gain, so the whole pruning costs at most max(rho G, delta).
+cheapest admissible one (loss per unit of change cost; admissible: loss_j G <= max(rho G, min(delta, G/2))).
+Losses are always relative to the dense gain, so that is what the whole pruning costs at most.
 
 Reversions that cost next to nothing need no round each: the admissible ones, cheapest first, are also tried
 as prefixes (the first two together, the first three, ...), all in one batch, and the longest prefix that uses
@@ -21,6 +21,7 @@ from torch import Tensor
 Evaluate = Callable[[Tensor], Tensor]
 Pin = Callable[[Tensor, int, frozenset[int]], Tensor | None]
 _CHUNK = 1024
+_MOST = 0.5  # share of the gain that an absolute tolerance may cost
 _STRIDE = 0.5  # share of the tolerance left that one prefix may use
 
 
@@ -78,8 +79,10 @@ def revert(
     costs: Sequence[float] | None = None,
     pin: Pin | None = None,
     keep: int = 1,
+    dense_gain: float = 0.0,
 ) -> list[Reverted]:
-    """Prune each of ``x`` [r, d] toward ``default`` [d]; all of them share the gain of the best.
+    """Prune each of ``x`` [r, d] toward ``default`` [d]; all of them share the gain of the best, or
+    ``dense_gain`` where that is larger.
 
     evaluate: natural-scale acquisition of rows [b, d] -> [b]. groups: columns that are reverted together.
     pin(x, group, pinned): a feasible point with that group and all pinned ones at their default, or None.
@@ -88,11 +91,11 @@ def revert(
     weights = list(costs) if costs is not None else [1.0] * len(groups)
     values = evaluate(x).tolist()
     evaluations = len(values)
-    gain = max(0.0, max(values) - base)
+    gain = max(0.0, dense_gain, max(values) - base)
     paths = [_Path(row.clone(), value, default, groups) for row, value in zip(x, values, strict=True)]
     if gain <= 0.0:
         return [Reverted(p.x, tuple(p.away), gain, p.value, False, {}, evaluations) for p in paths]
-    tolerance = max(rho, delta / gain)
+    tolerance = max(rho, min(delta / gain, _MOST))
 
     def loss(value: float) -> float:
         return (gain - max(0.0, value - base)) / gain

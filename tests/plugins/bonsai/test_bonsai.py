@@ -16,10 +16,13 @@ pytest.importorskip("botorch")
 from recengine.contracts.tuner import Observation
 from recengine.errors import ConfigError
 from recengine.tuning import LinearLimit, Parameter, Space, Study
+from recengine_plugins.bonsai.acquisition import build
 from recengine_plugins.bonsai.config import BonsaiConfig
+from recengine_plugins.bonsai.dense import dense_step
 from recengine_plugins.bonsai.final import recommend
+from recengine_plugins.bonsai.knowledge import Knowledge
 from recengine_plugins.bonsai.policy import Bonsai, plain_bo
-from recengine_plugins.bonsai.revert import revert
+from recengine_plugins.bonsai.revert import Reverted, revert
 
 GROUPS = [(0,), (1,), (2,)]
 ZERO = torch.zeros(3, dtype=torch.float64)
@@ -30,34 +33,103 @@ def additive(weights: list[float]) -> Any:
     return lambda X: (X * torch.tensor(weights, dtype=torch.float64)).sum(dim=1)
 
 
+def one(evaluate: Any, x: torch.Tensor, groups: Any = GROUPS, **told: Any) -> Reverted:
+    return revert(evaluate, x[None], ZERO, groups, **told)[0]
+
+
 def test_reversion_by_hand() -> None:
     """Gain 10 = 7 + 2 + 1: rho .1 drops the last, rho .3 the last two; the total never passes rho."""
     x = torch.ones(3, dtype=torch.float64)
     evaluate = additive([7.0, 2.0, 1.0])
-    assert revert(evaluate, x, ZERO, GROUPS, base=0.0, rho=0.1).changed == (0, 1)
-    assert revert(evaluate, x, ZERO, GROUPS, base=0.0, rho=0.29).changed == (0, 1)
-    both = revert(evaluate, x, ZERO, GROUPS, base=0.0, rho=0.3)
+    assert one(evaluate, x, base=0.0, rho=0.1).changed == (0, 1)
+    assert one(evaluate, x, base=0.0, rho=0.29).changed == (0, 1)
+    both = one(evaluate, x, base=0.0, rho=0.3)
     assert both.changed == (0,)
     assert both.gain == 10.0
     # against a baseline of 5 the same reversions cost twice as much, relatively
-    assert revert(evaluate, x, ZERO, GROUPS, base=5.0, rho=0.3).changed == (0, 1)
+    assert one(evaluate, x, base=5.0, rho=0.3).changed == (0, 1)
 
 
 def test_at_least_one_change_remains_and_no_gain_means_no_pruning() -> None:
     x = torch.ones(3, dtype=torch.float64)
-    assert len(revert(additive([1.0, 1.0, 1.0]), x, ZERO, GROUPS, base=0.0, rho=1.0).changed) == 1
-    assert revert(additive([1.0, 1.0, 1.0]), x, ZERO, GROUPS, base=9.0, rho=1.0).changed == (0, 1, 2)
+    assert len(one(additive([1.0, 1.0, 1.0]), x, base=0.0, rho=1.0).changed) == 1
+    assert one(additive([1.0, 1.0, 1.0]), x, base=9.0, rho=1.0).changed == (0, 1, 2)
+    assert one(additive([1.0, 1.0, 1.0]), x, base=0.0, rho=1.0, keep=0).changed == ()
 
 
 def test_absolute_tolerance_costs_and_groups() -> None:
     x = torch.ones(3, dtype=torch.float64)
     evaluate = additive([7.0, 2.0, 1.0])
-    assert revert(evaluate, x, ZERO, GROUPS, base=0.0, rho=0.0, delta=3.0).changed == (0,)
-    together = revert(evaluate, x, ZERO, [(0, 2), (1,)], base=0.0, rho=0.2)
+    assert one(evaluate, x, base=0.0, rho=0.0, delta=3.0).changed == (0,)
+    # an absolute tolerance larger than the gain costs at most half of it
+    assert one(additive([5.0, 4.0, 1.0]), x, base=0.0, rho=0.0, delta=99.0).changed == (0,)
+    assert one(additive([4.0, 4.0, 2.0]), x, base=0.0, rho=0.0, delta=99.0).changed == (0, 1)
+    together = one(evaluate, x, [(0, 2), (1,)], base=0.0, rho=0.2)
     assert together.changed == (0,)
     # the dear change is put back first, although it is worth more
-    dear = revert(evaluate, x, ZERO, GROUPS, base=0.0, rho=0.2, costs=[1.0, 10.0, 1.0])
+    dear = one(evaluate, x, base=0.0, rho=0.2, costs=[1.0, 10.0, 1.0])
     assert dear.changed == (0, 2)
+
+
+def test_a_dear_change_that_pays_does_not_shield_the_others() -> None:
+    """Loss per cost is least for the dear one, which is worth too much; the cheap ones still go."""
+    x = torch.ones(3, dtype=torch.float64)
+    found = one(additive([7.0, 2.0, 1.0]), x, base=0.0, rho=0.3, costs=[100.0, 1.0, 1.0])
+    assert found.changed == (0,)
+
+
+def greedy(evaluate: Any, x: torch.Tensor, base: float, rho: float) -> tuple[int, ...]:
+    """The plain rule: one reversion a round, always the cheapest, while the loss allows it."""
+    gain = max(0.0, float(evaluate(x[None])[0]) - base)
+    away = [j for j in range(len(x)) if float(x[j])]
+    while len(away) > 1 and gain:
+        trials = x.repeat(len(away), 1)
+        trials[range(len(away)), away] = 0.0
+        losses = [(gain - max(0.0, float(v) - base)) / gain for v in evaluate(trials)]
+        at = min(range(len(away)), key=lambda i: losses[i])
+        if losses[at] > rho:
+            break
+        x = trials[at]
+        del away[at]
+    return tuple(away)
+
+
+@settings(max_examples=60)
+@given(
+    st.lists(st.integers(0, 50), min_size=3, max_size=3, unique=True),
+    st.sampled_from([0.0, 0.05, 0.2, 0.5, 1.0]),
+    st.sampled_from([0.0, 3.0]),
+)
+def test_prefixes_decide_as_the_plain_rule_does(weights: list[int], rho: float, base: float) -> None:
+    """Where losses add up, rounds of prefixes end at the same set as one reversion a round."""
+    evaluate = additive([float(w) for w in weights])
+    x = torch.ones(3, dtype=torch.float64)
+    assert one(evaluate, x, base=base, rho=rho).changed == greedy(evaluate, x, base, rho)
+
+
+def test_many_reversions_need_few_calls() -> None:
+    calls = 0
+    weights = torch.tensor([10.0] + [1e-4] * 49, dtype=torch.float64)
+
+    def evaluate(X: torch.Tensor) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        return (X * weights).sum(dim=1)
+
+    zero = torch.zeros(50, dtype=torch.float64)
+    starts = torch.ones(3, 50, dtype=torch.float64)
+    found = revert(evaluate, starts, zero, [(j,) for j in range(50)], base=0.0, rho=0.2)
+    assert [result.changed for result in found] == [(0,)] * 3
+    assert calls <= 6
+
+
+def test_starts_share_the_gain_of_the_best() -> None:
+    """A start that lies below the tolerance to begin with is left as it is and not admissible."""
+    starts = torch.tensor([[1.0, 1.0, 1.0], [0.5, 0.5, 0.5], [1.0, 1.0, 0.0]], dtype=torch.float64)
+    best, poor, good = revert(additive([7.0, 2.0, 1.0]), starts, ZERO, GROUPS, base=0.0, rho=0.2)
+    assert best.gain == poor.gain == good.gain == 10.0
+    assert (best.admissible, poor.admissible, good.admissible) == (True, False, True)
+    assert (best.changed, poor.changed, good.changed) == ((0, 1), (0, 1, 2), (0, 1))
 
 
 @settings(max_examples=60)
@@ -65,7 +137,7 @@ def test_absolute_tolerance_costs_and_groups() -> None:
 def test_pruning_never_costs_more_than_the_budget(weights: list[float], rho: float) -> None:
     evaluate = additive(weights)
     x = torch.ones(3, dtype=torch.float64)
-    found = revert(evaluate, x, ZERO, GROUPS, base=0.0, rho=rho)
+    found = one(evaluate, x, base=0.0, rho=rho)
     assert float(evaluate(found.x[None])[0]) >= sum(weights) * (1 - rho) - 1e-9
 
 
@@ -92,6 +164,7 @@ def test_finds_the_peak_with_few_changes(tmp_path: Path) -> None:
     pruned = [t for t in made.done() if t.facts.get("origin") == "pruned"]
     assert pruned
     assert np.mean([len(where.changed(t.parameters)) for t in pruned]) < 4.5
+    assert all(0 <= loss <= 1.5 for t in pruned for loss in t.facts["losses"].values())
     assert all(t.facts["changed"] <= t.facts["changed_dense"] for t in pruned)
 
 
@@ -111,7 +184,7 @@ def test_irrelevant_dimensions_are_all_reverted_at_no_tolerance() -> None:
     """With an acquisition that does not depend on a coordinate, rho = 0 removes it (exactly)."""
     evaluate = additive([3.0, 0.0, 0.0])
     x = torch.tensor([0.3, 0.9, 0.1], dtype=torch.float64)
-    assert revert(evaluate, x, ZERO, GROUPS, base=0.0, rho=0.0).changed == (0,)
+    assert one(evaluate, x, base=0.0, rho=0.0).changed == (0,)
 
 
 def test_limits_hold_for_every_proposal(tmp_path: Path) -> None:
@@ -155,6 +228,7 @@ def test_feasibility_comes_first() -> None:
     assert max(abs(proposal["x0"] - 0.2), abs(proposal["x1"] - 0.2)) > 0.2
 
 
+@pytest.mark.slow  # botorch compiles a kernel of its own when it first sees this acquisition
 def test_two_objectives(tmp_path: Path) -> None:
     where = space(2)
     tuner = Bonsai(QUICK.model_copy(update={"acquisition": "qlognehvi"}), where, 0)
@@ -181,3 +255,245 @@ def test_a_logarithmic_limit_is_refused() -> None:
     )
     with pytest.raises(ConfigError, match="logarithmic"):
         Bonsai(QUICK, where, 0)
+
+
+# --- the paths that only some studies take ---------------------------------------------------------
+
+
+def history_of(where: Space, worth: Any, n: int, seed: int = 0) -> list[Observation]:
+    """The default and a design, measured."""
+    design = Bonsai(BonsaiConfig(), where, seed)
+    points = [where.default, *(design._sobol(at) for at in range(1, n))]
+    return [Observation(point, (worth(point, 0),)) for point in points]
+
+
+@pytest.mark.parametrize("surrogate", ["gp", "map_saas"])
+@pytest.mark.parametrize("acquisition", ["log_ei", "qlognei", "ucb"])
+@pytest.mark.parametrize("dense_share", [0.25, 1.0])
+def test_every_surrogate_with_every_acquisition(surrogate: Any, acquisition: Any, dense_share: float) -> None:
+    where = space(12)
+    config = QUICK.model_copy(
+        update={"surrogate": surrogate, "acquisition": acquisition, "dense_share": dense_share}
+    )
+    history = history_of(where, peak, 8)
+    batch = Bonsai(config, where, 0).propose(history, 4)  # trials 8, 9, 10: pruned; 11: exploring
+    points = [where.encode({k: v for k, v in p.items() if k != "__facts__"}) for p in batch]
+    origins = [point["__facts__"]["origin"] for point in batch]
+    assert origins == ["pruned"] * 3 + ["dense" if dense_share == 1.0 else "probe"]
+    assert len({tuple(point) for point in points}) == 4
+    changed = [len(where.changed(where.decode(point))) for point in points]
+    assert max(changed[:3]) < 12
+    if dense_share < 1:
+        assert changed[3] >= 3  # a quarter of twelve, beside what pays
+
+
+def test_refining_never_costs_more_than_the_tolerance() -> None:
+    """After a second local search and a second pruning at least (1 - rho) of the dense gain is left."""
+    where = space(12)
+    history = history_of(where, peak, 8)
+    gains = {}
+    for refine in (False, True):
+        tuner = Bonsai(QUICK.model_copy(update={"refine": refine}), where, 0)
+        known = Knowledge.of(where, history, tuner.config)
+        built = build(tuner.config, known.model, known.X, known.Y, None, known.feasibility, 0)
+        dense = dense_step(built, where, tuner.limits, tuner.config, tuner.default[None], 0)
+        found = tuner._prune(built, dense, known, None, 8)
+        assert found.value - (1 - 0.2) * found.gain / float(built.natural(dense[:1])[0]) >= -1e-6
+        gains[refine] = found
+    assert len(gains[True].changed) <= len(gains[False].changed) + 1
+
+
+def test_infeasible_outcomes_make_a_bound_less_attractive() -> None:
+    """UCB has a sign: weighting by feasibility must never raise the value of what is likely infeasible."""
+    from recengine_plugins.bonsai.surrogate import Feasibility, fit_surrogate
+
+    X = torch.rand(12, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    Y = -5.0 - (X**2).sum(dim=1, keepdim=True)
+    feasible = X[:, 0] < 0.5
+    model = fit_surrogate(X[feasible], Y[feasible], "gp")
+    config = QUICK.model_copy(update={"acquisition": "ucb"})
+    told = (config, model, X[feasible], Y[feasible], None)
+    plain = build(*told, Feasibility(X[feasible], feasible[feasible]), 0)
+    weighted = build(*told, Feasibility(X, feasible), 0)
+    grid = torch.rand(64, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    assert bool((weighted.plain(grid) <= plain.plain(grid) + 1e-9).all())
+
+
+def test_pruning_still_works_where_improvement_underflows() -> None:
+    """Two tiny log acquisitions, e^-900 apart from zero: their ratio decides, not their floats."""
+    from recengine_plugins.bonsai.acquisition import Acquisition
+
+    def tiny(X: torch.Tensor) -> torch.Tensor:
+        return -900.0 + torch.log((X.squeeze(-2) * torch.tensor([7.0, 2.0, 1.0])).sum(-1) + 1e-300)
+
+    acquisition = Acquisition(tiny, True, None)
+    x = torch.ones(3, dtype=torch.float64)
+    unit = float(acquisition.plain(x[None])[0])
+    found = one(lambda X: acquisition.natural(X, unit), x, base=0.0, rho=0.31)
+    assert found.changed == (0,)
+    assert float(acquisition.natural(x[None])[0]) == 0.0
+
+
+def test_members_of_a_design_under_limits_differ() -> None:
+    where = Space(
+        tuple(Parameter(f"x{j}", "float", 0.1, 0.0, 1.0) for j in range(3)),
+        (LinearLimit((("x0", 1.0), ("x1", 1.0), ("x2", 1.0)), 0.6),),
+    )
+    points = Bonsai(QUICK.model_copy(update={"initial": 20}), where, 0).propose([], 12)
+    assert len({tuple(where.encode({k: p[k] for k in where.names})) for p in points}) == 12
+    assert all(where.allows({k: p[k] for k in where.names}) for p in points)
+
+
+def test_integers_within_limits_stay_within_them() -> None:
+    where = Space(
+        (
+            Parameter("n", "int", 1, 0, 9),
+            Parameter("m", "int", 1, 0, 9),
+            Parameter("x", "float", 0.1, 0.0, 4.0),
+            Parameter("k", "choice", "a", choices=("a", "b", "c")),
+        ),
+        (LinearLimit((("n", 1.0), ("m", 1.0), ("x", 1.0)), 7.5),),
+    )
+
+    def worth(point: dict[str, Any], seed: int) -> float:
+        return float(point["n"] + point["m"] + 0.5 * point["x"] + (point["k"] == "b"))
+
+    history = history_of(where, worth, 6)
+    tuner = Bonsai(QUICK, where, 0)
+    for _ in range(6):
+        point = {k: v for k, v in tuner.propose(history, 1)[0].items() if k != "__facts__"}
+        where.check(point)
+        assert where.allows(point)
+        history.append(Observation(point, (worth(point, 0),)))
+    assert max(seen.values[0] for seen in history) >= 7.5  # two integers at the limit, the better choice
+
+
+def test_projection_holds_pinned_coordinates_and_integers() -> None:
+    from recengine_plugins.bonsai.limits import Limits
+
+    where = Space(
+        (
+            Parameter("a", "float", 0.5, 0.0, 1.0),
+            Parameter("b", "float", 0.2, 0.0, 1.0),
+            Parameter("c", "float", 0.2, 0.0, 1.0),
+            Parameter("n", "int", 0, 0, 4),
+        ),
+        (LinearLimit((("a", 1.0), ("b", 1.0), ("c", 1.0), ("n", 0.25)), 1.0),),
+    )
+    x = torch.tensor([0.0, 0.2, 0.5, 0.25], dtype=torch.float64)  # n = 1
+    pinned = Limits(where).pin(torch.tensor([0.5, 0.2, 0.5, 0.25], dtype=torch.float64), 0, frozenset({1}))
+    assert pinned is not None
+    # a and b at their default, n as it was, c gives way: .5 + .2 + c + .25 = 1
+    assert pinned.tolist() == pytest.approx([0.5, 0.2, 0.05, 0.25], abs=1e-6)
+    assert Limits(where).pin(x, 0, frozenset()) is not None
+    full = torch.tensor([0.5, 0.2, 0.2, 1.0], dtype=torch.float64)
+    assert Limits(where).pin(full, 0, frozenset({1, 2})) is None
+
+
+def test_what_no_longer_matters_goes_back_with_its_parent() -> None:
+    where = Space(
+        (
+            Parameter("loss", "choice", "plain", choices=("plain", "scaled")),
+            Parameter("scale", "float", 1.0, 0.0, 4.0, when=(("loss", ("scaled",)),)),
+            Parameter("rate", "float", 0.5, 0.0, 1.0),
+        )
+    )
+    tuner = Bonsai(QUICK, where, 0)
+    x = torch.as_tensor(where.encode({"loss": "scaled", "scale": 3.0, "rate": 0.9}))
+    x[0] = tuner.default[0]
+    back = tuner._pin(x, 0, frozenset())
+    assert back is not None
+    assert where.decode(back.numpy()) == {"loss": "plain", "scale": 1.0, "rate": 0.9}
+
+
+def test_values_that_are_not_finite_count_as_infeasible() -> None:
+    where = space(2)
+    history = history_of(where, peak, 6)
+    bad = Observation({"x0": 0.9, "x1": 0.9}, (float("nan"),))
+    point = Bonsai(QUICK, where, 0).propose([*history, bad, bad], 1)[0]
+    assert point["__facts__"]["origin"] in ("pruned", "dense")
+    only = [Observation(h.parameters, (float("inf"),)) for h in history]
+    assert Bonsai(QUICK, where, 0).propose(only, 1)[0]["__facts__"]["origin"] == "sobol"
+
+
+def test_final_recommendation_drops_what_does_nothing(tmp_path: Path) -> None:
+    """Twelve parameters, two matter: the incumbent of a dense search is pruned down to about those."""
+    where = space(12)
+    made = study(tmp_path, plain_bo(QUICK, where, 0), where)
+    made.run(peak, 20)
+    history = [Observation(t.parameters, t.values or (), t.feasible) for t in made.done()]
+    found = Bonsai(QUICK, where, 0).conclude(history)
+    gained = peak(found.incumbent, 0) - peak(where.default, 0)
+    assert set(where.changed(found.recommended)) < set(where.changed(found.incumbent))
+    assert len(where.changed(found.recommended)) <= 4
+    assert peak(found.recommended, 0) >= peak(where.default, 0) + 0.8 * gained
+
+
+def test_final_recommendation_keeps_limits_and_conditions() -> None:
+    where = Space(
+        tuple(Parameter(f"x{j}", "float", 0.4, 0.0, 1.0) for j in range(3)),
+        (LinearLimit((("x0", 1.0), ("x1", 1.0)), 0.8),),
+    )
+
+    def worth(point: dict[str, Any], seed: int) -> float:
+        return -((point["x0"] - 0.7) ** 2) - 0.01 * (point["x1"] - 0.1) ** 2
+
+    history = history_of(where, worth, 9)
+    history.append(Observation({"x0": 0.7, "x1": 0.1, "x2": 0.9}, (0.0,)))
+    found = recommend(where, history, QUICK, delta=0.02)
+    assert where.allows(found.recommended)
+    assert all(where.allows(point.parameters) for point in found.frontier)
+    assert "x2" not in where.changed(found.recommended)
+    assert "x0" in where.changed(found.recommended)
+
+
+def test_one_objective_of_several_is_concluded() -> None:
+    where = space(3)
+    history = [
+        Observation(h.parameters, (h.values[0], -h.parameters["x2"])) for h in history_of(where, peak, 8)
+    ]
+    found = Bonsai(QUICK, where, 0).conclude(history)
+    assert found.incumbent == max(history, key=lambda h: h.values[0]).parameters
+
+
+def test_the_tolerance_schedule_tightens() -> None:
+    """no_regret: rho_t = rho / sqrt(t), so that late proposals keep more of what pays a little."""
+    where = space(8)
+    seen: list[float] = []
+    tuner = Bonsai(QUICK.model_copy(update={"schedule": "no_regret", "dense_every": 0}), where, 0)
+
+    import recengine_plugins.bonsai.policy as policy
+
+    kept = policy.revert
+
+    def spy(*args: Any, **told: Any) -> Any:
+        seen.append(told["rho"])
+        return kept(*args, **told)
+
+    history = history_of(where, peak, 8)
+    policy.revert = spy
+    try:
+        tuner.propose(history, 1)
+        tuner.propose([*history, *history[1:6]], 1)
+    finally:
+        policy.revert = kept
+    assert seen == pytest.approx([0.2 / 4**0.5, 0.2 / 9**0.5])
+
+
+def test_rho_zero_keeps_every_proposal_within_the_relevant_set() -> None:
+    """The theory with known lengthscales: an acquisition that does not depend on a coordinate changes
+    nothing there, whatever the optimiser's starts were (arXiv 2602.07144)."""
+    where, relevant = space(12), ("x0", "x1")
+    config = QUICK.model_copy(update={"rho": 0.0, "dense_every": 0, "surrogate": "gp"})
+    tuner = Bonsai(config, where, 0)
+    history = history_of(where, peak, 8)
+    for _ in range(5):
+        known = Knowledge.of(where, history, config)
+        lengthscale = known.model.covar_module.lengthscale.detach().clone()
+        lengthscale[..., 2:] = 1e12
+        known.model.covar_module.lengthscale = lengthscale
+        point, facts = tuner._model_based(known, [], 0, len(history))
+        assert set(where.changed(point)) <= set(relevant)
+        assert facts["changed_dense"] > len(where.changed(point))
+        history.append(Observation(point, (peak(point, 0),)))
+    assert max(h.values[0] for h in history) > -0.05
