@@ -35,6 +35,8 @@ struct AttentionHead {
   float scale;               // the constant c
   const float* by_count;     // causal: scale of a row by its number of valid positions, or null
   const float* log_count;    // ln of that number, for the gradient of the exponent
+  // Bytes from this head's rows to those of the head that is worked on next (q, k, v; grad); 0: none is.
+  int64_t next, next_grad;
   bool on_key;               // by_count belongs to the key row (a), not to the query row (c)
   bool elu, bf16, causal;
 };

@@ -1,4 +1,5 @@
 #include "attention/attention.h"
+#include "attention/products.h"
 #include "common/bf16.h"
 #include "common/small_gemm.h"
 
@@ -21,6 +22,9 @@ Strided queries(const AttentionHead& h) { return {h.q, h.row, h.elem}; }
 Strided keys(const AttentionHead& h) { return {h.k, h.row, h.elem}; }
 Strided values(const AttentionHead& h) { return {h.v, h.row, h.elem}; }
 Strided gradients(const AttentionHead& h) { return {h.grad, h.grad_row, h.grad_elem}; }
+Strided results(const void* out, int64_t row) { return {out, row, 1}; }
+
+int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
 bool valid(const AttentionHead& h, int64_t s) { return !h.mask || h.mask[s * h.mask_step]; }
 
@@ -146,6 +150,117 @@ float direction_backward(const AttentionHead& h, const float* tile, float turn, 
   return dot;
 }
 
+// Rows of dp floats: in the tensor itself where they lie so, else in a buffer.
+struct Rows {
+  const float* at;
+  int64_t ld;
+};
+
+Rows rows(const AttentionHead& h, Strided x, int64_t begin, int64_t n, float* buffer) {
+  const int64_t dp = padded16(h.d);
+  if (!h.bf16 && x.elem == 1 && h.d == dp && !h.mask) return {static_cast<const float*>(x.data) + begin * x.row, x.row};
+  load_any(h, x, begin, n, buffer);
+  return {buffer, dp};
+}
+
+// 1 / max(length, EPS) of n rows: W at a time, whose sums of squares are added across in one go.
+void inverse_lengths(Rows x, int64_t n, int64_t dp, float* inverse) {
+  for (int64_t s = 0; s < n; s += W) {
+    vf squares[W];
+    for (int64_t i = 0; i < W; ++i) {
+      const float* row = x.at + smaller(s + i, n - 1) * x.ld;
+      vf sum{};
+      for (int64_t j = 0; j < dp; j += W) sum += load(row + j) * load(row + j);
+      squares[i] = sum;
+    }
+    vf length = sum_each(squares);
+    for (int i = 0; i < W; ++i) length[i] = __builtin_sqrtf(length[i]);
+    store(inverse + s, 1.f / vmax(length, splat(EPS)));
+  }
+}
+
+// Rows of q or k after the activation, and 1 / max(length, EPS) of each; zeros behind, up to a multiple of W.
+Rows directions(const AttentionHead& h, Strided x, int64_t begin, int64_t n, float* buffer, float* inverse) {
+  const int64_t dp = padded16(h.d);
+  Rows found{buffer, dp};
+  if (h.elu) {
+    load_directions(h, x, begin, n, buffer, inverse);
+  } else {
+    found = rows(h, x, begin, n, buffer);
+    inverse_lengths(found, n, dp, inverse);
+  }
+  for (int64_t i = n; i % W; ++i) inverse[i] = 0.f;
+  return found;
+}
+
+// Asks for the block of rows from `begin` on, as far as there are any.
+void soon(const AttentionHead& h, Strided x, int64_t begin, int64_t end, Ahead& ahead) {
+  if (x.elem != 1) return;
+  const int64_t size = h.bf16 ? 2 : 4;
+  ahead.add(static_cast<const char*>(x.data) + begin * x.row * size, smaller(ATTENTION_BLOCK, end - begin),
+            x.row * size, h.d * size);
+}
+// The same rows of the head that is worked on next; `distance` is what lies between the two.
+void soon_next(const AttentionHead& h, Strided x, int64_t distance, Ahead& ahead) {
+  if (distance) soon(h, {static_cast<const char*>(x.data) + distance, x.row, x.elem}, 0, h.n, ahead);
+}
+
+void scaled(Rows x, int64_t n, int64_t dp, const float* factor, float* to) {
+  for (int64_t i = 0; i < n; ++i)
+    for (int64_t j = 0; j < dp; j += W) store(to + i * dp + j, load(x.at + i * x.ld + j) * factor[i]);
+}
+
+// Where rows of a result are made: in the result itself, or in a buffer that finish() writes out.
+struct Place {
+  float* at;
+  int64_t ld;
+  bool direct;
+};
+
+Place place(const AttentionHead& h, void* out, int64_t row, int64_t begin, float* buffer) {
+  const int64_t dp = padded16(h.d);
+  if (!h.bf16 && h.d == dp) return {static_cast<float*>(out) + begin * row, row, true};
+  return {buffer, dp, false};
+}
+
+void finish(const AttentionHead& h, const Place& p, void* out, int64_t row, int64_t begin, int64_t n) {
+  if (!p.direct) store_any(h, out, row, begin, n, p.at);
+}
+
+// Gradient of x / |x| (and of the activation) for n rows: g [n, dp] is dL/d(direction), `to` gets dL/dx (and may
+// be g itself). Returns the sum of direction . g.
+double directions_backward(const AttentionHead& h, Rows x, const float* inverse, int64_t n, const float* g,
+                           const Place& to) {
+  const int64_t dp = padded16(h.d);
+  double sum = 0;
+  for (int64_t s = 0; s < n; s += W) {
+    const int64_t count = smaller(W, n - s);
+    const float *row = x.at + s * x.ld, *up = g + s * dp;
+    vf dots[W];
+    for (int64_t i = 0; i < W; ++i) {
+      const int64_t r = smaller(i, count - 1);
+      vf dot{};
+      for (int64_t j = 0; j < dp; j += W) dot += load(row + r * x.ld + j) * load(up + r * dp + j);
+      dots[i] = dot;
+    }
+    const vf turn = load(inverse + s), dot = sum_each(dots) * turn;
+    sum += hsum(dot);
+    float along[W];
+    store(along, turn != 1.f / EPS ? dot * turn : vf{});  // below EPS the length is a constant
+    for (int64_t i = 0; i < count; ++i, row += x.ld, up += dp) {
+      const float a = along[i], t = inverse[s + i];
+      float* out = to.at + (s + i) * to.ld;
+      for (int64_t j = 0; j < dp; j += W) {
+        const vf y = load(row + j);
+        vf d = (load(up + j) - y * a) * t;
+        if (h.elu) d *= y > 0.f ? splat(1.f) : y + 1.f;  // elu'(x) = 1 above zero, else exp(x) = elu(x) + 1
+        store(out + j, d);
+      }
+    }
+  }
+  return sum;
+}
+
 void add_into(float* sum, const float* other, int64_t n) {
   for (int64_t i = 0; i < n; i += W) store(sum + i, load(sum + i) + load(other + i));
 }
@@ -168,8 +283,6 @@ float* take(float*& scratch, int64_t n) {
   scratch += n;
   return p;
 }
-
-int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
 }  // namespace
 
@@ -210,35 +323,43 @@ int64_t attention_trim(AttentionHead& h, bool backward) {
 
 void attention_state(const AttentionHead& h, int64_t begin, int64_t end, float* sum, float* scratch) {
   const int64_t dp = padded16(h.d);
-  float* K = take(scratch, ATTENTION_BLOCK * dp);
+  float* buffer = take(scratch, ATTENTION_BLOCK * dp);
   float* V = take(scratch, ATTENTION_BLOCK * dp);
-  float inverse[ATTENTION_BLOCK];
+  alignas(64) float inverse[ATTENTION_BLOCK];
   for (int64_t s = begin; s < end; s += ATTENTION_BLOCK) {
     const int64_t n = smaller(ATTENTION_BLOCK, end - s);
-    load_directions(h, keys(h), s, n, K, inverse);
-    load_any(h, values(h), s, n, V);
-    scale_rows(V, n, dp, inverse);
-    small_gemm<true>(dp, dp, n, K, 1, dp, V, dp, sum, dp);
+    Ahead ahead;
+    soon(h, keys(h), s + n, end, ahead);
+    soon(h, values(h), s + n, end, ahead);
+    if (s + n == h.n) {  // attention_apply follows
+      soon(h, queries(h), 0, h.n, ahead);
+      soon(h, results(h.out, h.out_row), 0, h.n, ahead);
+    }
+    const Rows k = directions(h, keys(h), s, n, buffer, inverse);
+    scaled(rows(h, values(h), s, n, V), n, dp, inverse, V);
+    add_outer(dp, dp, n, k.at, k.ld, V, dp, sum, dp, ahead);
   }
 }
 
 void attention_apply(const AttentionHead& h, int64_t begin, int64_t end, const float* state, float* scratch) {
   const int64_t dp = padded16(h.d);
-  float* Q = take(scratch, ATTENTION_BLOCK * dp);
-  float* O = take(scratch, ATTENTION_BLOCK * dp);
-  float inverse[ATTENTION_BLOCK];
-  const bool direct = !h.bf16 && h.d == dp;
+  float* buffer = take(scratch, ATTENTION_BLOCK * dp);
+  float* result = take(scratch, ATTENTION_BLOCK * dp);
+  alignas(64) float inverse[ATTENTION_BLOCK];
   for (int64_t s = begin; s < end; s += ATTENTION_BLOCK) {
     const int64_t n = smaller(ATTENTION_BLOCK, end - s);
-    load_directions(h, queries(h), s, n, Q, inverse);
-    for (int64_t i = 0; i < n; ++i) inverse[i] *= h.scale;
-    scale_rows(Q, n, dp, inverse);
-    if (direct) {
-      small_gemm<false>(n, dp, dp, Q, dp, 1, state, dp, static_cast<float*>(h.out) + s * h.out_row, h.out_row);
-    } else {
-      small_gemm<false>(n, dp, dp, Q, dp, 1, state, dp, O, dp);
-      store_any(h, h.out, h.out_row, s, n, O);
+    Ahead ahead;
+    soon(h, queries(h), s + n, end, ahead);
+    soon(h, results(h.out, h.out_row), s + n, end, ahead);
+    if (s + n == h.n) {
+      soon_next(h, keys(h), h.next, ahead);
+      soon_next(h, values(h), h.next, ahead);
     }
+    const Rows q = directions(h, queries(h), s, n, buffer, inverse);
+    for (int64_t i = 0; i < n; ++i) inverse[i] *= h.scale;
+    const Place out = place(h, h.out, h.out_row, s, result);
+    rows_times(n, dp, dp, q.at, q.ld, state, dp, out.at, out.ld, inverse, ahead);
+    finish(h, out, h.out, h.out_row, s, n);
   }
 }
 
@@ -303,46 +424,63 @@ double attention_square_backward(const AttentionHead& h, float* scratch) {
 double attention_query_backward(const AttentionHead& h, int64_t begin, int64_t end, const float* state, float* sum,
                                 float* scratch) {
   const int64_t dp = padded16(h.d);
-  float* Q = take(scratch, ATTENTION_BLOCK * dp);
+  float* buffer = take(scratch, ATTENTION_BLOCK * dp);
   float* G = take(scratch, ATTENTION_BLOCK * dp);
   float* X = take(scratch, ATTENTION_BLOCK * dp);
   float* state_t = take(scratch, dp * dp);
-  float inverse[ATTENTION_BLOCK];
+  alignas(64) float inverse[ATTENTION_BLOCK], factor[ATTENTION_BLOCK];
   transpose(dp, dp, state, dp, state_t, dp);
+  for (int64_t i = 0; i < dp * dp; i += W) store(state_t + i, load(state_t + i) * h.scale);
   double weighted = 0;
   for (int64_t s = begin; s < end; s += ATTENTION_BLOCK) {
     const int64_t n = smaller(ATTENTION_BLOCK, end - s);
-    load_directions(h, queries(h), s, n, Q, inverse);
-    load_any(h, gradients(h), s, n, G);
-    for (int64_t i = 0; i < n * dp; i += W) store(G + i, load(G + i) * h.scale);
-    small_gemm<false>(n, dp, dp, G, dp, 1, state_t, dp, X, dp);
-    for (int64_t i = 0; i < n; ++i)
-      weighted += direction_backward(h, Q + i * dp, inverse[i], inverse[i], X + i * dp, dp);
-    store_any(h, h.dq, h.d_row, s, n, X);
-    scale_rows(G, n, dp, inverse);
-    small_gemm<true>(dp, dp, n, Q, 1, dp, G, dp, sum, dp);
+    Ahead during, after;
+    soon(h, results(h.dq, h.d_row), s, end, during);
+    soon(h, queries(h), s + n, end, during);
+    soon(h, gradients(h), s + n, end, after);
+    if (s + n == h.n) {  // attention_key_backward follows
+      soon(h, keys(h), 0, h.n, during);
+      soon(h, values(h), 0, h.n, after);
+    }
+    const Rows q = directions(h, queries(h), s, n, buffer, inverse), g = rows(h, gradients(h), s, n, G);
+    rows_times(n, dp, dp, g.at, g.ld, state_t, dp, X, dp, nullptr, during);
+    for (int64_t i = 0; i < n; ++i) factor[i] = inverse[i] * h.scale;
+    scaled(g, n, dp, factor, G);
+    add_outer(dp, dp, n, q.at, q.ld, G, dp, sum, dp, after);
+    const Place dq = place(h, h.dq, h.d_row, s, X);
+    weighted += directions_backward(h, q, inverse, n, X, dq);
+    finish(h, dq, h.dq, h.d_row, s, n);
   }
   return weighted;
 }
 
 void attention_key_backward(const AttentionHead& h, int64_t begin, int64_t end, const float* sum, float* scratch) {
   const int64_t dp = padded16(h.d);
-  float* K = take(scratch, ATTENTION_BLOCK * dp);
+  float* buffer = take(scratch, ATTENTION_BLOCK * dp);
   float* V = take(scratch, ATTENTION_BLOCK * dp);
   float* X = take(scratch, ATTENTION_BLOCK * dp);
   float* sum_t = take(scratch, dp * dp);
-  float inverse[ATTENTION_BLOCK];
+  alignas(64) float inverse[ATTENTION_BLOCK];
   transpose(dp, dp, sum, dp, sum_t, dp);
   for (int64_t s = begin; s < end; s += ATTENTION_BLOCK) {
     const int64_t n = smaller(ATTENTION_BLOCK, end - s);
-    load_directions(h, keys(h), s, n, K, inverse);
-    load_any(h, values(h), s, n, V);
-    small_gemm<false>(n, dp, dp, V, dp, 1, sum_t, dp, X, dp);
-    for (int64_t i = 0; i < n; ++i) direction_backward(h, K + i * dp, inverse[i], inverse[i], X + i * dp, dp);
-    store_any(h, h.dk, h.d_row, s, n, X);
-    scale_rows(K, n, dp, inverse);
-    small_gemm<false>(n, dp, dp, K, dp, 1, sum, dp, X, dp);
-    store_any(h, h.dv, h.d_row, s, n, X);
+    Ahead during, after;
+    soon(h, results(h.dk, h.d_row), s, end, during);
+    soon(h, results(h.dv, h.d_row), s, end, during);
+    soon(h, keys(h), s + n, end, during);
+    soon(h, values(h), s + n, end, after);
+    if (s + n == h.n) {
+      soon_next(h, queries(h), h.next, during);
+      soon_next(h, gradients(h), h.next_grad, after);
+    }
+    const Rows k = directions(h, keys(h), s, n, buffer, inverse), v = rows(h, values(h), s, n, V);
+    rows_times(n, dp, dp, v.at, v.ld, sum_t, dp, X, dp, nullptr, during);
+    const Place dk = place(h, h.dk, h.d_row, s, X);
+    directions_backward(h, k, inverse, n, X, dk);
+    finish(h, dk, h.dk, h.d_row, s, n);
+    const Place dv = place(h, h.dv, h.d_row, s, X);
+    rows_times(n, dp, dp, k.at, k.ld, sum, dp, dv.at, dv.ld, inverse, after);
+    finish(h, dv, h.dv, h.d_row, s, n);
   }
 }
 

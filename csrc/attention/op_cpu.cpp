@@ -162,12 +162,19 @@ AttentionHead head(const Call& c, const Tables& t, int64_t unit, const Views& vi
   const auto at = [&](const View& x, int64_t part) {
     return x.data + (b * x.sequence + start * x.row + part * x.part + hd * x.head) * size;
   };
+  // From here to the head after this one, for what is fetched ahead.
+  const auto further = [&](const View& x) {
+    if (unit + 1 == c.sequences * c.heads) return int64_t{0};
+    if (hd + 1 < c.heads) return x.head * size;
+    return ((c.varlen ? (c.offset[b + 1] - start) * x.row : x.sequence) - hd * x.head) * size;
+  };
   AttentionHead h{};
   h.q = at(views.qkv, 0);
   h.k = at(views.qkv, 1);
   h.v = at(views.qkv, 2);
   h.row = views.qkv.row;
   h.elem = views.qkv.elem;
+  h.next = further(views.qkv);
   if (views.forward) {
     h.out = at(views.out, 0);
     h.out_row = views.out.row;
@@ -175,6 +182,7 @@ AttentionHead head(const Call& c, const Tables& t, int64_t unit, const Views& vi
     h.grad = at(views.grad, 0);
     h.grad_row = views.grad.row;
     h.grad_elem = views.grad.elem;
+    h.next_grad = further(views.grad);
     h.dq = at(views.dqkv, 0);
     h.dk = at(views.dqkv, 1);
     h.dv = at(views.dqkv, 2);

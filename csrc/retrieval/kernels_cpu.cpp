@@ -1,4 +1,5 @@
 // Entry points of the retrieval kernels: compiled once per instruction set.
+#include "retrieval/few_cpu.h"
 #include "retrieval/rank_cpu.h"
 
 namespace KERN_NS {
@@ -111,6 +112,35 @@ void topk_finish(const Task& task, const Plan& plan, const Workspace& space, cha
   with_topk(task, plan, space, scratch, [=](auto& topk) {
     for (int64_t g = g0; g < g1; ++g) topk.finish(g, scores, ids);
   });
+}
+
+int64_t topk_few_bytes(const Task& task) { return FewState::bytes(task); }
+
+// Leaves the best k of items [first, last) in `memory`, for topk_few_finish.
+void topk_few_scan(const Task& task, int64_t first, int64_t last, char* memory) { Few(task, memory).run(first, last); }
+
+// The best of what `parts` workers found, whose memory lies topk_few_bytes apart.
+void topk_few_finish(const Task& task, int64_t parts, char* memory, float* scores, int64_t* ids) {
+  const int64_t bytes = FewState::bytes(task), capacity = FewState::capacity(task), k = task.k;
+  Few all(task, memory);
+  for (int64_t u = 0; u < task.queries.rows; ++u) {
+    Key* keys = all.state.keys + u * capacity;
+    for (int64_t p = 1; p < parts; ++p) {
+      const FewState other(task, memory + p * bytes);
+      const Key* found = other.keys + u * capacity;
+      for (int64_t i = 0; i < other.held[u]; ++i) {
+        if (all.state.held[u] == capacity) all.weigh(u);
+        keys[all.state.held[u]++] = found[i];
+      }
+    }
+    all.weigh(u);
+    const int64_t held = all.state.held[u];
+    sort_values(keys, held);
+    for (int64_t j = 0; j < k; ++j) {
+      scores[u * k + j] = j < held ? key_score(keys[j]) : -INF;
+      ids[u * k + j] = j < held ? static_cast<int64_t>(key_id(keys[j])) : -1;
+    }
+  }
 }
 
 void rank_begin(const Task& task, const Plan& plan, const Workspace& space, const int64_t* targets, char* scratch,

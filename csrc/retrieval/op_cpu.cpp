@@ -20,6 +20,9 @@ RECENGINE_DECLARE(
     void topk_pack_groups(RE_JOB, char*, int64_t, int64_t); void topk_pack_tiles(RE_JOB, char*, int64_t, int64_t);
     void topk_open(RE_JOB, char*, int64_t, int64_t); void topk_scan(RE_JOB, char*, int64_t, int64_t);
     void topk_finish(RE_JOB, char*, int64_t, int64_t, float*, int64_t*);
+    int64_t topk_few_bytes(const recengine::retrieval::Task&);
+    void topk_few_scan(const recengine::retrieval::Task&, int64_t, int64_t, char*);
+    void topk_few_finish(const recengine::retrieval::Task&, int64_t, char*, float*, int64_t*);
     void rank_begin(RE_JOB, const int64_t*, char*, int64_t, int64_t);
     void rank_scan(RE_JOB, const int64_t*, char*, int64_t, int64_t);
     void rank_finish(RE_JOB, const int64_t*, char*, int64_t, int64_t, int64_t*);)
@@ -142,7 +145,22 @@ struct Sweep {
   }
 };
 
+void run_few(const Task& task, float* scores, int64_t* ids) {
+  constexpr int64_t worth = 4096;  // items that pay for a thread
+  const int64_t parts = std::max<int64_t>(
+      1, std::min<int64_t>(static_cast<int64_t>(torch::stable::get_num_threads()), task.items.rows / worth));
+  const int64_t bytes = RECENGINE_PICK(topk_few_bytes)(task);
+  const Memory memory = reserve(parts * bytes);
+  auto scan = RECENGINE_PICK(topk_few_scan);
+  torch::stable::parallel_for(0, parts, 1, [&](int64_t p0, int64_t p1) {
+    for (int64_t p = p0; p < p1; ++p)
+      scan(task, task.items.rows * p / parts, task.items.rows * (p + 1) / parts, memory.get() + p * bytes);
+  });
+  RECENGINE_PICK(topk_few_finish)(task, parts, memory.get(), scores, ids);
+}
+
 void run_topk(const Task& task, float* scores, int64_t* ids) {
+  if (task.queries.rows <= FEW_USERS && task.items.col_stride == 1) return run_few(task, scores, ids);
   Sweep s(task);
   auto pack_groups = RECENGINE_PICK(topk_pack_groups);
   auto pack_tiles = RECENGINE_PICK(topk_pack_tiles);

@@ -50,6 +50,9 @@ struct Plan {
   int64_t scratch_bytes;
 };
 
+// Up to so many users go through the item table once, as it lies, instead of having it packed for them.
+inline constexpr int64_t FEW_USERS = 8;
+
 // Buffers of a chunk of users against a block of items.
 struct Workspace {
   char* groups;
