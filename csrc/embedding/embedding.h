@@ -27,8 +27,12 @@ struct AdamStep {
 }  // namespace recengine
 
 RECENGINE_DECLARE(
-    void bag_sum(const recengine::Bags& bags, const recengine::Matrix& table, int64_t begin, int64_t end,
+    // The sums of bags [begin, end) of a table of `rows` rows. False, and bags left out, where an index names none
+    // of them: the indices are looked at on the way, while they are in cache.
+    bool bag_sum(const recengine::Bags& bags, const recengine::Matrix& table, int64_t rows, int64_t begin, int64_t end,
                  const recengine::MutableMatrix& out, float* scratch);
+    // Whether n indices lie in [0, rows).
+    bool bag_indices_fit(const int64_t* indices, int64_t n, int64_t rows);
     // out[row] = sum over the n sorted entries of weight * grad[bag].
     void bag_gradient_row(const recengine::Bags& bags, const recengine::Matrix& grad, const int64_t* entries,
                           const int32_t* bag_of, int64_t n, const recengine::MutableMatrix& out, int64_t row,

@@ -31,9 +31,15 @@ RE_INLINE vf root(vf v) {
 #endif
 }
 
+// An address to ask for, as a number: the index may not have been looked at yet, and asking is harmless.
+RE_INLINE const char* far_row(const void* data, int64_t row, int64_t bytes) {
+  return reinterpret_cast<const char*>(reinterpret_cast<uintptr_t>(data) +
+                                       static_cast<uintptr_t>(row) * static_cast<uintptr_t>(bytes));
+}
+
 void request(const Matrix& m, int64_t row, int64_t d) {
   const int64_t size = m.bf16 ? 2 : 4;
-  const char* p = static_cast<const char*>(m.data) + row * m.row * size;
+  const char* p = far_row(m.data, row, m.row * size);
   if (m.col == 1)
     for (int64_t byte = 0; byte < d * size; byte += 64) __builtin_prefetch(p + byte);
 }
@@ -99,9 +105,9 @@ RE_INLINE void bag_columns(const float* rows, int64_t step, const int64_t* index
   };
   int64_t i = 0;
   for (; i < more; ++i) {
-    const float* next = rows + index[i + AHEAD] * step;
+    const char* next = far_row(rows, index[i + AHEAD], step * 4);
 #pragma GCC unroll 4
-    for (int line = 0; line < VECS * W; line += 16) __builtin_prefetch(next + line);
+    for (int line = 0; line < VECS * W * 4; line += 64) __builtin_prefetch(next + line);
     add(i);
   }
   for (; i < count; ++i) add(i);
@@ -128,21 +134,30 @@ RE_INLINE float* straight(const MutableMatrix& m, int64_t row) {
 
 }  // namespace
 
-void bag_sum(const Bags& bags, const Matrix& table, int64_t begin, int64_t end, const MutableMatrix& out,
+bool bag_indices_fit(const int64_t* indices, int64_t n, int64_t rows) {
+  const auto largest = static_cast<uint64_t>(rows - 1);
+  uint64_t signs = 0;  // the top bit is set as soon as one index, or its distance to the last row, is negative
+  for (int64_t i = 0; i < n; ++i)
+    signs |= static_cast<uint64_t>(indices[i]) | (largest - static_cast<uint64_t>(indices[i]));
+  return signs >> 63 == 0;
+}
+
+bool bag_sum(const Bags& bags, const Matrix& table, int64_t rows, int64_t begin, int64_t end, const MutableMatrix& out,
              float* scratch) {
   float* buffer = scratch + rounded(bags.d);
   const int64_t last = bags.offsets[end];
   const bool plain = !table.bf16 && table.col == 1 && bags.d % W == 0;
   for (int64_t b = begin; b < end; ++b) {
     const int64_t from = bags.offsets[b];
+    if (!bag_indices_fit(bags.indices + from, bags.offsets[b + 1] - from, rows)) return false;
     float* direct = straight(out, b);
     float* sum = direct ? direct : scratch;
     if (direct && plain) {
-      const float* rows = static_cast<const float*>(table.data);
+      const float* floats = static_cast<const float*>(table.data);
       if (bags.weights)
-        sum_bag<true>(bags, rows, table.row, from, bags.offsets[b + 1], last, direct);
+        sum_bag<true>(bags, floats, table.row, from, bags.offsets[b + 1], last, direct);
       else
-        sum_bag<false>(bags, rows, table.row, from, bags.offsets[b + 1], last, direct);
+        sum_bag<false>(bags, floats, table.row, from, bags.offsets[b + 1], last, direct);
       continue;
     }
     sum_rows(
@@ -154,6 +169,7 @@ void bag_sum(const Bags& bags, const Matrix& table, int64_t begin, int64_t end, 
         sum, buffer);
     if (!direct) write_row(out, b, bags.d, sum);
   }
+  return true;
 }
 
 void bag_gradient_row(const Bags& bags, const Matrix& grad, const int64_t* entries, const int32_t* bag_of, int64_t n,

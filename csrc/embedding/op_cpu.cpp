@@ -3,6 +3,7 @@
 #include <torch/csrc/stable/library.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <numeric>
 #include <optional>
@@ -35,9 +36,15 @@ void check_longs(const char* op, const char* name, const Tensor& t) {
   STD_TORCH_CHECK(t.numel() <= 1 || t.stride(0) == 1, op, ": ", name, " must be contiguous");
 }
 
-// indices, offsets and per_sample_weights against a table of `rows` rows.
-Bags check_bags(const char* op, const Tensor& indices, const Tensor& offsets, const Maybe& weights, int64_t rows,
-                int64_t d) {
+void check_indices(const char* op, const int64_t* index, int64_t entries, int64_t rows) {
+  if (RECENGINE_PICK(bag_indices_fit)(index, entries, rows)) return;
+  for (int64_t i = 0; i < entries; ++i)
+    STD_TORCH_CHECK(index[i] >= 0 && index[i] < rows, op, ": indices[", i, "] is ", index[i], ", expected 0 to ",
+                    rows - 1);
+}
+
+// indices, offsets and per_sample_weights; what the indices hold is not looked at.
+Bags check_bags(const char* op, const Tensor& indices, const Tensor& offsets, const Maybe& weights, int64_t d) {
   check_longs(op, "indices", indices);
   check_longs(op, "offsets", offsets);
   const int64_t entries = indices.numel(), bags = offsets.numel() - 1;
@@ -47,20 +54,13 @@ Bags check_bags(const char* op, const Tensor& indices, const Tensor& offsets, co
   STD_TORCH_CHECK(o[0] == 0 && o[bags] == entries, op, ": offsets must run from 0 to ", entries, ", found ", o[0],
                   " and ", o[bags]);
   for (int64_t b = 0; b < bags; ++b) STD_TORCH_CHECK(o[b] <= o[b + 1], op, ": offsets falls at ", b + 1);
-  const int64_t* index = longs(indices);
-  const auto largest = static_cast<uint64_t>(rows - 1);
-  uint64_t signs = 0;  // the top bit is set as soon as one index, or its distance to the last row, is negative
-  for (int64_t i = 0; i < entries; ++i) signs |= static_cast<uint64_t>(index[i]) | (largest - static_cast<uint64_t>(index[i]));
-  for (int64_t i = 0; signs >> 63 && i < entries; ++i)
-    STD_TORCH_CHECK(index[i] >= 0 && index[i] < rows, op, ": indices[", i, "] is ", index[i], ", expected 0 to ",
-                    rows - 1);
   if (weights) {
     check_dim(op, "per_sample_weights", *weights, 1);
     check_size(op, "per_sample_weights", *weights, 0, entries);
     check_dtype(op, "per_sample_weights", *weights, ScalarType::Float, "float32");
     STD_TORCH_CHECK(entries <= 1 || weights->stride(0) == 1, op, ": per_sample_weights must be contiguous");
   }
-  return {index, o, weights ? static_cast<const float*>(weights->const_data_ptr()) : nullptr, d};
+  return {longs(indices), o, weights ? static_cast<const float*>(weights->const_data_ptr()) : nullptr, d};
 }
 
 Tensor forward(const Tensor& weight, const Tensor& indices, const Tensor& offsets, Maybe weights, bool) {
@@ -68,13 +68,16 @@ Tensor forward(const Tensor& weight, const Tensor& indices, const Tensor& offset
   check_dim(op, "weight", weight, 2);
   check_floating(op, "weight", weight);
   const int64_t d = weight.size(1), count = offsets.numel() - 1;
-  const Bags bags = check_bags(op, indices, offsets, weights, weight.size(0), d);
+  const Bags bags = check_bags(op, indices, offsets, weights, d);
   Tensor out = torch::stable::new_empty(weight, {count, d});
   const Matrix table = matrix(weight);
   const MutableMatrix to = mutable_matrix(out);
+  std::atomic<bool> fit{true};
   torch::stable::parallel_for(0, count, 16, [&](int64_t begin, int64_t end) {
-    RECENGINE_PICK(bag_sum)(bags, table, begin, end, to, worker_memory(scratch_floats(d)));
+    if (!RECENGINE_PICK(bag_sum)(bags, table, weight.size(0), begin, end, to, worker_memory(scratch_floats(d))))
+      fit = false;
   });
+  if (!fit) check_indices(op, bags.indices, indices.numel(), weight.size(0));
   return out;
 }
 
@@ -118,7 +121,9 @@ Bags check_gradient(const char* op, const Tensor& grad, const Tensor& indices, c
   check_floating(op, "grad", grad);
   STD_TORCH_CHECK(rows >= 0, op, ": rows is ", rows, ", expected the number of table rows");
   check_size(op, "grad", grad, 0, offsets.numel() - 1);
-  return check_bags(op, indices, offsets, weights, rows, grad.size(1));
+  const Bags bags = check_bags(op, indices, offsets, weights, grad.size(1));
+  check_indices(op, bags.indices, indices.numel(), rows);
+  return bags;
 }
 
 // place(k): the row of `out` that the k-th seen table row goes to.

@@ -31,7 +31,16 @@ void check(int64_t V, int64_t B, int64_t d, bool bf16, bool weighted) {
       by_row[indices[i] * d + j] += factors[i] * grad.at(bag_of[i], j);
       by_entry[i] += grad.at(bag_of[i], j) * table.at(indices[i], j);
     }
-  RECENGINE_PICK(bag_sum)(bags, table.view(), 0, B, out.to(), scratch.get());
+  expect(RECENGINE_PICK(bag_sum)(bags, table.view(), V, 0, B, out.to(), scratch.get()), "embedding: good indices refused");
+  for (const int64_t wrong : {V, int64_t{-1}, int64_t{1} << 62}) {
+    if (indices.empty()) continue;
+    std::vector<int64_t> bad = indices;
+    bad.back() = wrong;
+    const Bags other{bad.data(), offsets.data(), bags.weights, d};
+    Buffer left(B, d, bf16, 0, false);
+    expect(!RECENGINE_PICK(bag_sum)(other, table.view(), V, 0, B, left.to(), scratch.get()),
+           "embedding: an index outside the table was taken");
+  }
   close(out, sum, name + " sum");
   Buffer rows(V, d, bf16, 0, false), entries(1, static_cast<int64_t>(indices.size()), false, 0, false);
   for (int64_t r = 0; r < V; ++r) {

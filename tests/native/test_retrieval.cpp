@@ -16,7 +16,10 @@ RECENGINE_DECLARE(
     void topk_plan(const recengine::retrieval::Task&, bool, recengine::retrieval::Plan&);
     void topk_pack_groups(JOB, char*, int64_t, int64_t); void topk_pack_tiles(JOB, char*, int64_t, int64_t);
     void topk_open(JOB, char*, int64_t, int64_t); void topk_scan(JOB, char*, int64_t, int64_t);
-    void topk_finish(JOB, char*, int64_t, int64_t, float*, int64_t*);)
+    void topk_finish(JOB, char*, int64_t, int64_t, float*, int64_t*);
+    int64_t topk_few_bytes(const recengine::retrieval::Task&);
+    void topk_few_scan(const recengine::retrieval::Task&, int64_t, int64_t, char*);
+    void topk_few_finish(const recengine::retrieval::Task&, int64_t, char*, float*, int64_t*);)
 
 namespace {
 
@@ -65,6 +68,16 @@ void run(const Task& task, bool screen, int threads, std::vector<float>& scores,
   }
 }
 
+// As the launcher answers a few users.
+void run_few(const Task& task, int threads, std::vector<float>& scores, std::vector<int64_t>& ids) {
+  const int64_t bytes = RECENGINE_PICK(topk_few_bytes)(task), n = task.items.rows;
+  Memory memory(threads * bytes);
+  native::parallel(threads, threads, [&](int64_t t) {
+    RECENGINE_PICK(topk_few_scan)(task, n * t / threads, n * (t + 1) / threads, memory.get() + t * bytes);
+  });
+  RECENGINE_PICK(topk_few_finish)(task, threads, memory.get(), scores.data(), ids.data());
+}
+
 void check(int64_t users, int64_t items, int64_t d, int64_t k, bool bf16) {
   native::Buffer q(users, d, bf16, 3), x(items, d, bf16, 1);
   std::vector<int64_t> indptr{0}, seen;
@@ -87,6 +100,12 @@ void check(int64_t users, int64_t items, int64_t d, int64_t k, bool bf16) {
     run(task, screen, 3, other, other_ids);
     expect(ids == other_ids && std::memcmp(scores.data(), other.data(), scores.size() * 4) == 0,
            "retrieval: other results with three threads");
+    if (users <= recengine::retrieval::FEW_USERS)
+      for (const int few_threads : {1, 3}) {
+        run_few(task, few_threads, other, other_ids);
+        expect(ids == other_ids && std::memcmp(scores.data(), other.data(), scores.size() * 4) == 0,
+               "retrieval: other results in one pass for a few users");
+      }
     for (int64_t u = 0; u < users; ++u) {
       std::vector<double> left;
       for (int64_t i = 0; i < items; ++i) {
@@ -115,6 +134,8 @@ NATIVE_TEST(topk_against_sorting) {
   for (const bool bf16 : {false, true}) {
     check(1, 1, 1, 1, bf16);
     check(5, 7, 3, 10, bf16);
+    check(8, 3000, 35, 70, bf16);
+    check(3, 999, 16, 10, bf16);
     check(37, 300, 20, 10, bf16);
     check(19, 5000, 33, 70, bf16);
   }

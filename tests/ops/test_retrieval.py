@@ -261,7 +261,8 @@ from recengine.ops import rank_of, topk
 given = task(50, 6000, 40, 200)
 s, i = topk(k=30, **given)
 r = rank_of(targets=torch.arange(50), **given)
-print(s.double().sum().item().hex(), i.sum().item(), r.sum().item())
+fs, fi = topk(given["queries"][:3], given["items"], 30)  # few users: another way through the table
+print((s.double().sum() + fs.double().sum()).item().hex(), i.sum().item() + fi.sum().item(), r.sum().item())
 """
 
 
