@@ -19,19 +19,18 @@ from typing import Any
 import bench_quality
 import datasets
 
+SMALL = {"model.init_std": 0.02, "training.learning_rate": 1e-3}
 POINTS: dict[str, dict[str, Any]] = {
-    "init-02": {"model.init_std": 0.02},
-    "init-05": {"model.init_std": 0.05},
-    "init-10": {"model.init_std": 0.1},
-    "last-40": {"model.last_share": 0.4},
-    "mask-40": {"model.mask_share": 0.4},
-    "dropout-35": {"model.dropout": 0.35},
-    "rate-05": {"training.learning_rate": 5e-4},
-    "rate-20": {"training.learning_rate": 2e-3},
-    "init-10-rate-20": {"model.init_std": 0.1, "training.learning_rate": 2e-3},
-    "init-10-dropout-35": {"model.init_std": 0.1, "model.dropout": 0.35},
-    "init-10-heads-4": {"model.init_std": 0.1, "model.n_heads": 4},
-    "init-20": {"model.init_std": 0.2},
+    "chosen": {},
+    "init-02": SMALL,
+    "init-05": {**SMALL, "model.init_std": 0.05},
+    "init-10": {**SMALL, "model.init_std": 0.1},
+    "init-20": {**SMALL, "model.init_std": 0.2},
+    "init-02-last-40": {**SMALL, "model.last_share": 0.4},
+    "init-02-mask-40": {**SMALL, "model.mask_share": 0.4},
+    "init-02-dropout-35": {**SMALL, "model.dropout": 0.35},
+    "uneven-start": {"model.even_start": 0.0},
+    "half-even-start": {"model.even_start": 1.0},
 }
 
 

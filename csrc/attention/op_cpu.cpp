@@ -236,6 +236,17 @@ void over(int64_t n, Body&& body) {
 
 // --- one head by one thread
 
+// total = k^T v of the whole head; `own` and `work` are scratch.
+void sum_of_sections(const AttentionHead& h, float* total, float* own, float* work) {
+  const int64_t dp = padded16(h.d), square = dp * dp;
+  std::memset(total, 0, sizeof(float) * square);
+  each_section(h.n, [&](int64_t s, int64_t begin, int64_t end) {
+    if (s) std::memset(own, 0, sizeof(float) * square);
+    RECENGINE_PICK(attention_state)(h, begin, end, s ? own : total, work);
+    if (s) add(total, own, square);
+  });
+}
+
 void forward_head(const AttentionHead& h, float* state) {
   const int64_t dp = padded16(h.d), square = dp * dp;
   float* work = worker_memory(attention_scratch(h.d) + 2 * square);
@@ -251,21 +262,18 @@ void forward_head(const AttentionHead& h, float* state) {
   } else if (attention_square(h.n, h.d, false)) {
     RECENGINE_PICK(attention_square_forward)(h, work);
   } else {
-    each_section(h.n, [&](int64_t s, int64_t begin, int64_t end) {
-      if (s) std::memset(own, 0, sizeof(float) * square);
-      RECENGINE_PICK(attention_state)(h, begin, end, s ? own : total, work);
-      if (s) add(total, own, square);
-    });
+    sum_of_sections(h, total, own, work);
     RECENGINE_PICK(attention_apply)(h, 0, h.n, total, work);
   }
 }
 
+// state null: the bidirectional sum was not kept, and is made again.
 double backward_head(const AttentionHead& h, const float* state) {
   if (h.n == 0) return 0.0;
   const int64_t dp = padded16(h.d), square = dp * dp;
-  float* work = worker_memory(attention_scratch(h.d) + 2 * square);
-  float *own = work, *total = work + square;
-  work += 2 * square;
+  float* work = worker_memory(attention_scratch(h.d) + 3 * square);
+  float *own = work, *total = work + square, *again = work + 2 * square;
+  work += 3 * square;
   if (attention_square(h.n, h.d, h.causal)) return RECENGINE_PICK(attention_square_backward)(h, work);
   double weighted = 0;
   std::memset(total, 0, sizeof(float) * square);
@@ -281,6 +289,10 @@ double backward_head(const AttentionHead& h, const float* state) {
       add(total, own, square);
     }
   } else {
+    if (!state) {
+      sum_of_sections(h, again, own, work);
+      state = again;
+    }
     each_section(h.n, [&](int64_t s, int64_t begin, int64_t end) {
       if (s) std::memset(own, 0, sizeof(float) * square);
       weighted += RECENGINE_PICK(attention_query_backward)(h, begin, end, state, s ? own : total, work);
@@ -306,19 +318,32 @@ void exclusive(std::vector<float>& sums, int64_t n, int64_t square, bool reverse
   }
 }
 
-void forward_shared(const AttentionHead& h, float* state) {
+// k^T v of the whole head, not causal.
+std::vector<float> shared_state(const AttentionHead& h) {
   const int64_t dp = padded16(h.d), square = dp * dp, count = sections(h.n);
   std::vector<float> sums(count * square, 0.f), total(square);
-  const auto range = [&](int64_t s) { return std::min(h.n, (s + 1) * ATTENTION_SECTION); };
   over(count, [&](int64_t s) {
-    float* work = worker_memory(attention_scratch(h.d));
-    float* own = sums.data() + s * square;
-    if (h.causal)
-      RECENGINE_PICK(attention_causal_sum)(h, s * ATTENTION_SECTION, range(s), false, own, work);
-    else
-      RECENGINE_PICK(attention_state)(h, s * ATTENTION_SECTION, range(s), own, work);
+    RECENGINE_PICK(attention_state)(h, s * ATTENTION_SECTION, std::min(h.n, (s + 1) * ATTENTION_SECTION),
+                                    sums.data() + s * square, worker_memory(attention_scratch(h.d)));
   });
   exclusive(sums, count, square, false, total.data());
+  return total;
+}
+
+void forward_shared(const AttentionHead& h, float* state) {
+  const int64_t dp = padded16(h.d), square = dp * dp, count = sections(h.n);
+  std::vector<float> sums, total(square);
+  const auto range = [&](int64_t s) { return std::min(h.n, (s + 1) * ATTENTION_SECTION); };
+  if (h.causal) {
+    sums.assign(count * square, 0.f);
+    over(count, [&](int64_t s) {
+      RECENGINE_PICK(attention_causal_sum)(h, s * ATTENTION_SECTION, range(s), false, sums.data() + s * square,
+                                           worker_memory(attention_scratch(h.d)));
+    });
+    exclusive(sums, count, square, false, total.data());
+  } else {
+    total = shared_state(h);
+  }
   if (state) std::copy(total.begin(), total.end(), state);
   over(count, [&](int64_t s) {
     float* work = worker_memory(attention_scratch(h.d) + square);
@@ -343,6 +368,11 @@ double backward_shared(const AttentionHead& h, const float* state) {
     exclusive(sums, count, square, of_gradient, total.data());
   };
   if (h.causal) sum(false);
+  std::vector<float> again;
+  if (!h.causal && !state) {
+    again = shared_state(h);
+    state = again.data();
+  }
   over(count, [&](int64_t s) {
     float* work = worker_memory(attention_scratch(h.d) + square);
     float* own = sums.data() + s * square;
@@ -417,14 +447,16 @@ std::tuple<Tensor, Tensor> backward(const Tensor& grad, const Tensor& qkv, std::
   check_dtype(op, "grad", grad, qkv.scalar_type(), "of qkv's dtype");
   for (int64_t axis = 0; axis < grad.dim(); ++axis)
     check_size(op, "grad", grad, axis, qkv.size(axis < grad.dim() - 2 ? axis : axis + 1));
-  STD_TORCH_CHECK(causal || (state.numel() == units * dp * dp && state.is_contiguous() &&
-                             state.scalar_type() == ScalarType::Float),
-                  op, ": state must be what cosine_attention returned with save_state=True");
+  STD_TORCH_CHECK(causal || state.numel() == 0 ||
+                      (state.numel() == units * dp * dp && state.is_contiguous() &&
+                       state.scalar_type() == ScalarType::Float),
+                  op, ": state must be what cosine_attention returned with save_state=True, or empty");
   const Tensor dqkv =
       on_large_pages(c.varlen ? torch::stable::new_empty(qkv, {c.positions, 3, c.heads, c.d})
                               : torch::stable::new_empty(qkv, {c.sequences, c.positions, 3, c.heads, c.d}));
   Tensor dm = torch::stable::new_empty(qkv, {m ? c.heads : 0}, ScalarType::Float);
-  const float* states = causal ? nullptr : static_cast<const float*>(state.const_data_ptr());
+  const bool kept = !causal && state.numel() > 0;
+  const float* states = kept ? static_cast<const float*>(state.const_data_ptr()) : nullptr;
   const Tables t = tables(c);
   const bool share = shared(c);
   std::vector<double> weighted(units, 0.0);

@@ -271,6 +271,27 @@ def test_square_and_state_orders_agree() -> None:
 
 
 @kernel
+@pytest.mark.parametrize("threads", [1, 4])  # four share a long head among them
+@pytest.mark.parametrize(("S", "d"), [(20, 64), (50, 32), (1300, 16)])
+def test_sums_that_were_not_kept_are_made_again(S: int, d: int, threads: int) -> None:
+    qkv, mask, m = make(2, S, 1, d)
+    forward, backward = torch.ops.recengine.cosine_attention, torch.ops.recengine.cosine_attention_backward
+    settings = (False, "none", "length")
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads)
+        out, kept = forward(qkv, mask, None, None, m, *settings, True)
+        bare, none = forward(qkv, mask, None, None, m, *settings, False)
+        wanted = backward(out, qkv, mask, None, None, m, kept, *settings)
+        found = backward(out, qkv, mask, None, None, m, none, *settings)
+    finally:
+        torch.set_num_threads(before)
+    assert none.numel() == 0
+    assert torch.equal(out, bare)
+    assert all(torch.equal(one, other) for one, other in zip(found, wanted, strict=True))
+
+
+@kernel
 @pytest.mark.parametrize("causal", [False, True])
 def test_opcheck(causal: bool) -> None:
     qkv, mask, m = make(3, 9, 2, 16)

@@ -33,6 +33,12 @@ class Cotten4RecConfig(MaskedConfig):
     item_bias: bool = knob(True, "a learned bias for each item")
     norm: Literal["layer", "std"] = knob("layer", "LayerNorm, or (x - mean) / (std + eps)")
     final_norm: bool = knob(True, "a norm behind the last block")
+    even_start: float = knob(
+        2.0,
+        "first length of what all queries and keys have in common, over that of their own part: attention "
+        "begins as an average; 0: with random signs",
+        ge=0,
+    )
     closing_dropout: bool = knob(False, "one more dropout at the end of each block")
 
     @model_validator(mode="after")
@@ -54,6 +60,7 @@ AUTHORS: dict[str, Any] = {
     "norm": "std",
     "final_norm": False,
     "closing_dropout": True,
+    "even_start": 0.0,
     "activation": "gelu_tanh",
     "dropout": 0.1,
     "mask_share": 0.15,

@@ -43,6 +43,8 @@ class Cotten4Rec(AppendingRecommender):
         )
         self.config = config
         self.apply(partial(truncated_normal, std=config.init_std))
+        for block in blocks:  # rows come normalised, so a query's own part has init_std sqrt(dim) a component
+            block.attention.begin_even(config.even_start * config.init_std * dim**0.5)
 
 
 def _block(config: Cotten4RecConfig, norm: Callable[[int], nn.Module]) -> Block:

@@ -46,6 +46,14 @@ class CosineAttention(nn.Module):
         if self.m is not None:
             self.m.decays = False  # type: ignore[attr-defined]
 
+    def begin_even(self, length: float) -> None:
+        """First biases of queries and keys: one vector in common, ``length`` in every component, so that all
+        similarities are positive and attention begins as an average, as softmax attention does; without it it
+        begins as a sum with random signs. Call it after the weights are drawn."""
+        dim = self.project_in.in_features
+        with torch.no_grad():
+            self.project_in.bias[: 2 * dim] = length
+
     def forward(self, rows: Tensor, place: Layout) -> Tensor:
         """rows [T, d] -> [T, d]."""
         out: Tensor = self.project_out(self._mix(self.project_in(rows), place))

@@ -88,9 +88,11 @@ def cosine_attention(
             scale=scale,
         )
     trained = torch.is_grad_enabled() and (qkv.requires_grad or (m is not None and m.requires_grad))
+    # The d x d sums help the gradient on CUDA; on a CPU making them again costs less than keeping them.
+    kept = trained and qkv.is_cuda
     exponent = None if m is None else m.float()
     out: Tensor = torch.ops.recengine.cosine_attention(
-        qkv, mask, lengths, cu_seqlens, exponent, causal, activation, scale, trained
+        qkv, mask, lengths, cu_seqlens, exponent, causal, activation, scale, kept
     )[0]
     return out
 
@@ -243,7 +245,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
     ctx.mark_non_differentiable(output[1])
     ctx.set_materialize_grads(False)
     ctx.settings = (causal, activation, scale)
-    ctx.has_state = save_state or causal
+    ctx.has_state = save_state or causal or not qkv.is_cuda
 
 
 def _backward(ctx: Any, grad: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:

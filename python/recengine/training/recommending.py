@@ -39,7 +39,8 @@ def recommend(
     labels = list(users)
     batch = _given(run, users) if isinstance(users, Mapping) else known_histories(run, labels)
     network = run.model
-    network.eval()
+    if network.training:  # eval() visits every module, which costs more than a layer
+        network.eval()
     ids, scores = [], []
     with torch.inference_mode():
         for low in range(0, len(labels), BLOCK):
@@ -59,12 +60,12 @@ def table(
 
     kept = items >= 0
     row, rank = np.nonzero(kept)
-    names = run.split.train.items.tokens
+    chosen = run.split.train.items.tokens[items[kept]]
     return pl.DataFrame(
         {
             "user": [labels[index] for index in row.tolist()],
             "rank": rank + 1,
-            "item": names[items[kept]].tolist(),
+            "item": chosen if chosen.dtype.kind == "i" else chosen.tolist(),
             "score": values[kept].astype(np.float64),
         }
     )

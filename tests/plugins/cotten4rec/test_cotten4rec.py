@@ -9,9 +9,11 @@ import sequences as check
 import torch
 from torch.nn import functional
 
+from recengine.contracts.model import DataFacts
 from recengine.errors import ConfigError, UsageError
 from recengine.testing import ModelConformance
 from recengine_plugins.cotten4rec.config import AUTHORS, STREAMING, Cotten4RecConfig
+from recengine_plugins.cotten4rec.model import Cotten4Rec
 
 
 class TestConformance(ModelConformance):
@@ -55,6 +57,21 @@ def test_both_sides_are_seen_unless_causal() -> None:
             one = model.encoder.states(torch.tensor([1, 2, 3, 4, 5]), offsets)
             other = model.encoder.states(torch.tensor([1, 2, 3, 4, 20]), offsets)
         assert torch.equal(one[at], other[at]) == (direction == "causal")
+
+
+def test_attention_begins_as_an_average_or_with_random_signs() -> None:
+    def similarities(**settings: object) -> torch.Tensor:
+        torch.manual_seed(0)
+        model: Any = Cotten4Rec(Cotten4RecConfig.parse({"hidden_dim": 64, **settings}), DataFacts(10, 20))
+        layer = model.encoder.blocks[0].attention
+        rows = functional.layer_norm(torch.randn(40, 64), (64,))
+        query, key, _ = layer.project_in(rows).view(40, 3, layer.heads, -1).unbind(1)
+        return torch.einsum("ihd,jhd->hij", *(functional.normalize(x, dim=-1) for x in (query, key)))
+
+    even, uneven = similarities(), similarities(even_start=0.0)
+    assert even.min() > 0.3
+    assert abs(even.mean() - 0.8) < 0.05  # 2^2 / (2^2 + 1)
+    assert abs(uneven.mean()) < 0.05
 
 
 def test_the_authors_form_is_the_notebooks_arithmetic() -> None:
