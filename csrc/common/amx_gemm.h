@@ -153,9 +153,10 @@ RE_INLINE void pack_piece(const recengine::Matrix& m, Id&& id, int64_t count, in
   RE_LOAD(4, 0, 0) RE_LOAD(6, 1, 0) RE_DOT(0, 4, 6) RE_LOAD(5, 0, 1024) RE_DOT(2, 5, 6) RE_LOAD(7, 1, 1024)   \
   RE_DOT(1, 4, 7) RE_DOT(3, 5, 7)
 
-// C[32][32] (+)= A B over `steps` blocks; rows of C are ldc floats apart.
-template <int LEFT, int RIGHT, bool ADD>
-RE_INLINE void block_product(int64_t steps, const float* A, const float* B, float* C, int64_t ldc) {
+// C[32][32] (+)= A B over `steps` blocks; rows of C are ldc floats apart. beside() is called once a step: the tiles
+// work for hundreds of cycles on what a step gives them, and the vector units are free meanwhile.
+template <int LEFT, int RIGHT, bool ADD, class Beside>
+RE_INLINE void block_product(int64_t steps, const float* A, const float* B, float* C, int64_t ldc, Beside&& beside) {
   const int64_t row = 4 * ldc, line = 64;
   if (ADD)
     asm volatile(
@@ -181,6 +182,7 @@ RE_INLINE void block_product(int64_t steps, const float* A, const float* B, floa
       static_assert(LEFT * RIGHT == 1 || LEFT == 3 || LEFT * RIGHT == 2);
       asm volatile(RE_FIRST ::"r"(A), "r"(B), "r"(line) : "memory");
     }
+    beside();
   }
   asm volatile(
       "tilestored %%tmm0, (%0,%2,1)\n\t"
@@ -189,6 +191,11 @@ RE_INLINE void block_product(int64_t steps, const float* A, const float* B, floa
       "tilestored %%tmm3, 64(%1,%2,1)" ::"r"(C),
       "r"(C + 16 * ldc), "r"(row)
       : "memory");
+}
+
+template <int LEFT, int RIGHT, bool ADD>
+RE_INLINE void block_product(int64_t steps, const float* A, const float* B, float* C, int64_t ldc) {
+  block_product<LEFT, RIGHT, ADD>(steps, A, B, C, ldc, [] {});
 }
 
 #undef RE_LOAD

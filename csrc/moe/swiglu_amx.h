@@ -1,9 +1,10 @@
 // SwiGLU experts on bf16 matrix tiles (amx_gemm.h): float32 rows and weights in three parts; bfloat16 ones in one
 // part, and then what lies between two products (activations, gradients) in two.
 //
-// An expert's weights are packed once, in the order in which they are read; the rows go through them GROUPS blocks
-// at a time, so that all that is packed of the rows stays in the second-level cache, and products are cut into
-// runs of CHUNK blocks of the inner dimension, so that one operand stays in the first.
+// The tiles need hundreds of cycles for a step of a product and the vector units are free meanwhile: what follows a
+// product element by element (activation, its derivative, the splitting in parts) is done beside the next one, and
+// what later products read is fetched from memory beside them too. All rows of a call are packed once and stay in
+// the second-level cache with the sums that they lead to, while the weights pass by in runs of strips.
 #pragma once
 
 #include "common/amx_gemm.h"
@@ -12,6 +13,34 @@
 #ifdef RECENGINE_AMX
 
 namespace KERN_NS {
+
+// Memory that a later product reads, fetched into the second-level cache a few lines at a time.
+struct Ahead {
+  const char *at = nullptr, *end = nullptr;
+  int64_t pace = 0;
+
+  void plan(const float* from, int64_t floats, int64_t calls) {
+    at = reinterpret_cast<const char*>(from);
+    end = at + 4 * floats;
+    pace = calls > 0 ? (4 * floats / 64 + calls - 1) / calls : 0;
+  }
+  RE_INLINE void some() {
+    for (int64_t i = 0; i < pace && at < end; ++i, at += 64) _mm_prefetch(at, _MM_HINT_T1);
+  }
+};
+
+// The block of 32 rows that a product is about to write or to add to.
+struct AheadBlock {
+  const float* at;
+  int64_t ld, left, pace;
+
+  RE_INLINE void some() {
+    for (int64_t i = 0; i < pace && left > 0; ++i, --left, at += ld) {
+      _mm_prefetch(reinterpret_cast<const char*>(at), _MM_HINT_T1);
+      _mm_prefetch(reinterpret_cast<const char*>(at + 16), _MM_HINT_T1);
+    }
+  }
+};
 
 template <int PARTS>
 struct TiledSwiglu {
@@ -22,23 +51,25 @@ struct TiledSwiglu {
 
   static constexpr int BETWEEN = PARTS == 3 ? 3 : 2;  // parts of what lies between two products
   static constexpr int64_t SIZE = PARTS * BLOCK_WORDS, BETWEEN_SIZE = BETWEEN * BLOCK_WORDS, TILE = BLOCK * BLOCK;
-  static constexpr int64_t FORWARD_STRIPS = 4, BACKWARD_STRIPS = 2;  // blocks of the hidden layer at a time
-  static constexpr int64_t GROUPS = 4;                               // blocks of rows at a time
-  static constexpr int64_t CHUNK = PARTS == 3 ? 4 : 8;
+  static constexpr int64_t FORWARD_STRIPS = 2, BACKWARD_STRIPS = 2;  // blocks of the hidden layer at a time
+  static constexpr int64_t BACKWARD_BLOCKS = 32;                     // blocks of packed rows at a time, going back
 
   static RE_INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
-  static RE_INLINE int64_t groups_of(int64_t rows) { return smaller(in_blocks(rows), GROUPS); }
+  static RE_INLINE int64_t larger(int64_t a, int64_t b) { return a < b ? b : a; }
+  static RE_INLINE int64_t backward_groups(int64_t steps, int64_t rows) {
+    return smaller(in_blocks(rows), larger(1, BACKWARD_BLOCKS / larger(steps, 1)));
+  }
 
   static int64_t packed_size(int64_t width, int64_t hidden) { return 3 * in_blocks(hidden) * in_blocks(width) * SIZE; }
-  static int64_t forward_scratch(int64_t width, int64_t hidden, int64_t rows) {
-    const int64_t steps = in_blocks(width), groups = groups_of(rows);
-    return packed_size(width, hidden) + groups * (steps * (SIZE + TILE) + FORWARD_STRIPS * BETWEEN_SIZE) +
-           2 * FORWARD_STRIPS * TILE;
+  static int64_t forward_scratch(int64_t width, int64_t, int64_t rows) {
+    const int64_t steps = in_blocks(width);
+    return 3 * FORWARD_STRIPS * steps * SIZE + in_blocks(rows) * steps * (SIZE + TILE) + 2 * FORWARD_STRIPS * BETWEEN_SIZE +
+           4 * TILE;
   }
   static int64_t backward_scratch(int64_t width, int64_t hidden, int64_t rows) {
-    const int64_t steps = in_blocks(width), groups = groups_of(rows);
+    const int64_t steps = in_blocks(width), groups = backward_groups(steps, rows);
     return 5 * in_blocks(hidden) * steps * SIZE + groups * steps * (4 * SIZE + TILE) +
-           BACKWARD_STRIPS * (5 * groups * BETWEEN_SIZE + 3 * TILE) + groups * BLOCK + 3 * TILE;
+           5 * BACKWARD_STRIPS * groups * BETWEEN_SIZE + 7 * TILE + 2 * groups * BLOCK;
   }
 
   // Block (row, col) of the weight m of rows x cols, as left and right operands.
@@ -47,18 +78,24 @@ struct TiledSwiglu {
     pack_piece<PARTS>(m, [row](int64_t i) { return row + i; }, rows - row, col, cols, left, right);
   }
 
-  // By runs of strips: gate and up as right operands [strip][2][step], then down [step][strip].
-  static __attribute__((noinline)) void pack(const Expert& e, float* to) {
+  // Strips [strip, end): gate and up as right operands [strip][2][step], then down [step][strip].
+  static __attribute__((noinline)) void pack_run(const Expert& e, int64_t strip, int64_t end, float* to) {
+    const int64_t steps = in_blocks(e.width);
+    for (int64_t s = strip; s < end; ++s)
+      for (int m = 0; m < 2; ++m)
+        for (int64_t k = 0; k < steps; ++k, to += SIZE)
+          pack_weight(m ? e.up : e.gate, k * BLOCK, e.width, s * BLOCK, e.hidden, nullptr, to);
+    for (int64_t j = 0; j < steps; ++j)
+      for (int64_t s = strip; s < end; ++s, to += SIZE)
+        pack_weight(e.down, s * BLOCK, e.hidden, j * BLOCK, e.width, nullptr, to);
+  }
+
+  static void pack(const Expert& e, float* to) {
     const int64_t all = in_blocks(e.hidden), steps = in_blocks(e.width);
     for (int64_t strip = 0; strip < all; strip += FORWARD_STRIPS) {
-      const int64_t end = strip + smaller(all - strip, FORWARD_STRIPS);
-      for (int64_t s = strip; s < end; ++s)
-        for (int m = 0; m < 2; ++m)
-          for (int64_t k = 0; k < steps; ++k, to += SIZE)
-            pack_weight(m ? e.up : e.gate, k * BLOCK, e.width, s * BLOCK, e.hidden, nullptr, to);
-      for (int64_t j = 0; j < steps; ++j)
-        for (int64_t s = strip; s < end; ++s, to += SIZE)
-          pack_weight(e.down, s * BLOCK, e.hidden, j * BLOCK, e.width, nullptr, to);
+      const int64_t end = smaller(all, strip + FORWARD_STRIPS);
+      pack_run(e, strip, end, to);
+      to += 3 * (end - strip) * steps * SIZE;
     }
   }
 
@@ -79,21 +116,6 @@ struct TiledSwiglu {
     }
   }
 
-  // `count` products C[i] of the left operand A with B + i * b_step, over `steps` blocks.
-  static RE_INLINE void products(int64_t count, int64_t steps, const float* A, const float* B, int64_t b_step, float* C,
-                                 int64_t c_step) {
-    for (int64_t at = 0; at < steps; at += CHUNK) {
-      const int64_t n = smaller(CHUNK, steps - at);
-      for (int64_t i = 0; i < count; ++i) {
-        const float* b = B + i * b_step + at * SIZE;
-        if (at == 0)
-          block_product<PARTS, PARTS, false>(n, A, b, C + i * c_step, BLOCK);
-        else
-          block_product<PARTS, PARTS, true>(n, A + at * SIZE, b, C + i * c_step, BLOCK);
-      }
-    }
-  }
-
   static RE_INLINE vf sigmoid(vf x) {
     const vf d = 1.f + vexp(-x), y = _mm512_rcp14_ps(d);
     return y * (2.f - d * y);  // one step of Newton's: 14 bits become 28
@@ -109,46 +131,94 @@ struct TiledSwiglu {
     }
   }
 
+  // Whether the rows are whole blocks that lie one behind the other and count once: then products may add to them.
+  static RE_INLINE bool in_place(const ExpertRows& rows) {
+    if (rows.scale || rows.count % BLOCK) return false;
+    for (int64_t r = 1; r < rows.count; ++r)
+      if (rows.index[r] != rows.index[r - 1] + 1) return false;
+    return true;
+  }
+
+  template <int LEFT, int RIGHT, class Beside>
+  static RE_INLINE void product(bool add, int64_t steps, const float* A, const float* B, float* C, int64_t ldc, Beside&& beside) {
+    if (add)
+      block_product<LEFT, RIGHT, true>(steps, A, B, C, ldc, beside);
+    else
+      block_product<LEFT, RIGHT, false>(steps, A, B, C, ldc, beside);
+  }
+
+  // The activation of a block as left operand, made two rows at a time.
+  struct Activation {
+    const float *gate = nullptr, *linear = nullptr;
+    float* to = nullptr;
+    int64_t row = 16;
+
+    __attribute__((noinline)) void pair() {
+      const float *z = gate + row * BLOCK, *u = linear + row * BLOCK;
+      vf h[4];
+#pragma GCC unroll 4
+      for (int i = 0; i < 4; ++i) {
+        const int64_t at = i / 2 * 16 * BLOCK + i % 2 * 16;
+        const vf x = load(z + at);
+        h[i] = x * sigmoid(x) * load(u + at);
+      }
+      pack_words<BETWEEN, BETWEEN>(h[0], h[1], h[2], h[3], to + row * 16, nullptr);
+      ++row;
+    }
+    RE_INLINE void some(int64_t pairs) {
+      for (; pairs > 0 && row < 16; --pairs) pair();
+    }
+  };
+
   static void forward(const Expert& e, const Matrix& x, const ExpertRows& rows, int64_t first, float* sum, float* scratch) {
     const TileScope tiles;
-    const int64_t steps = in_blocks(e.width), most = groups_of(rows.count), wide = steps * BLOCK, all = in_blocks(e.hidden);
+    const int64_t steps = in_blocks(e.width), groups = in_blocks(rows.count), wide = steps * BLOCK, all = in_blocks(e.hidden);
     float* own = scratch;
-    float* left = own + packed_size(e.width, e.hidden);
-    float* hidden = left + most * steps * SIZE;  // [group][strip]
-    float* out = hidden + most * FORWARD_STRIPS * BETWEEN_SIZE;
-    float* before = out + most * steps * TILE;   // [strip][gate, up]
-    if (!e.packed) pack(e, own);
-    for (int64_t at = 0; at < rows.count; at += GROUPS * BLOCK) {
-      const int64_t count = smaller(rows.count - at, GROUPS * BLOCK), groups = in_blocks(count);
-      pack_rows(x, rows.index + at, count, e.width, left, nullptr, nullptr);
-      const float* panels = e.packed ? e.packed : own;
-      for (int64_t strip = 0; strip < all; strip += FORWARD_STRIPS) {
-        const int64_t strips = smaller(all - strip, FORWARD_STRIPS);
-        const float* down = panels + 2 * strips * steps * SIZE;
-        for (int64_t g = 0; g < groups; ++g) {
-          products(2 * strips, steps, left + g * steps * SIZE, panels, steps * SIZE, before, TILE);
-          for (int64_t s = 0; s < strips; ++s) {
-            float *gate = before + 2 * s * TILE, *linear = gate + TILE;
-            for (int64_t c = 0; c < TILE; c += W) {
-              const vf z = load(gate + c);
-              store(gate + c, z * sigmoid(z) * load(linear + c));
-            }
-            pack_block<BETWEEN>(gate, BLOCK, hidden + (g * strips + s) * BETWEEN_SIZE, nullptr);
-          }
-        }
-        for (int64_t g = 0; g < groups; ++g)
-          for (int64_t j = 0; j < steps; ++j) {
-            const float *a = hidden + g * strips * BETWEEN_SIZE, *b = down + j * strips * SIZE;
-            float* to = out + g * BLOCK * wide + j * BLOCK;
-            if (strip == 0)
-              block_product<BETWEEN, PARTS, false>(strips, a, b, to, wide);
-            else
-              block_product<BETWEEN, PARTS, true>(strips, a, b, to, wide);
-          }
-        panels = down + steps * strips * SIZE;
+    float* left = own + 3 * FORWARD_STRIPS * steps * SIZE;
+    float* hidden = left + groups * steps * SIZE;             // of two groups in turn, [strip]
+    float* before = hidden + 2 * FORWARD_STRIPS * BETWEEN_SIZE;  // of two strips in turn, [gate, up]
+    float* out = before + 4 * TILE;
+    const bool direct = in_place(rows);
+    if (direct) out = sum + (rows.index[0] - first) * wide;
+    pack_rows(x, rows.index, rows.count, e.width, left, nullptr, nullptr);
+    const float* packed = e.packed;
+    const int64_t pairs = steps < 8 ? 2 : 1;
+    for (int64_t strip = 0; strip < all; strip += FORWARD_STRIPS) {
+      const int64_t end = smaller(all, strip + FORWARD_STRIPS), strips = end - strip;
+      const float* panels = packed ? packed : own;
+      Ahead ahead;
+      if (packed) {
+        packed += 3 * strips * steps * SIZE;
+        ahead.plan(packed, 3 * (smaller(all, end + FORWARD_STRIPS) - end) * steps * SIZE, 3 * groups * strips * steps);
+      } else {
+        pack_run(e, strip, end, own);
       }
-      add_rows(out, rows.index + at, rows.scale ? rows.scale + at : nullptr, count, first, wide, sum);
+      const float* down = panels + 2 * strips * steps * SIZE;
+      Activation activation;
+      const auto beside = [&] {
+        activation.some(pairs);
+        ahead.some();
+      };
+      const auto close = [&](int64_t g) {
+        const float* a = hidden + g % 2 * strips * BETWEEN_SIZE;
+        for (int64_t j = 0; j < steps; ++j)
+          product<BETWEEN, PARTS>(direct || strip > 0, strips, a, down + j * strips * SIZE, out + g * BLOCK * wide + j * BLOCK,
+                                  wide, beside);
+      };
+      for (int64_t g = 0; g < groups; ++g)
+        for (int64_t s = 0; s < strips; ++s) {
+          float* pair = before + (g * strips + s) % 2 * 2 * TILE;
+          for (int64_t m = 0; m < 2; ++m)
+            block_product<PARTS, PARTS, false>(steps, left + g * steps * SIZE, panels + (2 * s + m) * steps * SIZE,
+                                               pair + m * TILE, BLOCK, beside);
+          activation.some(16);
+          activation = {pair, pair + TILE, hidden + (g % 2 * strips + s) * BETWEEN_SIZE, 0};
+          if (s == 0 && g > 0) close(g - 1);
+        }
+      activation.some(16);
+      close(groups - 1);
     }
+    if (!direct) add_rows(out, rows.index, rows.scale, rows.count, first, wide, sum);
   }
 
   // By runs of strips: gate and up as right operands [strip][2][step], down transposed [strip][step], then gate and
@@ -177,13 +247,10 @@ struct TiledSwiglu {
   // The gradient block (row, col) of a weight of rows x cols: the product over `steps` blocks, written or added.
   template <int LEFT, int RIGHT>
   static RE_INLINE void weight_gradient(int64_t steps, const float* A, const float* B, float* weight, int64_t row,
-                                        int64_t rows, int64_t col, int64_t cols, bool fresh, float* tile) {
+                                        int64_t rows, int64_t col, int64_t cols, bool fresh, float* tile, AheadBlock ahead) {
     float* to = weight + row * cols + col;
     if (row + BLOCK <= rows && col + BLOCK <= cols) {
-      if (fresh)
-        block_product<LEFT, RIGHT, false>(steps, A, B, to, cols);
-      else
-        block_product<LEFT, RIGHT, true>(steps, A, B, to, cols);
+      product<LEFT, RIGHT>(!fresh, steps, A, B, to, cols, [&] { ahead.some(); });
       return;
     }
     block_product<LEFT, RIGHT, false>(steps, A, B, tile, BLOCK);
@@ -191,88 +258,130 @@ struct TiledSwiglu {
       for (int64_t c = 0; c < BLOCK && col + c < cols; ++c) to[c] = (fresh ? 0.f : to[c]) + tile[i * BLOCK + c];
   }
 
+  // The gradients of a block before its activation, two rows at a time; then, a tile at a time, the scaled
+  // activation turned over.
+  struct Gradients {
+    static constexpr int64_t ALL = 16 + 2 * BETWEEN;
+    const float *gate = nullptr, *linear = nullptr, *back = nullptr, *scale = nullptr;
+    float* inner = nullptr;                                    // <activation, its gradient> a row, or null
+    float *left_gate = nullptr, *left_up = nullptr, *right_gate = nullptr, *right_up = nullptr, *active = nullptr;
+    int64_t item = ALL;
+
+    __attribute__((noinline)) void one() {
+      if (item >= 16) {
+        float* tile = active + (item++ - 16) * 256;
+        transpose_block(tile, 16, tile, 16);
+        return;
+      }
+      const int64_t r = item++;
+      vf dz[4], du[4], act[4];
+#pragma GCC unroll 2
+      for (int half = 0; half < 2; ++half) {
+        const vf times = splat(scale[r + 16 * half]);
+        vf product{};
+#pragma GCC unroll 2
+        for (int i = 0; i < 2; ++i) {
+          const int64_t at = (r + 16 * half) * BLOCK + 16 * i;
+          const vf z = load(gate + at), u = load(linear + at), y = load(back + at);
+          const vf open = sigmoid(z), swish = z * open, a = swish * u, scaled = times * y;
+          product += a * y;
+          act[2 * half + i] = times * a;
+          dz[2 * half + i] = scaled * u * (open + swish * (1.f - open));
+          du[2 * half + i] = scaled * swish;
+        }
+        if (inner) inner[r + 16 * half] += hsum(product);
+      }
+      pack_words<BETWEEN, BETWEEN>(dz[0], dz[1], dz[2], dz[3], left_gate + r * 16, right_gate + r * 16);
+      pack_words<BETWEEN, BETWEEN>(du[0], du[1], du[2], du[3], left_up + r * 16, right_up + r * 16);
+      pack_words<BETWEEN, BETWEEN>(act[0], act[1], act[2], act[3], nullptr, active + r * 16);
+    }
+    RE_INLINE void some(int64_t items) {
+      for (; items > 0 && item < ALL; --items) one();
+    }
+  };
+
   static void backward(const Expert& e, const Matrix& x, const Matrix& grad, const ExpertRows& rows, int64_t first,
                        float* x_grad, const ExpertGradient& weights, float* scale_grad, float* scratch) {
     const TileScope tiles;
-    const int64_t steps = in_blocks(e.width), most = groups_of(rows.count), wide = steps * BLOCK, all = in_blocks(e.hidden);
-    const int64_t operand = most * steps * SIZE, between = most * BACKWARD_STRIPS * BETWEEN_SIZE;
+    const int64_t steps = in_blocks(e.width), most = backward_groups(steps, rows.count), wide = steps * BLOCK;
+    const int64_t all = in_blocks(e.hidden), operand = most * steps * SIZE, between = most * BACKWARD_STRIPS * BETWEEN_SIZE;
     float* packed = scratch;
     float* left_x = packed + 5 * all * steps * SIZE;  // [group][step]
     float* left_grad = left_x + operand;
     float* across_x = left_grad + operand;            // [step][group]
     float* right_grad = across_x + operand;
-    float* change = right_grad + operand;             // gradient of the gathered rows [rows][wide]
-    float* to_left = change + most * BLOCK * wide;    // gradients before the activation [group][gate strips, up strips]
+    float* to_left = right_grad + operand;            // gradients before the activation [group][gate strips, up strips]
     float* rights = to_left + 2 * between;            // the same as right operands [gate, up][strip][group]
     float* active = rights + 2 * between;             // scaled activation across, [strip][group]
-    float* before = active + between;                 // [strip][gate, up], then [strip] gradient of the activation
-    float* inner = before + 3 * BACKWARD_STRIPS * TILE;  // <activation, its gradient> a row
-    float* spare = inner + most * BLOCK;
+    float* before = active + between;                 // of two blocks in turn, [gate, up, gradient of the activation]
+    float* spare = before + 6 * TILE;
+    float* scale = spare + TILE;
+    float* inner = scale + most * BLOCK;
+    float* own_change = inner + most * BLOCK;         // gradient of the gathered rows [rows][wide]
+    const bool direct = in_place({rows.index, nullptr, rows.count});
+    const int64_t items = steps < 8 ? 2 : 1;
     pack_backward(e, packed);
-    for (int64_t at = 0; at < rows.count; at += GROUPS * BLOCK) {
-      const int64_t count = smaller(rows.count - at, GROUPS * BLOCK), groups = in_blocks(count);
+    for (int64_t at = 0; at < rows.count; at += most * BLOCK) {
+      const int64_t count = smaller(rows.count - at, most * BLOCK), groups = in_blocks(count);
       const bool fresh = weights.fresh && at == 0;
       const int64_t* index = rows.index + at;
+      float* change = direct ? x_grad + (index[0] - first) * wide : own_change;
       pack_rows(x, index, count, e.width, left_x, across_x, nullptr);
       pack_rows(grad, index, count, e.width, left_grad, nullptr, right_grad);
-      std::memset(inner, 0, sizeof(float) * static_cast<size_t>(groups * BLOCK));
+      for (int64_t r = 0; r < groups * BLOCK; ++r) scale[r] = rows.scale && r < count ? rows.scale[at + r] : 1.f, inner[r] = 0.f;
       const float* panels = packed;
       for (int64_t strip = 0; strip < all; strip += BACKWARD_STRIPS) {
-        const int64_t strips = smaller(all - strip, BACKWARD_STRIPS);
+        const int64_t strips = smaller(all - strip, BACKWARD_STRIPS), run = 5 * strips * steps * SIZE;
         const float *down = panels + 2 * strips * steps * SIZE, *turned = down + strips * steps * SIZE;
-        for (int64_t g = 0; g < groups; ++g) {
-          float* up_grads = before + 2 * strips * TILE;
-          products(2 * strips, steps, left_x + g * steps * SIZE, panels, steps * SIZE, before, TILE);
-          products(strips, steps, left_grad + g * steps * SIZE, down, steps * SIZE, up_grads, TILE);
+        Ahead ahead;
+        const float* next = strip + strips < all ? panels + run : packed;
+        ahead.plan(next, run, 5 * groups * strips * steps);
+        Gradients gradients;
+        const auto beside = [&] {
+          gradients.some(items);
+          ahead.some();
+        };
+        for (int64_t g = 0; g < groups; ++g)
           for (int64_t s = 0; s < strips; ++s) {
-            float *gate = before + 2 * s * TILE, *linear = gate + TILE, *back = up_grads + s * TILE;
-            for (int64_t i = 0; i < BLOCK; ++i) {
-              const int64_t r = g * BLOCK + i;
-              const vf scale = splat(rows.scale && r < count ? rows.scale[at + r] : 1.f);
-              vf product{};
-              for (int64_t c = i * BLOCK; c < (i + 1) * BLOCK; c += W) {
-                const vf z = load(gate + c), u = load(linear + c), y = load(back + c);
-                const vf open = sigmoid(z), swish = z * open, act = swish * u, scaled = scale * y;
-                product += act * y;
-                store(back + c, scale * act);
-                store(gate + c, scaled * u * (open + swish * (1.f - open)));
-                store(linear + c, scaled * swish);
-              }
-              if (scale_grad) inner[r] += hsum(product);
-            }
+            float* three = before + (g * strips + s) % 2 * 3 * TILE;
+            const float* a = left_x + g * steps * SIZE;
+            for (int64_t m = 0; m < 2; ++m)
+              block_product<PARTS, PARTS, false>(steps, a, panels + (2 * s + m) * steps * SIZE, three + m * TILE, BLOCK, beside);
+            block_product<PARTS, PARTS, false>(steps, left_grad + g * steps * SIZE, down + s * steps * SIZE, three + 2 * TILE,
+                                               BLOCK, beside);
+            gradients.some(Gradients::ALL);
             float* left = to_left + g * 2 * strips * BETWEEN_SIZE;
             const int64_t place = (s * groups + g) * BETWEEN_SIZE;
-            pack_block<BETWEEN>(gate, BLOCK, left + s * BETWEEN_SIZE, rights + place);
-            pack_block<BETWEEN>(linear, BLOCK, left + (strips + s) * BETWEEN_SIZE,
-                                rights + strips * groups * BETWEEN_SIZE + place);
-            pack_block<BETWEEN>(back, BLOCK, nullptr, active + place);
-            transpose_block_words<BETWEEN>(active + place);
+            gradients = {three, three + TILE, three + 2 * TILE, scale + g * BLOCK, scale_grad ? inner + g * BLOCK : nullptr,
+                         left + s * BETWEEN_SIZE, left + (strips + s) * BETWEEN_SIZE, rights + place,
+                         rights + strips * groups * BETWEEN_SIZE + place, active + place, 0};
           }
+        for (int64_t g = 0; g < groups; ++g) {
+          if (g == groups - 1) gradients.some(Gradients::ALL);
+          for (int64_t j = 0; j < steps; ++j)
+            product<BETWEEN, PARTS>(direct || strip > 0, 2 * strips, to_left + g * 2 * strips * BETWEEN_SIZE,
+                                    turned + j * 2 * strips * SIZE, change + g * BLOCK * wide + j * BLOCK, wide, beside);
         }
+        const int64_t pace = (BLOCK + groups - 1) / groups;
         for (int64_t k = 0; k < steps; ++k)
-          for (int64_t s = 0; s < strips; ++s) {
-            const int64_t row = k * BLOCK, col = (strip + s) * BLOCK;
-            const float *a = across_x + k * groups * SIZE, *b = rights + s * groups * BETWEEN_SIZE;
-            weight_gradient<PARTS, BETWEEN>(groups, a, b, weights.gate, row, e.width, col, e.hidden, fresh, spare);
-            weight_gradient<PARTS, BETWEEN>(groups, a, b + strips * groups * BETWEEN_SIZE, weights.up, row, e.width, col,
-                                            e.hidden, fresh, spare);
-          }
+          for (int64_t s = 0; s < strips; ++s)
+            for (int64_t m = 0; m < 2; ++m) {
+              float* weight = m ? weights.up : weights.gate;
+              const int64_t row = k * BLOCK, col = (strip + s) * BLOCK;
+              const AheadBlock later{weight + (row + BLOCK) * e.hidden + col, e.hidden, row + 2 * BLOCK <= e.width ? BLOCK : 0, pace};
+              weight_gradient<PARTS, BETWEEN>(groups, across_x + k * groups * SIZE, rights + (m * strips + s) * groups * BETWEEN_SIZE,
+                                              weight, row, e.width, col, e.hidden, fresh, spare, later);
+            }
         for (int64_t s = 0; s < strips; ++s)
-          for (int64_t k = 0; k < steps; ++k)
+          for (int64_t k = 0; k < steps; ++k) {
+            const int64_t row = (strip + s) * BLOCK, col = k * BLOCK;
+            const AheadBlock later{weights.down + row * e.width + col + BLOCK, e.width, col + 2 * BLOCK <= e.width ? BLOCK : 0, pace};
             weight_gradient<BETWEEN, PARTS>(groups, active + s * groups * BETWEEN_SIZE, right_grad + k * groups * SIZE,
-                                            weights.down, (strip + s) * BLOCK, e.hidden, k * BLOCK, e.width, fresh, spare);
-        for (int64_t g = 0; g < groups; ++g)
-          for (int64_t j = 0; j < steps; ++j) {
-            const float *a = to_left + g * 2 * strips * BETWEEN_SIZE, *b = turned + j * 2 * strips * SIZE;
-            float* to = change + g * BLOCK * wide + j * BLOCK;
-            if (strip == 0)
-              block_product<BETWEEN, PARTS, false>(2 * strips, a, b, to, wide);
-            else
-              block_product<BETWEEN, PARTS, true>(2 * strips, a, b, to, wide);
+                                            weights.down, row, e.hidden, col, e.width, fresh, spare, later);
           }
-        panels = turned + 2 * strips * steps * SIZE;
+        panels += run;
       }
-      add_rows(change, index, nullptr, count, first, wide, x_grad);
+      if (!direct) add_rows(change, index, nullptr, count, first, wide, x_grad);
       if (scale_grad)
         for (int64_t r = 0; r < count; ++r) scale_grad[at + r] = inner[r];
     }
