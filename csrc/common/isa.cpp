@@ -37,8 +37,8 @@ bool detect_amx() {
 #if defined(__x86_64__) && defined(__linux__)
   unsigned a = 0, b = 0, c = 0, d = 0;
   if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
-  const unsigned bf16_tiles = 1u << 22, tiles = 1u << 24;
-  if ((d & bf16_tiles) == 0 || (d & tiles) == 0) return false;
+  const unsigned needed = 1u << 22 | 1u << 24 | 1u << 25;  // bf16 products, tiles, int8 products
+  if ((d & needed) != needed) return false;
   // The tile registers are off until a process asks for them.
   const long request = 0x1023, tile_data = 18;
   return syscall(SYS_arch_prctl, request, tile_data) == 0;

@@ -8,6 +8,7 @@
 #pragma once
 
 #include "common/amx_gemm.h"
+#include "common/fixed_gemm.h"
 #include "moe/kernels.h"
 
 #ifdef RECENGINE_AMX
@@ -42,6 +43,16 @@ struct AheadBlock {
   }
 };
 
+// Spreads `items` pieces of work over `calls` calls.
+struct Pace {
+  int64_t items, calls, credit = 0;
+
+  template <class Work>
+  RE_INLINE void step(Work& work) {
+    for (credit += items; credit >= calls; credit -= calls) work.some(1);
+  }
+};
+
 template <int PARTS>
 struct TiledSwiglu {
   using Expert = recengine::Expert;
@@ -60,16 +71,28 @@ struct TiledSwiglu {
     return smaller(in_blocks(rows), larger(1, BACKWARD_BLOCKS / larger(steps, 1)));
   }
 
-  static int64_t packed_size(int64_t width, int64_t hidden) { return 3 * in_blocks(hidden) * in_blocks(width) * SIZE; }
+  // Products of float32 inputs (rows and weights) run in fixed point (fixed_gemm.h) unless their range forbids it; a
+  // panel is then 32 columns of such a weight, their units and, behind them, the largest squared peak.
+  static constexpr bool FIXED = PARTS == 3;
+  static RE_INLINE int64_t panel_size(int64_t width) { return FIXED ? fixed_size(width) + 2 * BLOCK : in_blocks(width) * SIZE; }
+  static RE_INLINE int64_t left_size(int64_t width) { return FIXED ? fixed_size(width) + BLOCK : 0; }  // of 32 rows
+  static RE_INLINE float peak_of(const float* panel, int64_t width) { return panel[fixed_size(width) + BLOCK]; }
+
+  static int64_t run_size(int64_t strips, int64_t width) { return strips * (2 * panel_size(width) + in_blocks(width) * SIZE); }
+  static int64_t packed_size(int64_t width, int64_t hidden) { return run_size(in_blocks(hidden), width); }
   static int64_t forward_scratch(int64_t width, int64_t, int64_t rows) {
     const int64_t steps = in_blocks(width);
-    return 3 * FORWARD_STRIPS * steps * SIZE + in_blocks(rows) * steps * (SIZE + TILE) + 2 * FORWARD_STRIPS * BETWEEN_SIZE +
-           4 * TILE;
+    return run_size(FORWARD_STRIPS, width) + 2 * FORWARD_STRIPS * steps * SIZE +
+           in_blocks(rows) * (steps * (SIZE + TILE) + left_size(width)) + 2 * FORWARD_STRIPS * BETWEEN_SIZE + 4 * 3 * TILE;
+  }
+  static RE_INLINE int64_t backward_run_size(int64_t strips, int64_t width) {
+    return strips * (3 * panel_size(width) + 2 * in_blocks(width) * SIZE);
   }
   static int64_t backward_scratch(int64_t width, int64_t hidden, int64_t rows) {
     const int64_t steps = in_blocks(width), groups = backward_groups(steps, rows);
-    return 5 * in_blocks(hidden) * steps * SIZE + groups * steps * (4 * SIZE + TILE) +
-           5 * BACKWARD_STRIPS * groups * BETWEEN_SIZE + 7 * TILE + 2 * groups * BLOCK;
+    return backward_run_size(in_blocks(hidden), width) + 3 * BACKWARD_STRIPS * steps * SIZE +
+           groups * (steps * (4 * SIZE + TILE) + 2 * left_size(width)) + 5 * BACKWARD_STRIPS * groups * BETWEEN_SIZE +
+           (6 * 3 + 1) * TILE + 2 * groups * BLOCK;
   }
 
   // Block (row, col) of the weight m of rows x cols, as left and right operands.
@@ -78,29 +101,56 @@ struct TiledSwiglu {
     pack_piece<PARTS>(m, [row](int64_t i) { return row + i; }, rows - row, col, cols, left, right);
   }
 
-  // Strips [strip, end): gate and up as right operands [strip][2][step], then down [step][strip].
+  // Columns of block `strip` of gate or up as a right operand in bf16 parts, [step].
+  static RE_INLINE void pack_parts(const Matrix& m, int64_t strip, const Expert& e, float* to) {
+    for (int64_t k = 0; k * BLOCK < e.width; ++k)
+      pack_weight(m, k * BLOCK, e.width, strip * BLOCK, e.hidden, nullptr, to + k * SIZE);
+  }
+  // Rows of block `strip` of down, turned over, likewise.
+  static RE_INLINE void pack_parts_across(const Expert& e, int64_t strip, float* to) {
+    for (int64_t k = 0; k * BLOCK < e.width; ++k, to += SIZE) {
+      pack_weight(e.down, strip * BLOCK, e.hidden, k * BLOCK, e.width, to, nullptr);
+      transpose_block_words<PARTS>(to);
+    }
+  }
+  static RE_INLINE void pack_panel(const Matrix& m, int64_t strip, const Expert& e, float* to) {
+    if constexpr (FIXED) {
+      float* unit = to + fixed_size(e.width);
+      unit[BLOCK] = pack_fixed_columns(m, e.width, strip * BLOCK, e.hidden, to, unit);
+    } else {
+      pack_parts(m, strip, e, to);
+    }
+  }
+  static RE_INLINE void pack_panel_across(const Expert& e, int64_t strip, float* to) {
+    if constexpr (FIXED) {
+      float* unit = to + fixed_size(e.width);
+      const int64_t row = strip * BLOCK;
+      unit[BLOCK] = pack_fixed_rows_across(e.down, [row](int64_t i) { return row + i; }, e.hidden - row, e.width, to, unit);
+    } else {
+      pack_parts_across(e, strip, to);
+    }
+  }
+
+  // Strips [strip, end): panels of gate and up [strip][2], then down [step][strip] as right operand.
   static __attribute__((noinline)) void pack_run(const Expert& e, int64_t strip, int64_t end, float* to) {
-    const int64_t steps = in_blocks(e.width);
     for (int64_t s = strip; s < end; ++s)
-      for (int m = 0; m < 2; ++m)
-        for (int64_t k = 0; k < steps; ++k, to += SIZE)
-          pack_weight(m ? e.up : e.gate, k * BLOCK, e.width, s * BLOCK, e.hidden, nullptr, to);
-    for (int64_t j = 0; j < steps; ++j)
+      for (int m = 0; m < 2; ++m, to += panel_size(e.width)) pack_panel(m ? e.up : e.gate, s, e, to);
+    for (int64_t j = 0; j * BLOCK < e.width; ++j)
       for (int64_t s = strip; s < end; ++s, to += SIZE)
         pack_weight(e.down, s * BLOCK, e.hidden, j * BLOCK, e.width, nullptr, to);
   }
 
   static void pack(const Expert& e, float* to) {
-    const int64_t all = in_blocks(e.hidden), steps = in_blocks(e.width);
+    const int64_t all = in_blocks(e.hidden);
     for (int64_t strip = 0; strip < all; strip += FORWARD_STRIPS) {
       const int64_t end = smaller(all, strip + FORWARD_STRIPS);
       pack_run(e, strip, end, to);
-      to += 3 * (end - strip) * steps * SIZE;
+      to += run_size(end - strip, e.width);
     }
   }
 
-  // Rows index[0, count) of x as left operands [group][step] and, unless null, their blocks transposed as left
-  // operands (across) and as right operands (right), both [step][group].
+  // Rows index[0, count) of x in parts, each unless null: as left operands [group][step], their blocks transposed as
+  // left operands (across) and as right operands (right), both [step][group].
   static __attribute__((noinline)) void pack_rows(const Matrix& x, const int64_t* index, int64_t count, int64_t width,
                                                   float* left, float* across, float* right) {
     const int64_t steps = in_blocks(width), groups = in_blocks(count);
@@ -110,7 +160,7 @@ struct TiledSwiglu {
         const int64_t turned = (s * groups + g) * SIZE;
         float* to = across ? across + turned : right ? right + turned : nullptr;
         pack_piece<PARTS>(x, [id](int64_t i) { return id[i]; }, count - g * BLOCK, s * BLOCK, width,
-                          left + (g * steps + s) * SIZE, to);
+                          left ? left + (g * steps + s) * SIZE : nullptr, to);
         if (across) transpose_block_words<PARTS>(to);
       }
     }
@@ -147,26 +197,89 @@ struct TiledSwiglu {
       block_product<LEFT, RIGHT, false>(steps, A, B, C, ldc, beside);
   }
 
+  // Rows of a caller's matrix as left operands [group] of the products with panels: in fixed point with their units,
+  // in parts once a panel asks for it (and always where inputs are bfloat16).
+  struct Rows {
+    const Matrix& m;
+    const int64_t *index;
+    int64_t count, width;
+    float *fixed, *parts;  // [group][left_size], [group][step]
+    float peak = 0.f;
+    bool in_parts = false;
+
+    Rows(const Matrix& m, const int64_t* index, int64_t count, int64_t width, float* fixed, float* parts)
+        : m(m), index(index), count(count), width(width), fixed(fixed), parts(parts) {
+      if constexpr (FIXED) pack_fixed();
+      else ensure_parts();
+    }
+    __attribute__((noinline)) void pack_fixed() {
+      for (int64_t g = 0; g * BLOCK < count; ++g) {
+        const int64_t* id = index + g * BLOCK;
+        float *to = fixed + g * left_size(width), *unit = to + fixed_size(width);
+        const float most = pack_fixed_rows(m, [id](int64_t i) { return id[i]; }, count - g * BLOCK, width, to, unit);
+        peak = most > peak ? most : peak;
+      }
+    }
+    void ensure_parts() {
+      if (!in_parts) pack_rows(m, index, count, width, parts, nullptr, nullptr);
+      in_parts = true;
+    }
+    const float* units(int64_t g) const { return fixed + g * left_size(width) + fixed_size(width); }
+  };
+
+  // What a product with a panel left in C: floats, or integers with the units of its rows and columns.
+  struct Result {
+    const float *C = nullptr, *rows = nullptr, *columns = nullptr;
+
+    template <bool UNITS>
+    RE_INLINE vf at(int64_t row, int64_t col) const {
+      const int64_t at = row * BLOCK + col;
+      if constexpr (UNITS)
+        return fixed_value(C, at, splat(rows[row]) * load(columns + col));
+      else
+        return load(C + at);
+    }
+  };
+
+  static RE_INLINE int64_t calls_of(bool fixed, int64_t width) { return fixed ? 6 * fixed_steps(width) : in_blocks(width); }
+
+  // Group g of the rows by a panel, in fixed point or in parts. beside() is called calls_of times.
+  template <class Beside>
+  static RE_INLINE Result panel_product(bool fixed, const Rows& rows, int64_t g, const float* panel, float* C, Beside&& beside) {
+    if (FIXED && fixed) {
+      fixed_product(fixed_steps(rows.width), rows.fixed + g * left_size(rows.width), panel, C, beside);
+      return {C, rows.units(g), panel + fixed_size(rows.width)};
+    }
+    const int64_t steps = in_blocks(rows.width);
+    block_product<PARTS, PARTS, false>(steps, rows.parts + g * steps * SIZE, panel, C, BLOCK, beside);
+    return {C, nullptr, nullptr};
+  }
+
   // The activation of a block as left operand, made two rows at a time.
   struct Activation {
-    const float *gate = nullptr, *linear = nullptr;
+    Result gate, linear;
     float* to = nullptr;
     int64_t row = 16;
 
+    template <bool UNITS>
     __attribute__((noinline)) void pair() {
-      const float *z = gate + row * BLOCK, *u = linear + row * BLOCK;
       vf h[4];
 #pragma GCC unroll 4
       for (int i = 0; i < 4; ++i) {
-        const int64_t at = i / 2 * 16 * BLOCK + i % 2 * 16;
-        const vf x = load(z + at);
-        h[i] = x * sigmoid(x) * load(u + at);
+        const int64_t r = row + i / 2 * 16, c = i % 2 * 16;
+        const vf z = gate.template at<UNITS>(r, c);
+        h[i] = z * sigmoid(z) * linear.template at<UNITS>(r, c);
       }
       pack_words<BETWEEN, BETWEEN>(h[0], h[1], h[2], h[3], to + row * 16, nullptr);
       ++row;
     }
     RE_INLINE void some(int64_t pairs) {
-      for (; pairs > 0 && row < 16; --pairs) pair();
+      for (; pairs > 0 && row < 16; --pairs) {
+        if (FIXED && gate.rows)
+          pair<true>();
+        else
+          pair<false>();
+      }
     }
   };
 
@@ -174,29 +287,41 @@ struct TiledSwiglu {
     const TileScope tiles;
     const int64_t steps = in_blocks(e.width), groups = in_blocks(rows.count), wide = steps * BLOCK, all = in_blocks(e.hidden);
     float* own = scratch;
-    float* left = own + 3 * FORWARD_STRIPS * steps * SIZE;
-    float* hidden = left + groups * steps * SIZE;             // of two groups in turn, [strip]
+    float* in_parts = own + run_size(FORWARD_STRIPS, e.width);  // gate and up of a run that is not in fixed point
+    float* left = in_parts + 2 * FORWARD_STRIPS * steps * SIZE;
+    float* left_fixed = left + groups * steps * SIZE;
+    float* hidden = left_fixed + groups * left_size(e.width);    // of two groups in turn, [strip]
     float* before = hidden + 2 * FORWARD_STRIPS * BETWEEN_SIZE;  // of two strips in turn, [gate, up]
-    float* out = before + 4 * TILE;
+    float* out = before + 4 * 3 * TILE;
     const bool direct = in_place(rows);
     if (direct) out = sum + (rows.index[0] - first) * wide;
-    pack_rows(x, rows.index, rows.count, e.width, left, nullptr, nullptr);
+    Rows gathered(x, rows.index, rows.count, e.width, left_fixed, left);
     const float* packed = e.packed;
-    const int64_t pairs = steps < 8 ? 2 : 1;
     for (int64_t strip = 0; strip < all; strip += FORWARD_STRIPS) {
       const int64_t end = smaller(all, strip + FORWARD_STRIPS), strips = end - strip;
       const float* panels = packed ? packed : own;
       Ahead ahead;
       if (packed) {
-        packed += 3 * strips * steps * SIZE;
-        ahead.plan(packed, 3 * (smaller(all, end + FORWARD_STRIPS) - end) * steps * SIZE, 3 * groups * strips * steps);
+        packed += run_size(strips, e.width);
+        ahead.plan(packed, run_size(smaller(all, end + FORWARD_STRIPS) - end, e.width), 3 * groups * strips * steps);
       } else {
         pack_run(e, strip, end, own);
       }
-      const float* down = panels + 2 * strips * steps * SIZE;
+      const float* down = panels + 2 * strips * panel_size(e.width);
+      int64_t panel_step = panel_size(e.width);
+      bool fixed = FIXED && e.width <= FIXED_MOST;
+      for (int64_t p = 0; FIXED && p < 2 * strips; ++p)
+        fixed = fixed && fixed_fits(gathered.peak, peak_of(panels + p * panel_step, e.width));
+      if (FIXED && !fixed) {
+        gathered.ensure_parts();
+        panels = in_parts, panel_step = steps * SIZE;
+        for (int64_t p = 0; p < 2 * strips; ++p)
+          pack_parts(p % 2 ? e.up : e.gate, strip + p / 2, e, in_parts + p * panel_step);
+      }
       Activation activation;
+      Pace pace{16, 2 * calls_of(fixed, e.width)};
       const auto beside = [&] {
-        activation.some(pairs);
+        pace.step(activation);
         ahead.some();
       };
       const auto close = [&](int64_t g) {
@@ -207,12 +332,11 @@ struct TiledSwiglu {
       };
       for (int64_t g = 0; g < groups; ++g)
         for (int64_t s = 0; s < strips; ++s) {
-          float* pair = before + (g * strips + s) % 2 * 2 * TILE;
-          for (int64_t m = 0; m < 2; ++m)
-            block_product<PARTS, PARTS, false>(steps, left + g * steps * SIZE, panels + (2 * s + m) * steps * SIZE,
-                                               pair + m * TILE, BLOCK, beside);
+          float* pair = before + (g * strips + s) % 2 * 2 * 3 * TILE;
+          const Result gate = panel_product(fixed, gathered, g, panels + 2 * s * panel_step, pair, beside);
+          const Result linear = panel_product(fixed, gathered, g, panels + (2 * s + 1) * panel_step, pair + 3 * TILE, beside);
           activation.some(16);
-          activation = {pair, pair + TILE, hidden + (g % 2 * strips + s) * BETWEEN_SIZE, 0};
+          activation = {gate, linear, hidden + (g % 2 * strips + s) * BETWEEN_SIZE, 0};
           if (s == 0 && g > 0) close(g - 1);
         }
       activation.some(16);
@@ -221,26 +345,23 @@ struct TiledSwiglu {
     if (!direct) add_rows(out, rows.index, rows.scale, rows.count, first, wide, sum);
   }
 
-  // By runs of strips: gate and up as right operands [strip][2][step], down transposed [strip][step], then gate and
-  // up transposed as right operands [step][gate strips, up strips].
+  // By runs of strips: panels of gate, up and down across [strip][3], then gate and up transposed as right operands in
+  // parts [step][gate strips, up strips].
   static __attribute__((noinline)) void pack_backward(const Expert& e, float* to) {
     const int64_t all = in_blocks(e.hidden), steps = in_blocks(e.width);
     for (int64_t strip = 0; strip < all; strip += BACKWARD_STRIPS) {
       const int64_t strips = smaller(all - strip, BACKWARD_STRIPS);
-      float *down = to + 2 * strips * steps * SIZE, *across = down + strips * steps * SIZE;
-      for (int64_t s = 0; s < strips; ++s)
-        for (int64_t k = 0; k < steps; ++k) {
-          const int64_t col = (strip + s) * BLOCK;
-          for (int m = 0; m < 2; ++m) {
-            float* turned = across + ((2 * k + m) * strips + s) * SIZE;
-            pack_weight(m ? e.up : e.gate, k * BLOCK, e.width, col, e.hidden, turned, to + ((2 * s + m) * steps + k) * SIZE);
-            transpose_block_words<PARTS>(turned);
+      for (int64_t s = 0; s < strips; ++s, to += 3 * panel_size(e.width)) {
+        pack_panel(e.gate, strip + s, e, to);
+        pack_panel(e.up, strip + s, e, to + panel_size(e.width));
+        pack_panel_across(e, strip + s, to + 2 * panel_size(e.width));
+      }
+      for (int64_t k = 0; k < steps; ++k)
+        for (int m = 0; m < 2; ++m)
+          for (int64_t s = 0; s < strips; ++s, to += SIZE) {
+            pack_weight(m ? e.up : e.gate, k * BLOCK, e.width, (strip + s) * BLOCK, e.hidden, to, nullptr);
+            transpose_block_words<PARTS>(to);
           }
-          float* turned = down + (s * steps + k) * SIZE;
-          pack_weight(e.down, col, e.hidden, k * BLOCK, e.width, turned, nullptr);
-          transpose_block_words<PARTS>(turned);
-        }
-      to = across + 2 * strips * steps * SIZE;
     }
   }
 
@@ -262,11 +383,13 @@ struct TiledSwiglu {
   // activation turned over.
   struct Gradients {
     static constexpr int64_t ALL = 16 + 2 * BETWEEN;
-    const float *gate = nullptr, *linear = nullptr, *back = nullptr, *scale = nullptr;
+    Result gate, linear, back;
+    const float* scale = nullptr;
     float* inner = nullptr;                                    // <activation, its gradient> a row, or null
     float *left_gate = nullptr, *left_up = nullptr, *right_gate = nullptr, *right_up = nullptr, *active = nullptr;
     int64_t item = ALL;
 
+    template <bool UNITS>
     __attribute__((noinline)) void one() {
       if (item >= 16) {
         float* tile = active + (item++ - 16) * 256;
@@ -281,8 +404,9 @@ struct TiledSwiglu {
         vf product{};
 #pragma GCC unroll 2
         for (int i = 0; i < 2; ++i) {
-          const int64_t at = (r + 16 * half) * BLOCK + 16 * i;
-          const vf z = load(gate + at), u = load(linear + at), y = load(back + at);
+          const int64_t row = r + 16 * half, col = 16 * i;
+          const vf z = gate.template at<UNITS>(row, col), u = linear.template at<UNITS>(row, col);
+          const vf y = back.template at<UNITS>(row, col);
           const vf open = sigmoid(z), swish = z * open, a = swish * u, scaled = times * y;
           product += a * y;
           act[2 * half + i] = times * a;
@@ -296,7 +420,12 @@ struct TiledSwiglu {
       pack_words<BETWEEN, BETWEEN>(act[0], act[1], act[2], act[3], nullptr, active + r * 16);
     }
     RE_INLINE void some(int64_t items) {
-      for (; items > 0 && item < ALL; --items) one();
+      for (; items > 0 && item < ALL; --items) {
+        if (FIXED && gate.rows)
+          one<true>();
+        else
+          one<false>();
+      }
     }
   };
 
@@ -306,53 +435,70 @@ struct TiledSwiglu {
     const int64_t steps = in_blocks(e.width), most = backward_groups(steps, rows.count), wide = steps * BLOCK;
     const int64_t all = in_blocks(e.hidden), operand = most * steps * SIZE, between = most * BACKWARD_STRIPS * BETWEEN_SIZE;
     float* packed = scratch;
-    float* left_x = packed + 5 * all * steps * SIZE;  // [group][step]
+    float* in_parts = packed + backward_run_size(all, e.width);  // panels of a run that is not in fixed point
+    float* left_x = in_parts + 3 * BACKWARD_STRIPS * steps * SIZE;  // [group][step]
     float* left_grad = left_x + operand;
     float* across_x = left_grad + operand;            // [step][group]
     float* right_grad = across_x + operand;
-    float* to_left = right_grad + operand;            // gradients before the activation [group][gate strips, up strips]
+    float* fixed_x = right_grad + operand;            // [group]
+    float* fixed_grad = fixed_x + most * left_size(e.width);
+    float* to_left = fixed_grad + most * left_size(e.width);  // gradients before the activation [group][gate strips, up strips]
     float* rights = to_left + 2 * between;            // the same as right operands [gate, up][strip][group]
     float* active = rights + 2 * between;             // scaled activation across, [strip][group]
     float* before = active + between;                 // of two blocks in turn, [gate, up, gradient of the activation]
-    float* spare = before + 6 * TILE;
+    float* spare = before + 6 * 3 * TILE;
     float* scale = spare + TILE;
     float* inner = scale + most * BLOCK;
     float* own_change = inner + most * BLOCK;         // gradient of the gathered rows [rows][wide]
     const bool direct = in_place({rows.index, nullptr, rows.count});
-    const int64_t items = steps < 8 ? 2 : 1;
     pack_backward(e, packed);
     for (int64_t at = 0; at < rows.count; at += most * BLOCK) {
       const int64_t count = smaller(rows.count - at, most * BLOCK), groups = in_blocks(count);
       const bool fresh = weights.fresh && at == 0;
       const int64_t* index = rows.index + at;
       float* change = direct ? x_grad + (index[0] - first) * wide : own_change;
-      pack_rows(x, index, count, e.width, left_x, across_x, nullptr);
-      pack_rows(grad, index, count, e.width, left_grad, nullptr, right_grad);
+      Rows inputs(x, index, count, e.width, fixed_x, left_x), upstream(grad, index, count, e.width, fixed_grad, left_grad);
+      pack_rows(x, index, count, e.width, nullptr, across_x, nullptr);
+      pack_rows(grad, index, count, e.width, nullptr, nullptr, right_grad);
       for (int64_t r = 0; r < groups * BLOCK; ++r) scale[r] = rows.scale && r < count ? rows.scale[at + r] : 1.f, inner[r] = 0.f;
-      const float* panels = packed;
+      const float* next = packed;
       for (int64_t strip = 0; strip < all; strip += BACKWARD_STRIPS) {
-        const int64_t strips = smaller(all - strip, BACKWARD_STRIPS), run = 5 * strips * steps * SIZE;
-        const float *down = panels + 2 * strips * steps * SIZE, *turned = down + strips * steps * SIZE;
+        const int64_t strips = smaller(all - strip, BACKWARD_STRIPS);
+        const float *panels = next, *turned = panels + 3 * strips * panel_size(e.width);
+        next += backward_run_size(strips, e.width);
+        int64_t panel_step = panel_size(e.width);
+        bool fixed = FIXED && e.width <= FIXED_MOST;
+        for (int64_t p = 0; FIXED && p < 3 * strips; ++p)
+          fixed = fixed && fixed_fits(p % 3 == 2 ? upstream.peak : inputs.peak, peak_of(panels + p * panel_step, e.width));
+        if (FIXED && !fixed) {
+          inputs.ensure_parts(), upstream.ensure_parts();
+          panels = in_parts, panel_step = steps * SIZE;
+          for (int64_t s = 0; s < strips; ++s) {
+            pack_parts(e.gate, strip + s, e, in_parts + 3 * s * panel_step);
+            pack_parts(e.up, strip + s, e, in_parts + (3 * s + 1) * panel_step);
+            pack_parts_across(e, strip + s, in_parts + (3 * s + 2) * panel_step);
+          }
+        }
         Ahead ahead;
-        const float* next = strip + strips < all ? panels + run : packed;
-        ahead.plan(next, run, 5 * groups * strips * steps);
+        const int64_t coming = smaller(strip + strips < all ? all - strip - strips : all, BACKWARD_STRIPS);
+        ahead.plan(strip + strips < all ? next : packed, backward_run_size(coming, e.width), 5 * groups * strips * steps);
         Gradients gradients;
+        Pace even{Gradients::ALL, 3 * calls_of(fixed, e.width)};
         const auto beside = [&] {
-          gradients.some(items);
+          even.step(gradients);
           ahead.some();
         };
         for (int64_t g = 0; g < groups; ++g)
           for (int64_t s = 0; s < strips; ++s) {
-            float* three = before + (g * strips + s) % 2 * 3 * TILE;
-            const float* a = left_x + g * steps * SIZE;
-            for (int64_t m = 0; m < 2; ++m)
-              block_product<PARTS, PARTS, false>(steps, a, panels + (2 * s + m) * steps * SIZE, three + m * TILE, BLOCK, beside);
-            block_product<PARTS, PARTS, false>(steps, left_grad + g * steps * SIZE, down + s * steps * SIZE, three + 2 * TILE,
-                                               BLOCK, beside);
+            float* three = before + (g * strips + s) % 2 * 3 * 3 * TILE;
+            const float* panel = panels + 3 * s * panel_step;
+            const Result gate = panel_product(fixed, inputs, g, panel, three, beside);
+            const Result linear = panel_product(fixed, inputs, g, panel + panel_step, three + 3 * TILE, beside);
+            const Result back = panel_product(fixed, upstream, g, panel + 2 * panel_step, three + 6 * TILE, beside);
             gradients.some(Gradients::ALL);
             float* left = to_left + g * 2 * strips * BETWEEN_SIZE;
             const int64_t place = (s * groups + g) * BETWEEN_SIZE;
-            gradients = {three, three + TILE, three + 2 * TILE, scale + g * BLOCK, scale_grad ? inner + g * BLOCK : nullptr,
+            gradients = {gate, linear, back, scale + g * BLOCK, scale_grad ? inner + g * BLOCK : nullptr,
                          left + s * BETWEEN_SIZE, left + (strips + s) * BETWEEN_SIZE, rights + place,
                          rights + strips * groups * BETWEEN_SIZE + place, active + place, 0};
           }
@@ -379,7 +525,6 @@ struct TiledSwiglu {
             weight_gradient<BETWEEN, PARTS>(groups, active + s * groups * BETWEEN_SIZE, right_grad + k * groups * SIZE,
                                             weights.down, row, e.hidden, col, e.width, fresh, spare, later);
           }
-        panels += run;
       }
       if (!direct) add_rows(change, index, nullptr, count, first, wide, x_grad);
       if (scale_grad)
