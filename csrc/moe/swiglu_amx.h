@@ -72,18 +72,19 @@ struct TiledSwiglu {
   }
 
   // Products of float32 inputs (rows and weights) run in fixed point (fixed_gemm.h) unless their range forbids it; a
-  // panel is then 32 columns of such a weight, their units and, behind them, the largest squared peak.
+  // panel is then 32 columns of such a weight, their units and, behind them, whether they fit (1 or 0).
   static constexpr bool FIXED = PARTS == 3;
   static RE_INLINE int64_t panel_size(int64_t width) { return FIXED ? fixed_size(width) + 2 * BLOCK : in_blocks(width) * SIZE; }
   static RE_INLINE int64_t left_size(int64_t width) { return FIXED ? fixed_size(width) + BLOCK : 0; }  // of 32 rows
-  static RE_INLINE float peak_of(const float* panel, int64_t width) { return panel[fixed_size(width) + BLOCK]; }
+  static RE_INLINE bool fits(const float* panel, int64_t width) { return panel[fixed_size(width) + BLOCK] != 0.f; }
+  static constexpr int64_t RESULT = (FIXED ? 4 : 1) * TILE;  // what a product with a panel leaves
 
   static int64_t run_size(int64_t strips, int64_t width) { return strips * (2 * panel_size(width) + in_blocks(width) * SIZE); }
   static int64_t packed_size(int64_t width, int64_t hidden) { return run_size(in_blocks(hidden), width); }
   static int64_t forward_scratch(int64_t width, int64_t, int64_t rows) {
     const int64_t steps = in_blocks(width);
     return run_size(FORWARD_STRIPS, width) + 2 * FORWARD_STRIPS * steps * SIZE +
-           in_blocks(rows) * (steps * (SIZE + TILE) + left_size(width)) + 2 * FORWARD_STRIPS * BETWEEN_SIZE + 4 * 3 * TILE;
+           in_blocks(rows) * (steps * (SIZE + TILE) + left_size(width)) + 2 * FORWARD_STRIPS * BETWEEN_SIZE + 4 * RESULT;
   }
   static RE_INLINE int64_t backward_run_size(int64_t strips, int64_t width) {
     return strips * (3 * panel_size(width) + 2 * in_blocks(width) * SIZE);
@@ -92,7 +93,7 @@ struct TiledSwiglu {
     const int64_t steps = in_blocks(width), groups = backward_groups(steps, rows);
     return backward_run_size(in_blocks(hidden), width) + 3 * BACKWARD_STRIPS * steps * SIZE +
            groups * (steps * (4 * SIZE + TILE) + 2 * left_size(width)) + 5 * BACKWARD_STRIPS * groups * BETWEEN_SIZE +
-           (6 * 3 + 1) * TILE + 2 * groups * BLOCK;
+           6 * RESULT + TILE + 2 * groups * BLOCK;
   }
 
   // Block (row, col) of the weight m of rows x cols, as left and right operands.
@@ -116,7 +117,7 @@ struct TiledSwiglu {
   static RE_INLINE void pack_panel(const Matrix& m, int64_t strip, const Expert& e, float* to) {
     if constexpr (FIXED) {
       float* unit = to + fixed_size(e.width);
-      unit[BLOCK] = pack_fixed_columns(m, e.width, strip * BLOCK, e.hidden, to, unit);
+      unit[BLOCK] = pack_fixed_columns(m, e.width, strip * BLOCK, e.hidden, to, unit) ? 1.f : 0.f;
     } else {
       pack_parts(m, strip, e, to);
     }
@@ -125,7 +126,8 @@ struct TiledSwiglu {
     if constexpr (FIXED) {
       float* unit = to + fixed_size(e.width);
       const int64_t row = strip * BLOCK;
-      unit[BLOCK] = pack_fixed_rows_across(e.down, [row](int64_t i) { return row + i; }, e.hidden - row, e.width, to, unit);
+      const bool fits = pack_fixed_rows_across(e.down, [row](int64_t i) { return row + i; }, e.hidden - row, e.width, to, unit);
+      unit[BLOCK] = fits ? 1.f : 0.f;
     } else {
       pack_parts_across(e, strip, to);
     }
@@ -204,8 +206,7 @@ struct TiledSwiglu {
     const int64_t *index;
     int64_t count, width;
     float *fixed, *parts;  // [group][left_size], [group][step]
-    float peak = 0.f;
-    bool in_parts = false;
+    bool fit = FIXED, in_parts = false;
 
     Rows(const Matrix& m, const int64_t* index, int64_t count, int64_t width, float* fixed, float* parts)
         : m(m), index(index), count(count), width(width), fixed(fixed), parts(parts) {
@@ -216,8 +217,7 @@ struct TiledSwiglu {
       for (int64_t g = 0; g * BLOCK < count; ++g) {
         const int64_t* id = index + g * BLOCK;
         float *to = fixed + g * left_size(width), *unit = to + fixed_size(width);
-        const float most = pack_fixed_rows(m, [id](int64_t i) { return id[i]; }, count - g * BLOCK, width, to, unit);
-        peak = most > peak ? most : peak;
+        fit = pack_fixed_rows(m, [id](int64_t i) { return id[i]; }, count - g * BLOCK, width, to, unit) && fit;
       }
     }
     void ensure_parts() {
@@ -229,37 +229,49 @@ struct TiledSwiglu {
 
   // What a product with a panel left in C: floats, or integers with the units of its rows and columns.
   struct Result {
-    const float *C = nullptr, *rows = nullptr, *columns = nullptr;
+    float* C = nullptr;
+    const float *rows = nullptr, *columns = nullptr;
+    int32_t least = 0;
 
     template <bool UNITS>
-    RE_INLINE vf at(int64_t row, int64_t col) const {
+    RE_INLINE vf at(int64_t row, int64_t col, __mmask16& bad) const {
       const int64_t at = row * BLOCK + col;
       if constexpr (UNITS)
-        return fixed_value(C, at, splat(rows[row]) * load(columns + col));
+        return fixed_value(C, at, splat(rows[row]) * load(columns + col), least, bad);
       else
         return load(C + at);
     }
   };
 
-  static RE_INLINE int64_t calls_of(bool fixed, int64_t width) { return fixed ? 6 * fixed_steps(width) : in_blocks(width); }
+  static RE_INLINE int64_t calls_of(bool fixed, int64_t width) { return fixed ? 7 * fixed_steps(width) : in_blocks(width); }
 
   // Group g of the rows by a panel, in fixed point or in parts. beside() is called calls_of times.
   template <class Beside>
   static RE_INLINE Result panel_product(bool fixed, const Rows& rows, int64_t g, const float* panel, float* C, Beside&& beside) {
     if (FIXED && fixed) {
       fixed_product(fixed_steps(rows.width), rows.fixed + g * left_size(rows.width), panel, C, beside);
-      return {C, rows.units(g), panel + fixed_size(rows.width)};
+      return {C, rows.units(g), panel + fixed_size(rows.width), fixed_least(rows.width)};
     }
     const int64_t steps = in_blocks(rows.width);
     block_product<PARTS, PARTS, false>(steps, rows.parts + g * steps * SIZE, panel, C, BLOCK, beside);
-    return {C, nullptr, nullptr};
+    return {C};
+  }
+
+  // The same in parts after all, where an element of a product in fixed point turned out bad; `panel` packs its parts.
+  template <class Pack>
+  static RE_INLINE void in_parts_after_all(Result& result, Rows& rows, int64_t g, float* panel, Pack&& pack) {
+    rows.ensure_parts();
+    rows.fit = false;  // not tried again with the panels to come
+    pack(panel);
+    result = panel_product(false, rows, g, panel, result.C, [] {});
   }
 
   // The activation of a block as left operand, made two rows at a time.
   struct Activation {
     Result gate, linear;
     float* to = nullptr;
-    int64_t row = 16;
+    int64_t group = 0, strip = 0, row = 16;
+    __mmask16 bad = 0;
 
     template <bool UNITS>
     __attribute__((noinline)) void pair() {
@@ -267,8 +279,8 @@ struct TiledSwiglu {
 #pragma GCC unroll 4
       for (int i = 0; i < 4; ++i) {
         const int64_t r = row + i / 2 * 16, c = i % 2 * 16;
-        const vf z = gate.template at<UNITS>(r, c);
-        h[i] = z * sigmoid(z) * linear.template at<UNITS>(r, c);
+        const vf z = gate.template at<UNITS>(r, c, bad);
+        h[i] = z * sigmoid(z) * linear.template at<UNITS>(r, c, bad);
       }
       pack_words<BETWEEN, BETWEEN>(h[0], h[1], h[2], h[3], to + row * 16, nullptr);
       ++row;
@@ -292,7 +304,7 @@ struct TiledSwiglu {
     float* left_fixed = left + groups * steps * SIZE;
     float* hidden = left_fixed + groups * left_size(e.width);    // of two groups in turn, [strip]
     float* before = hidden + 2 * FORWARD_STRIPS * BETWEEN_SIZE;  // of two strips in turn, [gate, up]
-    float* out = before + 4 * 3 * TILE;
+    float* out = before + 4 * RESULT;
     const bool direct = in_place(rows);
     if (direct) out = sum + (rows.index[0] - first) * wide;
     Rows gathered(x, rows.index, rows.count, e.width, left_fixed, left);
@@ -309,9 +321,8 @@ struct TiledSwiglu {
       }
       const float* down = panels + 2 * strips * panel_size(e.width);
       int64_t panel_step = panel_size(e.width);
-      bool fixed = FIXED && e.width <= FIXED_MOST;
-      for (int64_t p = 0; FIXED && p < 2 * strips; ++p)
-        fixed = fixed && fixed_fits(gathered.peak, peak_of(panels + p * panel_step, e.width));
+      bool fixed = gathered.fit && e.width <= FIXED_MOST;
+      for (int64_t p = 0; fixed && p < 2 * strips; ++p) fixed = fits(panels + p * panel_step, e.width);
       if (FIXED && !fixed) {
         gathered.ensure_parts();
         panels = in_parts, panel_step = steps * SIZE;
@@ -324,6 +335,15 @@ struct TiledSwiglu {
         pace.step(activation);
         ahead.some();
       };
+      const auto finish = [&] {
+        activation.some(16);
+        if (!activation.bad) return;
+        for (int m = 0; m < 2; ++m)
+          in_parts_after_all(m ? activation.linear : activation.gate, gathered, activation.group, in_parts,
+                             [&](float* to) { pack_parts(m ? e.up : e.gate, strip + activation.strip, e, to); });
+        activation.row = 0, activation.bad = 0;
+        activation.some(16);
+      };
       const auto close = [&](int64_t g) {
         const float* a = hidden + g % 2 * strips * BETWEEN_SIZE;
         for (int64_t j = 0; j < steps; ++j)
@@ -332,14 +352,14 @@ struct TiledSwiglu {
       };
       for (int64_t g = 0; g < groups; ++g)
         for (int64_t s = 0; s < strips; ++s) {
-          float* pair = before + (g * strips + s) % 2 * 2 * 3 * TILE;
+          float* pair = before + (g * strips + s) % 2 * 2 * RESULT;
           const Result gate = panel_product(fixed, gathered, g, panels + 2 * s * panel_step, pair, beside);
-          const Result linear = panel_product(fixed, gathered, g, panels + (2 * s + 1) * panel_step, pair + 3 * TILE, beside);
-          activation.some(16);
-          activation = {gate, linear, hidden + (g % 2 * strips + s) * BETWEEN_SIZE, 0};
+          const Result linear = panel_product(fixed, gathered, g, panels + (2 * s + 1) * panel_step, pair + RESULT, beside);
+          finish();
+          activation = {gate, linear, hidden + (g % 2 * strips + s) * BETWEEN_SIZE, g, s, 0};
           if (s == 0 && g > 0) close(g - 1);
         }
-      activation.some(16);
+      finish();
       close(groups - 1);
     }
     if (!direct) add_rows(out, rows.index, rows.scale, rows.count, first, wide, sum);
@@ -387,7 +407,9 @@ struct TiledSwiglu {
     const float* scale = nullptr;
     float* inner = nullptr;                                    // <activation, its gradient> a row, or null
     float *left_gate = nullptr, *left_up = nullptr, *right_gate = nullptr, *right_up = nullptr, *active = nullptr;
-    int64_t item = ALL;
+    int64_t group = 0, strip = 0, item = ALL;
+    __mmask16 bad = 0;
+    float products[BLOCK] = {};
 
     template <bool UNITS>
     __attribute__((noinline)) void one() {
@@ -405,15 +427,15 @@ struct TiledSwiglu {
 #pragma GCC unroll 2
         for (int i = 0; i < 2; ++i) {
           const int64_t row = r + 16 * half, col = 16 * i;
-          const vf z = gate.template at<UNITS>(row, col), u = linear.template at<UNITS>(row, col);
-          const vf y = back.template at<UNITS>(row, col);
+          const vf z = gate.template at<UNITS>(row, col, bad), u = linear.template at<UNITS>(row, col, bad);
+          const vf y = back.template at<UNITS>(row, col, bad);
           const vf open = sigmoid(z), swish = z * open, a = swish * u, scaled = times * y;
           product += a * y;
           act[2 * half + i] = times * a;
           dz[2 * half + i] = scaled * u * (open + swish * (1.f - open));
           du[2 * half + i] = scaled * swish;
         }
-        if (inner) inner[r + 16 * half] += hsum(product);
+        if (inner) products[r + 16 * half] = hsum(product);
       }
       pack_words<BETWEEN, BETWEEN>(dz[0], dz[1], dz[2], dz[3], left_gate + r * 16, right_gate + r * 16);
       pack_words<BETWEEN, BETWEEN>(du[0], du[1], du[2], du[3], left_up + r * 16, right_up + r * 16);
@@ -446,7 +468,7 @@ struct TiledSwiglu {
     float* rights = to_left + 2 * between;            // the same as right operands [gate, up][strip][group]
     float* active = rights + 2 * between;             // scaled activation across, [strip][group]
     float* before = active + between;                 // of two blocks in turn, [gate, up, gradient of the activation]
-    float* spare = before + 6 * 3 * TILE;
+    float* spare = before + 6 * RESULT;
     float* scale = spare + TILE;
     float* inner = scale + most * BLOCK;
     float* own_change = inner + most * BLOCK;         // gradient of the gathered rows [rows][wide]
@@ -467,9 +489,8 @@ struct TiledSwiglu {
         const float *panels = next, *turned = panels + 3 * strips * panel_size(e.width);
         next += backward_run_size(strips, e.width);
         int64_t panel_step = panel_size(e.width);
-        bool fixed = FIXED && e.width <= FIXED_MOST;
-        for (int64_t p = 0; FIXED && p < 3 * strips; ++p)
-          fixed = fixed && fixed_fits(p % 3 == 2 ? upstream.peak : inputs.peak, peak_of(panels + p * panel_step, e.width));
+        bool fixed = inputs.fit && upstream.fit && e.width <= FIXED_MOST;
+        for (int64_t p = 0; fixed && p < 3 * strips; ++p) fixed = fits(panels + p * panel_step, e.width);
         if (FIXED && !fixed) {
           inputs.ensure_parts(), upstream.ensure_parts();
           panels = in_parts, panel_step = steps * SIZE;
@@ -488,22 +509,37 @@ struct TiledSwiglu {
           even.step(gradients);
           ahead.some();
         };
+        const auto finish = [&] {
+          gradients.some(Gradients::ALL);
+          const int64_t s = strip + gradients.strip;
+          if (gradients.bad) {
+            const auto again = [&](Result& result, Rows& from, auto&& to_parts) {
+              in_parts_after_all(result, from, gradients.group, in_parts, to_parts);
+            };
+            again(gradients.gate, inputs, [&](float* to) { pack_parts(e.gate, s, e, to); });
+            again(gradients.linear, inputs, [&](float* to) { pack_parts(e.up, s, e, to); });
+            again(gradients.back, upstream, [&](float* to) { pack_parts_across(e, s, to); });
+            gradients.item = 0, gradients.bad = 0;
+            gradients.some(Gradients::ALL);
+          }
+          for (int64_t r = 0; gradients.inner && r < BLOCK; ++r) gradients.inner[r] += gradients.products[r];
+        };
         for (int64_t g = 0; g < groups; ++g)
           for (int64_t s = 0; s < strips; ++s) {
-            float* three = before + (g * strips + s) % 2 * 3 * 3 * TILE;
+            float* three = before + (g * strips + s) % 2 * 3 * RESULT;
             const float* panel = panels + 3 * s * panel_step;
             const Result gate = panel_product(fixed, inputs, g, panel, three, beside);
-            const Result linear = panel_product(fixed, inputs, g, panel + panel_step, three + 3 * TILE, beside);
-            const Result back = panel_product(fixed, upstream, g, panel + 2 * panel_step, three + 6 * TILE, beside);
-            gradients.some(Gradients::ALL);
+            const Result linear = panel_product(fixed, inputs, g, panel + panel_step, three + RESULT, beside);
+            const Result back = panel_product(fixed, upstream, g, panel + 2 * panel_step, three + 2 * RESULT, beside);
+            finish();
             float* left = to_left + g * 2 * strips * BETWEEN_SIZE;
             const int64_t place = (s * groups + g) * BETWEEN_SIZE;
             gradients = {gate, linear, back, scale + g * BLOCK, scale_grad ? inner + g * BLOCK : nullptr,
                          left + s * BETWEEN_SIZE, left + (strips + s) * BETWEEN_SIZE, rights + place,
-                         rights + strips * groups * BETWEEN_SIZE + place, active + place, 0};
+                         rights + strips * groups * BETWEEN_SIZE + place, active + place, g, s, 0};
           }
         for (int64_t g = 0; g < groups; ++g) {
-          if (g == groups - 1) gradients.some(Gradients::ALL);
+          if (g == groups - 1) finish();
           for (int64_t j = 0; j < steps; ++j)
             product<BETWEEN, PARTS>(direct || strip > 0, 2 * strips, to_left + g * 2 * strips * BETWEEN_SIZE,
                                     turned + j * 2 * strips * SIZE, change + g * BLOCK * wide + j * BLOCK, wide, beside);

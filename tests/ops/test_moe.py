@@ -299,3 +299,46 @@ def test_under_autocast_the_experts_run_in_bfloat16_and_the_router_does_not() ->
     half = Experts(*(w.bfloat16().double() for w in weights))
     exact = grouped_swiglu_reference(x.bfloat16().double(), half, (routing.experts, routing.gates.double()))
     assert relative(y, exact) <= 4e-3
+
+
+@needs_kernels
+@pytest.mark.parametrize("kind", ["rows", "weights", "features", "halves", "tiny", "huge"])
+def test_outliers_and_uneven_scales_cost_no_precision(kind: str) -> None:
+    """Products in fixed point give way to others where a row or a column spans too wide a range."""
+    x, _, weights, _ = case(96, 2, 1, 96, 64)
+    weights = Experts(*(w[:, 0].clone() for w in weights))
+    if kind == "rows":
+        x[::3, :, 5] *= 3e3
+    if kind == "weights":
+        weights.gate[:, 7, ::2] *= 1e3
+        weights.down[:, ::5, 3] *= 1e3
+    if kind in ("features", "halves"):  # what is small in a row meets what is large in the weights
+        scale = torch.where(torch.arange(96) % 2 == 0, 1.0, 1e-3)
+        if kind == "features":
+            scale = 10.0 ** torch.linspace(-4, 4, 96)
+        x *= scale
+        weights.gate.div_(scale[:, None])
+        weights.up.div_(scale[:, None])
+    x *= {"tiny": 1e-12, "huge": 1e14}.get(kind, 1.0)
+    upstream = torch.randn(x.shape, generator=torch.Generator().manual_seed(3))
+    results = []
+    for precision in (torch.float32, torch.float64):
+        tokens, own = x.to(precision).requires_grad_(), converted(weights, precision)
+        y = grouped_swiglu(tokens, own)
+        results.append((y, *torch.autograd.grad(y, (tokens, *own), upstream.to(precision))))
+    for one, two in zip(*results, strict=True):
+        assert relative(one, two) <= 2e-6
+
+
+@needs_kernels
+def test_a_row_that_is_not_finite_stays_alone() -> None:
+    x, _, weights, _ = case(64, 2, 1, 64, 64)
+    weights = Experts(*(w[:, 0] for w in weights))
+    whole = grouped_swiglu(x, weights)
+    x[11, 1, 3] = torch.nan
+    x[40, 0, 9] = torch.inf
+    y = grouped_swiglu(x, weights)
+    touched = torch.zeros(64, 2, dtype=torch.bool)
+    touched[11, 1] = touched[40, 0] = True
+    assert not torch.isfinite(y[touched]).any()
+    torch.testing.assert_close(y[~touched], whole[~touched])
