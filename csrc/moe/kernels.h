@@ -51,6 +51,8 @@ struct Router {
                        const ::recengine::Matrix& grad, const ::recengine::ExpertRows& rows, int64_t first,  \
                        float* x_grad, const ::recengine::ExpertGradient& weights, float* scale_grad,         \
                        float* scratch);                                                                      \
+  /* Rows [first, last) side by side as floats; the matrix that they are, with their old numbers. */          \
+  ::recengine::Matrix copy_rows(const ::recengine::Matrix& from, int64_t first, int64_t last, int64_t width, float* to); \
   void write_rows(const float* sum, int64_t first, int64_t last, int64_t width,                              \
                   const ::recengine::MutableMatrix& to);                                                     \
   int64_t router_padded(int64_t experts);                                                                    \

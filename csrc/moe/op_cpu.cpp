@@ -225,6 +225,14 @@ struct Mixture {
     STD_TORCH_CHECK(shared->experts() == 1, op, ": shared_gate has ", shared->experts(), " experts a position, expected 1");
   }
 
+  // Rows that several experts read are copied side by side first, a block that stays in cache: as they lie, a row of
+  // every position in turn, they share few of the cache's sets. bfloat16 rows stay as they are.
+  bool copied(const Tensor& rows) const { return experts && !is_bf16(rows); }
+  Matrix block(const Tensor& rows, int64_t t, int64_t first, int64_t last, float* to) const {
+    const Matrix own = position(rows, t);
+    return copied(rows) ? RECENGINE_PICK(copy_rows)(own, first, last, rows.size(2), to) : own;
+  }
+
   // Floats of scratch for either bank.
   int64_t scratch(int64_t (*of)(int64_t, int64_t, int64_t, bool), int64_t rows, bool bf16) const {
     const int64_t own = of(x.size(2), routed.hidden(), rows, bf16);
@@ -287,14 +295,15 @@ Tensor grouped_swiglu(const Tensor& x, const Tensor& gate, const Tensor& up, con
   const int64_t piece = rows_at_once(width), pieces = (rows + piece - 1) / piece;
   const int64_t wide = RECENGINE_PICK(swiglu_row_size)(width), scratch = m.scratch(RECENGINE_PICK(swiglu_forward_scratch), piece, m.bf16());
   parallel_for(0, positions * pieces, 1, [&](int64_t begin, int64_t end) {
-    const Scratch sum(piece * wide + 1), own(scratch);
+    const Scratch sum(piece * wide + 1), own(scratch), copy(m.copied(x) ? piece * width : 1);
     Choice choice;
     std::vector<int64_t> all;
     for (int64_t task = begin; task < end; ++task) {
       const int64_t t = task / pieces, first = task % pieces * piece, last = std::min(rows, first + piece);
+      const Matrix block = m.block(x, t, first, last, copy.get());
       std::fill_n(sum.get(), (last - first) * wide, 0.f);
       m.each(t, first, last, piece, choice, all, [&](bool shared, int64_t e, const ExpertRows& r, const int64_t*) {
-        RECENGINE_PICK(swiglu_forward)((shared ? *m.shared : m.routed).at(t, e), position(x, t), r, first, sum.get(), own.get());
+        RECENGINE_PICK(swiglu_forward)((shared ? *m.shared : m.routed).at(t, e), block, r, first, sum.get(), own.get());
       });
       RECENGINE_PICK(write_rows)(sum.get(), first, last, width, mutable_position(y, t));
     }
@@ -361,6 +370,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> group
   const int64_t wide = RECENGINE_PICK(swiglu_row_size)(width), scratch = m.scratch(RECENGINE_PICK(swiglu_backward_scratch), piece, m.bf16() && is_bf16(grad));
   parallel_for(0, positions * parts, 1, [&](int64_t begin, int64_t end) {
     const Scratch sum(piece * wide + 1), own(scratch), products(piece);
+    const Scratch x_copy(m.copied(x) ? piece * width : 1), grad_copy(m.copied(grad) ? piece * width : 1);
     Choice choice;
     std::vector<int64_t> all;
     std::vector<bool> seen;
@@ -369,11 +379,12 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> group
       seen.assign(static_cast<size_t>(m.routed.experts() + 1), false);  // the shared one last
       for (int64_t p = pieces * part / parts; p < pieces * (part + 1) / parts; ++p) {
         const int64_t first = p * piece, last = std::min(rows, first + piece);
+        const Matrix x_block = m.block(x, t, first, last, x_copy.get()), grad_block = m.block(grad, t, first, last, grad_copy.get());
         std::fill_n(sum.get(), (last - first) * wide, 0.f);
         m.each(t, first, last, piece, choice, all, [&](bool is_shared, int64_t e, const ExpertRows& r, const int64_t* slot) {
           const Bank& b = is_shared ? *m.shared : m.routed;
           auto known = seen[static_cast<size_t>(is_shared ? m.routed.experts() : e)];
-          RECENGINE_PICK(swiglu_backward)(b.at(t, e), position(x, t), position(grad, t), r, first, sum.get(),
+          RECENGINE_PICK(swiglu_backward)(b.at(t, e), x_block, grad_block, r, first, sum.get(),
                                           (is_shared ? *shared : routed).at(part, t, e, !known),
                                           slot ? products.get() : nullptr, own.get());
           known = true;

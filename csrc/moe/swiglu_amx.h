@@ -53,7 +53,12 @@ struct Pace {
   }
 };
 
-template <int PARTS>
+// How many hidden columns repay packing in fixed point.
+inline constexpr int64_t FIXED_HIDDEN = 256;
+
+// IN_FIXED: products of float32 inputs (rows and weights) run in fixed point (fixed_gemm.h) but where their range
+// forbids it.
+template <int PARTS, bool IN_FIXED>
 struct TiledSwiglu {
   using Expert = recengine::Expert;
   using Matrix = recengine::Matrix;
@@ -71,9 +76,8 @@ struct TiledSwiglu {
     return smaller(in_blocks(rows), larger(1, BACKWARD_BLOCKS / larger(steps, 1)));
   }
 
-  // Products of float32 inputs (rows and weights) run in fixed point (fixed_gemm.h) unless their range forbids it; a
-  // panel is then 32 columns of such a weight, their units and, behind them, whether they fit (1 or 0).
-  static constexpr bool FIXED = PARTS == 3;
+  // A panel: 32 columns of a weight as right operand; in fixed point their units and whether they fit (1 or 0) behind.
+  static constexpr bool FIXED = IN_FIXED && PARTS == 3;
   static RE_INLINE int64_t panel_size(int64_t width) { return FIXED ? fixed_size(width) + 2 * BLOCK : in_blocks(width) * SIZE; }
   static RE_INLINE int64_t left_size(int64_t width) { return FIXED ? fixed_size(width) + BLOCK : 0; }  // of 32 rows
   static RE_INLINE bool fits(const float* panel, int64_t width) { return panel[fixed_size(width) + BLOCK] != 0.f; }
@@ -321,7 +325,7 @@ struct TiledSwiglu {
       }
       const float* down = panels + 2 * strips * panel_size(e.width);
       int64_t panel_step = panel_size(e.width);
-      bool fixed = gathered.fit && e.width <= FIXED_MOST;
+      bool fixed = gathered.fit;
       for (int64_t p = 0; fixed && p < 2 * strips; ++p) fixed = fits(panels + p * panel_step, e.width);
       if (FIXED && !fixed) {
         gathered.ensure_parts();
@@ -489,7 +493,7 @@ struct TiledSwiglu {
         const float *panels = next, *turned = panels + 3 * strips * panel_size(e.width);
         next += backward_run_size(strips, e.width);
         int64_t panel_step = panel_size(e.width);
-        bool fixed = inputs.fit && upstream.fit && e.width <= FIXED_MOST;
+        bool fixed = inputs.fit && upstream.fit;
         for (int64_t p = 0; fixed && p < 3 * strips; ++p) fixed = fits(panels + p * panel_step, e.width);
         if (FIXED && !fixed) {
           inputs.ensure_parts(), upstream.ensure_parts();

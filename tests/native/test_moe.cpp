@@ -136,6 +136,7 @@ NATIVE_TEST(swiglu_against_loops) {
     check(5, 9, 3, 1, bf16);
     check(1, 1, 1, 1, bf16);
     check(64, 96, 300, 1, bf16);  // several blocks of rows
+    check(72, 260, 45, 1, bf16);  // float32 in fixed point where there are int8 tiles
   }
 }
 

@@ -87,6 +87,7 @@ SHAPES = [
     pytest.param(50, 3, 4, 40, 70, id="B50-T3-E4-D40-F70"),
     pytest.param(300, 2, 5, 64, 33, id="B300-T2-E5-D64-F33"),
     pytest.param(1200, 1, 2, 16, 40, id="B1200-T1-E2-D16-F40"),
+    pytest.param(90, 1, 2, 72, 260, id="B90-T1-E2-D72-F260"),
 ]
 
 
@@ -305,7 +306,7 @@ def test_under_autocast_the_experts_run_in_bfloat16_and_the_router_does_not() ->
 @pytest.mark.parametrize("kind", ["rows", "weights", "features", "halves", "tiny", "huge"])
 def test_outliers_and_uneven_scales_cost_no_precision(kind: str) -> None:
     """Products in fixed point give way to others where a row or a column spans too wide a range."""
-    x, _, weights, _ = case(96, 2, 1, 96, 64)
+    x, _, weights, _ = case(96, 2, 1, 96, 256)
     weights = Experts(*(w[:, 0].clone() for w in weights))
     if kind == "rows":
         x[::3, :, 5] *= 3e3
@@ -332,7 +333,7 @@ def test_outliers_and_uneven_scales_cost_no_precision(kind: str) -> None:
 
 @needs_kernels
 def test_a_row_that_is_not_finite_stays_alone() -> None:
-    x, _, weights, _ = case(64, 2, 1, 64, 64)
+    x, _, weights, _ = case(64, 2, 1, 64, 256)
     weights = Experts(*(w[:, 0] for w in weights))
     whole = grouped_swiglu(x, weights)
     x[11, 1, 3] = torch.nan
