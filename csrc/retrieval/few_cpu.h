@@ -3,6 +3,7 @@
 #pragma once
 
 #include "common/rows.h"
+#include "common/small_gemm.h"
 #include "retrieval/topk_cpu.h"
 
 namespace KERN_NS {
@@ -10,7 +11,7 @@ namespace KERN_NS {
 // What one worker holds for its part of the items.
 struct FewState {
   static constexpr int64_t PENDING = 256;
-  static constexpr int64_t AHEAD = 8192;  // bytes of the table asked for before they are read
+  static constexpr int64_t AHEAD = 4096;  // bytes of the table asked for before they are read
 
   float* query;      // [users][d]
   float* threshold;  // [users] scores below it cannot enter
@@ -51,8 +52,25 @@ RE_INLINE vf chain(vf a, float b, vf sum) {
 #endif
 }
 
+#if defined(__AVX512F__)
+// Columns [j, j + W) of W rows, `step` apart, as rows of `to`.
+RE_INLINE void turn(const float* rows, int64_t step, float* to) { transpose_block(rows, step, to, W); }
+RE_INLINE void turn(const uint16_t* rows, int64_t step, float* to) {
+  alignas(64) float wide[W * W];
+  for (int r = 0; r < W; ++r) store(wide + r * W, load_bf16(rows + r * step));
+  transpose_block(wide, W, to, W);
+}
+#else
 RE_INLINE vf load_lanes(const float* p) { return load(p); }
 RE_INLINE vf load_lanes(const uint16_t* p) { return load_bf16(p); }
+template <class T>
+RE_INLINE void turn(const T* rows, int64_t step, float* to) {
+  vf v[W];
+  for (int r = 0; r < W; ++r) v[r] = load_lanes(rows + r * step);
+  transpose(v);
+  for (int r = 0; r < W; ++r) store(to + r * W, v[r]);
+}
+#endif
 
 struct Few {
   const Task& task;
@@ -81,36 +99,37 @@ struct Few {
     state.held[u] = state.weighed[u] = n;
   }
 
+  // The scores of n <= W items from `row` on. Fewer than W: no vector reaches behind the last row.
+  template <class T>
+  RE_INLINE void score_lanes(const T* row, int64_t n, vf* score) {
+    const int64_t step = task.items.row_stride, whole = n == W ? d / W * W : 0;
+    for (int64_t u = 0; u < users; ++u) score[u] = vf{};
+    alignas(64) float column[W * W];
+    for (int64_t j = 0; j < whole; j += W) {
+      for (int r = 0; r < W; ++r)
+        __builtin_prefetch(reinterpret_cast<const char*>(row + r * step + j) + FewState::AHEAD, 0, 3);
+      turn(row + j, step, column);
+      for (int64_t u = 0; u < users; ++u) {
+        const float* q = state.query + u * d + j;
+        vf sum = score[u];
+#pragma GCC unroll 16
+        for (int c = 0; c < W; ++c) sum = chain(load(column + c * W), q[c], sum);
+        score[u] = sum;
+      }
+    }
+    for (int64_t j = whole; j < d; ++j) {
+      for (int64_t r = 0; r < W; ++r) column[r] = r < n ? widen(row[r * step + j]) : 0.f;
+      const vf v = load(column);
+      for (int64_t u = 0; u < users; ++u) score[u] = chain(v, state.query[u * d + j], score[u]);
+    }
+  }
+
   template <class T>
   void scan(const T* table, int64_t first, int64_t last) {
-    const int64_t step = task.items.row_stride, whole = d / W * W;
+    vf score[MOST_USERS];
     for (int64_t i = first; i < last; i += W) {
       const int64_t n = last - i < W ? last - i : W;
-      const T* row[W];
-      for (int64_t r = 0; r < W; ++r) row[r] = table + (i + (r < n ? r : 0)) * step;
-      vf score[MOST_USERS] = {};
-      for (int64_t j = 0; j < whole; j += W) {
-        vf v[W];
-#pragma GCC unroll 16
-        for (int r = 0; r < W; ++r) {
-          __builtin_prefetch(reinterpret_cast<const char*>(row[r] + j) + FewState::AHEAD, 0, 3);
-          v[r] = load_lanes(row[r] + j);
-        }
-        transpose(v);
-        for (int64_t u = 0; u < users; ++u) {
-          const float* q = state.query + u * d + j;
-          vf sum = score[u];
-#pragma GCC unroll 16
-          for (int c = 0; c < W; ++c) sum = chain(v[c], q[c], sum);
-          score[u] = sum;
-        }
-      }
-      for (int64_t j = whole; j < d; ++j) {
-        float lane[W];
-        for (int64_t r = 0; r < W; ++r) lane[r] = widen(row[r][j]);
-        const vf v = load(lane);
-        for (int64_t u = 0; u < users; ++u) score[u] = chain(v, state.query[u * d + j], score[u]);
-      }
+      score_lanes(table + i * task.items.row_stride, n, score);
       const vf bias = !task.bias ? vf{} : load_n(task.bias + i, static_cast<int>(n));
       const uint32_t exist = (uint32_t{1} << (n - 1) << 1) - 1;
       for (int64_t u = 0; u < users; ++u) {
