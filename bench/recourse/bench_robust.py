@@ -43,7 +43,7 @@ from recengine_plugins.ellice.rashomon import Ellipsoid, eps_from_level
 Array = NDArray[np.float64]
 PEOPLE = 8
 MODELS = 20
-CHOOSERS = 10
+CHOOSERS = 20
 HIDDEN = 16
 STEPS = 300
 ROWS = {"linear": 1_500, "net": 800}
@@ -64,9 +64,12 @@ KNOBS: dict[str, tuple[float, ...]] = {
     "PROPLACE": DELTAS,
 }
 """Strengths: eps / eps* for the ellipsoid; probability, logit margin, delta, tau, tau, delta, delta."""
-FINE = (0.04, 0.06, 0.15, 0.2, 0.45, 0.6, 0.85)
+SPREADS = (1.0, 2.0, 4.0, 6.0)
+FOR_NETS = {**KNOBS, "ours": SPREADS, "ours, last layer": SHARES, "PROPLACE": DELTAS[::2]}
+"""Nets: standard deviations of REFITS bootstrap refits (and eps = 0.06 of eps* a deviation, at most 0.3)."""
+FINE = {"linear": (0.04, 0.06, 0.15, 0.2, 0.45, 0.6, 0.85), "net": (0.25, 0.5, 1.5, 3.0)}
 """More strengths of our own for the comparison at equal robustness; they are not chosen from."""
-FOR_NETS = {**KNOBS, "PROPLACE": DELTAS[::2]}
+REFITS = 80
 DEADLINE = [float("inf")]
 """No new step is begun after this time (--budget), so that a run fits where it may run."""
 
@@ -116,16 +119,36 @@ def _tensors(theta: Array) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.from_numpy(theta[None, :-1].copy()), torch.from_numpy(theta[-1:].copy())
 
 
-def our_points(case: Case, eps: float) -> Array:
+def our_points(case: Case, eps: float, spread: float | None = None) -> Array:
+    """Linear: the ellipsoid. Nets: the ellipsoid of the last layer, and ``spread`` deviations of refits."""
     low, high = case.cell.box(case.people)
     if case.base.W1 is None:
         ellipsoid = Ellipsoid.around(case.theta, case.H, eps)
         return solve_box(ellipsoid, case.people, np.ones(low.shape[1]), low, high, tau=1e-6).points
-    net = Layers((Layer(case.base.W1[0].numpy(), case.base.b1[0].numpy(), (0.0, 1.0)),))
     names = tuple(f"x{j}" for j in range(low.shape[1]))
-    method = ElliCE.of(Classifier(net, (0, 1), names), case.cell.X, case.cell.y, ElliCEConfig(eps=eps, l2=L2))
+    config = ElliCEConfig(eps=eps, l2=L2, deviations=spread or 3.0)
+    again = () if spread is None else refits(case, names)
+    method = ElliCE.of(classifier(case.base, 0, names), case.cell.X, case.cell.y, config, refits=again)
     rules = {n: {"range": [a, b]} for n, a, b in zip(names, case.cell.low, case.cell.high, strict=True)}
     return method.solve(case.people, compile_constraints({"features": rules}, list(names))).points
+
+
+def classifier(net: Net, k: int, names: tuple[str, ...]) -> Classifier:
+    hidden = Layer(net.W1[k].numpy(), net.b1[k].numpy(), (0.0, 1.0))
+    return Classifier(Layers((hidden,)), (0, 1), names, np.r_[net.w2[k].numpy(), float(net.b2[k])])
+
+
+_REFITS: dict[tuple[str, int, int], list[Classifier]] = {}
+
+
+def refits(case: Case, names: tuple[str, ...]) -> list[Classifier]:
+    """Nets fitted to bootstrap rows from starts of their own; none of them is among the judges."""
+    key = (case.cell.name, case.cell.seed, case.cell.fold)
+    if key not in _REFITS:
+        drawn = draws("bootstrap", case.cell.y, REFITS, np.random.default_rng([*key[1:], 3]))
+        nets = refit_nets(case.cell.X, drawn, hidden=HIDDEN, l2=L2, steps=STEPS)
+        _REFITS[key] = [classifier(nets, k, names) for k in range(REFITS)]
+    return _REFITS[key]
 
 
 def our_rows(case: Case, eps: float) -> Array:
@@ -151,7 +174,9 @@ def by_case(cases: list[Case], method: str, knob: float) -> list[Array]:
     made = []
     for case in cases:
         rows = torch.from_numpy(case.cell.X)
-        if method == "ours":
+        if method == "ours" and case.base.W1 is not None:
+            made.append(our_points(case, min(0.06 * knob, 0.3) * case.star, knob))
+        elif method in ("ours", "ours, last layer"):
             made.append(our_points(case, knob * case.star))
         elif method == "ours, default eps":
             made.append(our_points(case, case.default_eps))
@@ -305,18 +330,19 @@ def robustness(record: dict[str, Any]) -> float:
 def one_set(kind: str, name: str, seeds: tuple[int, ...], work: Path, quick: bool) -> list[dict[str, Any]]:
     """A record for each method, strength and cell; ``chosen`` marks the strength that validation picks for
     the seed: the most robust for all who ask, of equally robust ones (0.005) the least."""
-    file = work / f"measured-{kind}-{name}-{len(seeds)}-{int(quick)}.json"
+    later = f"-from{seeds[0]}" if seeds[0] else ""
+    file = work / f"measured-{kind}-{name}-{len(seeds)}{later}-{int(quick)}.json"
     if file.exists():
         return json.loads(file.read_text())
     rows = 400 if quick else ROWS[kind]
     cases = [case for cell in cells(name, seeds, rows) if (case := case_of(cell, kind)) is not None]
     found: dict[tuple[str, float], dict[str, Any]] = {}
     for method, knobs in (KNOBS if kind == "linear" else FOR_NETS).items():
-        extra = FINE if method == "ours" and kind == "linear" else ()
+        extra = FINE[kind] if method == "ours" else ()
         for knob in knobs[::3] if quick else (*knobs, *extra):
             try:
                 found[method, knob] = answers(
-                    cases, kind, name + ("-quick" if quick else ""), method, knob, work
+                    cases, kind, name + later + ("-quick" if quick else ""), method, knob, work
                 )
             except PeerMissingError as missing:
                 print(missing, flush=True)
@@ -325,7 +351,7 @@ def one_set(kind: str, name: str, seeds: tuple[int, ...], work: Path, quick: boo
     records = []
     for seed in seeds:
         mine = [k for k, case in enumerate(cases) if case.cell.seed == seed]
-        for method, knobs in KNOBS.items():
+        for method, knobs in (KNOBS if kind == "linear" else FOR_NETS).items():
             tried = []
             for knob in (knob for knob in knobs if (method, knob) in found):
                 sums = [
@@ -371,7 +397,8 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="one seed, 400 rows, two strengths a method")
     parser.add_argument("--kind", choices=["linear", "net"])
     parser.add_argument("--sets", nargs="*", default=list(tables.NAMES))
-    parser.add_argument("--seeds", type=int, help="default: 5, for nets 1")
+    parser.add_argument("--seeds", type=int, help="how many; default: 5, for nets 1")
+    parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument(
         "--work", type=Path, default=Path(os.environ.get("TMPDIR", "/tmp")) / "recourse-robust"
     )
@@ -387,7 +414,8 @@ def main() -> None:
         for kind in (asked.kind,) if asked.kind else ("linear", "net"):
             count = 1 if asked.quick else asked.seeds or (5 if kind == "linear" else 1)
             for name in asked.sets:
-                one_set(kind, name, tuple(range(count)), asked.work, asked.quick)
+                seeds = tuple(range(asked.first, asked.first + count))
+                one_set(kind, name, seeds, asked.work, asked.quick)
     report(asked.work, quick=asked.quick)
 
 

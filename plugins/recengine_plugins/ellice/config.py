@@ -34,6 +34,9 @@ class ElliCEConfig(Config):
     )
     margin: float = knob(1e-6, "logit kept in hand against rounding", ge=0)
     samples: int = knob(2000, "models drawn for the sampled guarantee", ge=1)
+    deviations: float = knob(
+        3.0, "standard deviations of the refits' scores kept in hand, where refits are given", gt=0
+    )
     nodes: int = knob(2000, "steps of branch and bound a person, then the gap is reported", ge=1)
     l2: float = knob(
         1e-3,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from typing import Any
@@ -21,6 +21,7 @@ from recengine_plugins.ellice.logistic import FittedLayer, RowlessProblem, fit_l
 from recengine_plugins.ellice.net import walk
 from recengine_plugins.ellice.radius import Radius, radius_for
 from recengine_plugins.ellice.rashomon import Ellipsoid, true_worst
+from recengine_plugins.ellice.refits import Refits
 from recengine_plugins.ellice.region import (
     EllipsoidRelaxation,
     Head,
@@ -72,14 +73,18 @@ class ElliCE:
         config: ElliCEConfig | None = None,
         *,
         target: int | None = None,
+        refits: Sequence[Classifier] = (),
     ) -> ElliCE:
         """Recourse for ``classifier``, its last layer refitted on rows [n, d] and labels [n].
 
         labels: indices of the classifier's classes. target: index of the class that people want; default the
-        last one.
+        last one. refits: the same kind of classifier fitted again (``recengine.recourse.refitted``); their
+        mean score less ``deviations`` standard deviations has to accept, too.
         """
         made = cls.__new__(cls)
         made._build(classifier, np.asarray(rows, dtype=np.float64), labels, config, target)
+        if refits:
+            made.refits = Refits(refits, made.head.contrasts, made.config.deviations)
         return made
 
     def _build(
@@ -195,6 +200,7 @@ class ElliCE:
         self.head = replace(bare, eps=self.radius.eps)
         self.ellipsoid = Ellipsoid.of(self.layer, self.radius.eps)
         self.unlikely: RootedCone | None = None
+        self.refits: Refits | None = None
 
     def _moved(self, phi: Array) -> float | None:
         """Largest change of a training row's score contrasts by the refit; None without a given layer."""
@@ -233,6 +239,11 @@ class ElliCE:
         return self.config.threshold + self.config.margin
 
     @property
+    def affine(self) -> bool:
+        """Whether one convex problem is the whole of it."""
+        return self.classifier.representation.affine and (self.refits is None or self.refits.affine)
+
+    @property
     def guarantee(self) -> str:
         """What a certificate means, in words."""
         return GUARANTEES[self.config.guarantee]
@@ -269,7 +280,7 @@ class ElliCE:
 
     def search(self, x0: Array, limits: Constraints) -> Found:
         """Points without the checks and the words of ``solve``."""
-        if not self.classifier.representation.affine:
+        if not self.affine:
             return walk(self, x0, limits)
         low, high = limits.bounds(x0)
         relax = self.relaxation(x0, limits)
@@ -286,12 +297,16 @@ class ElliCE:
         limits: Constraints,
         piece: Piece | None = None,
         *,
+        at: Array | None = None,
         extra: tuple[RootedCone, ...] = (),
     ) -> Relaxation:
-        """The problem of the chosen guarantee on one affine piece (default: the only one)."""
+        """The problem of the chosen guarantee on one affine piece (default: the only one). at: where the
+        refits, if any, are linearised."""
         piece = self.classifier.representation.around(self.centre) if piece is None else piece
         config, head = self.config, self.head
         beside = (*extra, self.unlikely) if self.unlikely is not None else extra
+        if self.refits is not None:
+            beside = (*beside, *self.refits.cones(self.centre if at is None else at, self.tau))
         kind = "l1" if config.cost == "l1" else "l2"
         problem = problem_over(head, piece, limits, kind, self.tau, beside)
         centre, scale = self.centre, 1.0 / limits.cost
@@ -342,7 +357,16 @@ class ElliCE:
         return np.asarray(np.where(flat, away, away**2).sum(axis=1))
 
     def worst(self, points: Array) -> Array:
-        """Certified worst score of each point [N, d], above the threshold, under the chosen guarantee."""
+        """Worst score of each point [N, d], above the threshold, under the chosen guarantee (certified), and
+        under the refits, if any."""
+        worst = self._worst_layer(points)
+        return worst if self.refits is None else np.minimum(worst, self._over_refits(points))
+
+    def _over_refits(self, points: Array) -> Array:
+        assert self.refits is not None
+        return self.refits.worst(points) - self.config.threshold
+
+    def _worst_layer(self, points: Array) -> Array:
         v = self.head.directions(self.classifier.representation(points))
         if self.config.guarantee == "exact":
             found = [
@@ -355,11 +379,10 @@ class ElliCE:
         return self._over_ellipsoid(v, self.radius.eps)
 
     def margin(self, points: ArrayLike, eps: float) -> Array:
-        """Worst score [N] above the threshold, over the ellipsoid of another ``eps``."""
-        v = self.head.directions(
-            self.classifier.representation(np.atleast_2d(np.asarray(points, np.float64)))
-        )
-        return self._over_ellipsoid(v, eps)
+        """Worst score [N] above the threshold, over the ellipsoid of another ``eps`` (and the refits)."""
+        x = np.atleast_2d(np.asarray(points, np.float64))
+        worst = self._over_ellipsoid(self.head.directions(self.classifier.representation(x)), eps)
+        return worst if self.refits is None else np.minimum(worst, self._over_refits(x))
 
     def true_margin(self, point: Array, eps: float) -> float:
         """A certified bound of the worst contrast of one point over the true set of ``eps``."""

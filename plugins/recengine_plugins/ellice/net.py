@@ -123,6 +123,8 @@ class _Walker:
         step = 0.1
         for _ in range(120):
             cones = self.method.head.cones(self.phi.around(x))
+            if self.method.refits is not None:
+                cones += self.method.refits.cones(x, self.method.config.threshold)
             h = np.r_[x, 1.0][None]
             worst = [float(cone.worst_logit(h)[0]) for cone in cones]
             slope = cones[int(np.argmin(worst))].worst_model(h)[0, :-1] * unit
@@ -150,21 +152,29 @@ class _Walker:
         """Solve the region, step over its faces, until no neighbour is cheaper."""
         trust = 2.0
         for _ in range(_STEPS):
-            piece = self.phi.around(x)
+            piece = self._piece(x)
             better = None
             for one in self._neighbours(row, x, piece):
                 self.regions[row] += 1
                 found = self._region(row, one, x, low, high, trust)
-                if found is not None and self._cost(found, row) < self._cost(x, row) * (1 - 1e-7):
+                least = 1e-7 if piece.exact else 1e-3
+                if found is not None and self._cost(found, row) < self._cost(x, row) * (1 - least):
                     better = found
                     break
             if better is None:
-                if piece.exact or trust < 1e-4:
+                if piece.exact or trust < 0.05:
                     return x
                 trust /= 4
                 continue
             x = better
         return x
+
+    def _piece(self, x: Array) -> Piece:
+        """The region of x; with refits, whose kinks lie elsewhere, its tangent."""
+        piece = self.phi.around(x)
+        if self.method.refits is None or self.method.refits.affine:
+            return piece
+        return Piece(piece.B, piece.c, np.zeros((0, len(x))), np.zeros(0), exact=False)
 
     def _neighbours(self, row: int, x: Array, piece: Piece) -> list[Piece]:
         """The region of x, the one towards the person, and those beyond the faces that x lies on."""
@@ -191,7 +201,7 @@ class _Walker:
                 np.maximum(low, np.minimum(x - reach, high)),
                 np.minimum(high, np.maximum(x + reach, low)),
             )
-        relax = self.method.relaxation(person[None], self.limits, piece)
+        relax = self.method.relaxation(person[None], self.limits, piece, at=x)
         nodes = min(self.method.config.nodes, 50)
         y = solve_any(relax, person[None], self.limits, low[None], high[None], most_nodes=nodes).points[0]
         if not np.isfinite(y).all():
