@@ -67,7 +67,7 @@ KNOBS: dict[str, tuple[float, ...]] = {
 SPREADS = (1.0, 2.0, 4.0, 6.0)
 FOR_NETS = {**KNOBS, "ours": SPREADS, "ours, last layer": SHARES, "PROPLACE": DELTAS[::2]}
 """Nets: standard deviations of REFITS bootstrap refits (and eps = 0.06 of eps* a deviation, at most 0.3)."""
-FINE = {"linear": (0.04, 0.06, 0.15, 0.2, 0.45, 0.6, 0.85), "net": (0.25, 0.5, 1.5, 3.0)}
+FINE = {"linear": (0.04, 0.06, 0.15, 0.2, 0.45, 0.6, 0.85), "net": (0.25, 0.5, 0.75, 1.5, 2.5, 3.0, 5.0)}
 """More strengths of our own for the comparison at equal robustness; they are not chosen from."""
 REFITS = 80
 DEADLINE = [float("inf")]

@@ -28,12 +28,13 @@ inline double dot(const double* a, const double* b, int64_t n) {
 
 class ConePerson {
  public:
-  ConePerson(const recengine::ConeArgs& a, int64_t row, double* scratch)
-      : a_(a), d_(a.d), m_(a.d + 1), x0_(a.x0 + row * a.d), low_(a.low + row * a.d), high_(a.high + row * a.d) {
+  ConePerson(const recengine::ConeArgs& a, const double* P, int64_t row, double* scratch)
+      : a_(a), P_(P), d_(a.d), m_(a.d + 1), x0_(a.x0 + row * a.d), low_(a.low + row * a.d), high_(a.high + row * a.d) {
     const int64_t wide = recengine::padded(m_);
     A_ = scratch;
-    double* next = A_ + recengine::padded(d_) * recengine::padded(d_);
-    for (double** part : {&h_, &Ph_, &slope_, &u_, &v_, &base_, &q_}) *part = next, next += wide;
+    double* next = A_ + recengine::padded(d_) * recengine::padded(d_ + 2);
+    for (double** part : {&h_, &Ph_, &slope_, &u_, &v_, &yu_, &yv_, &inverse_, &move_, &base_, &q_})
+      *part = next, next += wide;
     free_ = reinterpret_cast<int64_t*>(next), next += wide;
     held_ = reinterpret_cast<int64_t*>(next);
     h_[d_] = 1.0;
@@ -66,20 +67,25 @@ class ConePerson {
   }
 
  private:
+  template <int count>
+  void times(int64_t j, int64_t stride) {
+    vd sum[count] = {};
+    const double* p = P_ + j;
+    for (int64_t k = 0; k < m_; ++k, p += stride)
+      for (int r = 0; r < count; ++r) sum[r] += h_[k] * loaded(p + r * lanes);
+    for (int r = 0; r < count; ++r) *reinterpret_cast<vd_u*>(Ph_ + j + r * lanes) = sum[r];
+  }
+
   // Worst model and worst logit at the current point.
   void look() {
-    std::fill(Ph_, Ph_ + m_, 0.0);
-    int64_t k = 0;
-    for (; k + 4 <= m_; k += 4) {
-      const double *p = a_.P + k * m_, c0 = h_[k], c1 = h_[k + 1], c2 = h_[k + 2], c3 = h_[k + 3];
-#pragma GCC ivdep
-      for (int64_t j = 0; j < m_; ++j)
-        Ph_[j] += (c0 * p[j] + c1 * p[m_ + j]) + (c2 * p[2 * m_ + j] + c3 * p[3 * m_ + j]);
-    }
-    for (; k < m_; ++k) {
-      const double *p = a_.P + k * m_, c = h_[k];
-#pragma GCC ivdep
-      for (int64_t j = 0; j < m_; ++j) Ph_[j] += c * p[j];
+    const int64_t stride = recengine::padded(m_);
+    for (int64_t j = 0; j < stride; j += 4 * lanes) {  // four vectors of the result at a time, in registers
+      const int64_t count = std::min<int64_t>(4, (stride - j) / lanes);
+      if (count == 4) {
+        times<4>(j, stride);
+      } else {
+        for (int64_t r = 0; r < count; ++r) times<1>(j + r * lanes, stride);
+      }
     }
     spread_ = std::sqrt(std::max(dot(h_, Ph_, m_), 1e-300));
     bend_ = a_.radius / spread_;
@@ -89,12 +95,13 @@ class ConePerson {
 
   // Whether the worst model at this point rejects every point within the bounds: a proof of infeasibility.
   bool rejected_everywhere() const {
+    double sum[8] = {}, size[8] = {};
+    for (int64_t j = 0; j < d_; ++j) {
+      const double at = slope_[j] > 0 ? high_[j] : low_[j], term = slope_[j] == 0 ? 0.0 : slope_[j] * at;
+      sum[j % 8] += term, size[j % 8] += std::fabs(term);
+    }
     double best = slope_[d_], scale = std::fabs(slope_[d_]);
-    for (int64_t j = 0; j < d_; ++j)
-      if (slope_[j] != 0) {
-        const double term = slope_[j] * (slope_[j] > 0 ? high_[j] : low_[j]);
-        best += term, scale += std::fabs(term);
-      }
+    for (int lane = 0; lane < 8; ++lane) best += sum[lane], scale += size[lane];
     return best < a_.tau - 1e-12 * scale;
   }
 
@@ -119,41 +126,36 @@ class ConePerson {
   }
 
   // One Newton step over the free coordinates, whose order is free_[0 .. count_). Moves h_, lambda_; sets
-  // step_, the largest relative change. Without the constraint the multiplier stays what it is. False where
-  // nothing is free or the system cannot be solved.
-  bool newton(bool constrained) {
-    count_ = 0;
-    for (int64_t j = 0; j < d_; ++j)
-      if (!held_[j]) free_[count_++] = j;
+  // step_, the largest relative change. Without the constraint the multiplier stays what it is. ``again``: with
+  // the matrix of the step before, whose free coordinates were the same. False where nothing is free or the
+  // system cannot be solved.
+  bool newton(bool constrained, bool again = false) {
+    if (!again) {
+      count_ = 0;
+      for (int64_t j = 0; j < d_; ++j)
+        if (!held_[j]) free_[count_++] = j;
+    }
     if (count_ == 0) return false;
-    const int64_t n = count_, wide = recengine::padded(n);
-    const double curve = lambda_ * bend_, shrink = curve / (spread_ * spread_);
-    for (int64_t j = 0; j < n; ++j) q_[j] = Ph_[free_[j]];
-    for (int64_t i = 0; i < n; ++i) {  // upper triangle, row by row
-      const int64_t at = free_[i];
-      const double *row = a_.P + at * m_, tilt = shrink * Ph_[at];
-      double* out = A_ + i * wide;
-      std::fill(out + i / 8 * 8, out + i, 0.0);
-#pragma GCC ivdep
-      for (int64_t j = i; j < n; ++j) out[j] = curve * row[free_[j]] - tilt * q_[j];
-      std::fill(out + n, out + wide, 0.0);
-      out[i] += 2 * a_.weights[at];
-      u_[i] = slope_[at];
-      v_[i] = -2 * a_.weights[at] * (h_[at] - x0_[at]);
+    const int64_t n = count_, wide = recengine::padded(n + 2);
+    if (again) {
+      for (int64_t i = 0; i < n; ++i) {
+        const int64_t at = free_[i];
+        u_[i] = slope_[at], v_[i] = -2 * a_.weights[at] * (h_[at] - x0_[at]);
+      }
+      forward(n, wide);
+    } else {
+      assemble(n, wide);
+      if (!factor(n, wide)) return false;
     }
-    if (!factor(n, wide)) return false;
     // theta_F . (v + lambda u) = tau - g, both still in the triangular frame
-    const double after =
-        constrained ? std::max((a_.tau - worst_ - dot(u_, v_, n)) / dot(u_, u_, n), 0.0) : lambda_;
-    for (int64_t j = 0; j < n; ++j) v_[j] += after * u_[j];
-    for (int64_t k = n - 1; k >= 0; --k) {
-      const double* row = A_ + k * wide;
-      v_[k] = (v_[k] - dot(row + k + 1, v_ + k + 1, n - k - 1)) / row[k];
-    }
+    double uu = 0, uv = 0;
+    for (int64_t i = 0; i < n; ++i) uu += yu_[i] * yu_[i] * inverse_[i], uv += yu_[i] * yv_[i] * inverse_[i];
+    const double after = constrained ? std::max((a_.tau - worst_ - uv) / uu, 0.0) : lambda_;
+    backward(n, wide, after);
     double moved = 0, reach = 0;
     for (int64_t i = 0; i < n; ++i) {
-      moved = std::max(moved, std::fabs(v_[i]));
-      h_[free_[i]] += v_[i];
+      moved = std::max(moved, std::fabs(move_[i]));
+      h_[free_[i]] += move_[i];
     }
     for (int64_t j = 0; j < d_; ++j) reach = std::max(reach, std::fabs(h_[j]));
     step_ = std::max(moved / (1 + reach), 1e-2 * std::fabs(after - lambda_) / (1 + after));
@@ -161,41 +163,56 @@ class ConePerson {
     return std::isfinite(moved);
   }
 
-  // A = U'U in the upper triangle (rows of whole eights), eight pivots at once, and U'^-1 of the right sides.
+  // Upper triangle of the Hessian over the free coordinates, row by row; two more columns for the right sides.
+  void assemble(int64_t n, int64_t wide) {
+    const double curve = lambda_ * bend_, shrink = curve / (spread_ * spread_);
+    for (int64_t j = 0; j < n; ++j) q_[j] = Ph_[free_[j]];
+    for (int64_t i = 0; i < n; ++i) {
+      const int64_t at = free_[i];
+      const double *row = P_ + at * recengine::padded(m_), tilt = shrink * Ph_[at];
+      double* out = A_ + i * wide;
+      std::fill(out + i / 8 * 8, out + i, 0.0);
+#pragma GCC ivdep
+      for (int64_t j = i; j < n; ++j) out[j] = curve * row[free_[j]] - tilt * q_[j];
+      std::fill(out + n, out + wide, 0.0);
+      out[i] += 2 * a_.weights[at];
+      out[n] = slope_[at];
+      out[n + 1] = -2 * a_.weights[at] * (h_[at] - x0_[at]);
+    }
+  }
+
+  // A = L D L': rows of D L' in the upper triangle (below it in each eight: leftovers), eight pivots at once,
+  // 1/D in inverse_, L^-1 of the right sides in yu_, yv_.
   bool factor(int64_t n, int64_t wide) {
     for (int64_t k0 = 0; k0 < n; k0 += 8) {
       const int64_t k1 = std::min(n, k0 + 8);
       for (int64_t k = k0; k < k1; ++k) {
-        double* pivot = A_ + k * wide;
+        const double* pivot = A_ + k * wide;
         if (!(pivot[k] > 0)) return false;
-        const double inverse = 1 / std::sqrt(pivot[k]);
-        for (int64_t j = k / 8 * 8; j < wide; ++j) pivot[j] *= inverse;
+        const double inverse = inverse_[k] = 1 / pivot[k];
         for (int64_t i = k + 1; i < k1; ++i) {
-          const double c = pivot[i];
+          const double c = pivot[i] * inverse;
           double* row = A_ + i * wide;
 #pragma GCC ivdep
-          for (int64_t j = i / 8 * 8; j < wide; ++j) row[j] -= c * pivot[j];
+          for (int64_t j = k0; j < wide; ++j) row[j] -= c * pivot[j];
         }
-        u_[k] *= inverse, v_[k] *= inverse;
-        const double uk = u_[k], vk = v_[k];
-#pragma GCC ivdep
-        for (int64_t j = k + 1; j < n; ++j) u_[j] -= uk * pivot[j], v_[j] -= vk * pivot[j];
+        yu_[k] = pivot[n], yv_[k] = pivot[n + 1];
       }
       if (k1 < k0 + 8) break;
       const double* p = A_ + k0 * wide;
       int64_t i = k1;
-      for (; i + 2 <= n; i += 2) take<2>(p, wide, i);
-      if (i < n) take<1>(p, wide, i);
+      for (; i + 2 <= n; i += 2) take<2>(p, inverse_ + k0, wide, i);
+      if (i < n) take<1>(p, inverse_ + k0, wide, i);
     }
     return true;
   }
 
   // rows i .. i + count of A lose their part along the eight finished rows p
   template <int count>
-  void take(const double* p, int64_t wide, int64_t i) {
+  void take(const double* p, const double* inverse, int64_t wide, int64_t i) {
     double c[count][8];
     for (int r = 0; r < count; ++r)
-      for (int q = 0; q < 8; ++q) c[r][q] = p[q * wide + i + r];
+      for (int q = 0; q < 8; ++q) c[r][q] = p[q * wide + i + r] * inverse[q];
     double* row = A_ + i * wide;
     for (int64_t j = i / 8 * 8; j < wide; j += lanes) {
       vd sum[count];
@@ -205,6 +222,37 @@ class ConePerson {
         for (int r = 0; r < count; ++r) sum[r] -= c[r][q] * along;
       }
       for (int r = 0; r < count; ++r) *reinterpret_cast<vd_u*>(row + r * wide + j) = sum[r];
+    }
+  }
+
+  // L^-1 of u_, v_ under a factor that stands already; what the leftovers spoil is not read again
+  void forward(int64_t n, int64_t wide) {
+    for (int64_t k = 0; k < n; ++k) {
+      const double *row = A_ + k * wide, cu = u_[k] * inverse_[k], cv = v_[k] * inverse_[k];
+      yu_[k] = u_[k], yv_[k] = v_[k];
+#pragma GCC ivdep
+      for (int64_t j = k / 8 * 8; j < n; ++j) u_[j] -= cu * row[j], v_[j] -= cv * row[j];
+    }
+  }
+
+  // move_ = L'^-1 D^-1 (yv_ + after yu_), eight at a time: first what the finished ones take from each of them
+  void backward(int64_t n, int64_t wide, double after) {
+    const int64_t full = recengine::padded(n);
+    std::fill(move_, move_ + full, 0.0);
+    for (int64_t k0 = full - 8; k0 >= 0; k0 -= 8) {
+      const int64_t k1 = std::min(n, k0 + 8);
+      double left[8];
+      for (int64_t k = k0; k < k1; ++k) {
+        const double* row = A_ + k * wide;
+        vd sum = {};
+        for (int64_t j = k0 + 8; j < full; j += lanes) sum += loaded(row + j) * loaded(move_ + j);
+        left[k - k0] = yv_[k] + after * yu_[k];
+        for (int64_t lane = 0; lane < lanes; ++lane) left[k - k0] -= sum[lane];
+      }
+      for (int64_t k = k1 - 1; k >= k0; --k) {
+        const double found = move_[k] = left[k - k0] * inverse_[k];
+        for (int64_t i = k0; i < k; ++i) left[i - k0] -= A_[i * wide + k] * found;
+      }
     }
   }
 
@@ -237,10 +285,13 @@ class ConePerson {
     return recengine::cone_undecided;
   }
 
-  // The same with the held coordinates chosen anew after every step: fewer steps where it works at all.
+  // The same with the held coordinates chosen anew after every step: fewer steps where it works at all. While
+  // they stay what they were and steps shrink well, the matrix stays, too.
   int64_t eager() {
-    for (int round = 0; round < 8; ++round) {
-      if (!newton(true)) break;
+    bool again = false;
+    double before = 0;  // the step before, 0 where the free coordinates were others
+    for (int round = 0; round < 12; ++round) {
+      if (!newton(true, again)) break;
       bool changed = false;
       for (int64_t i = 0; i < count_; ++i) {
         const int64_t j = free_[i];
@@ -249,11 +300,14 @@ class ConePerson {
         held_[j] = changed = true;
       }
       look();
-      if (rejected_everywhere()) return recengine::cone_infeasible;
+      if (round > 1 && rejected_everywhere()) return recengine::cone_infeasible;
       if (round > 0)
         for (int64_t j = 0; j < d_; ++j)
           if (held_[j] && low_[j] < high_[j] && wrong_sign(j)) held_[j] = 0, changed = true;
-      if (!changed && step_ < done) return recengine::cone_solved;
+      // an old matrix leaves the share step_ / before of the step to do, a new one about its square
+      if (!changed && (again ? step_ * step_ < 1e-10 * before : step_ < done)) return recengine::cone_solved;
+      again = !changed && step_ < 0.1 && !(again && step_ > 0.2 * before);
+      before = changed ? 0 : step_;
     }
     return recengine::cone_undecided;
   }
@@ -276,7 +330,7 @@ class ConePerson {
       for (double part = 1;; part /= 2) {
         for (int64_t i = 0; i < count_; ++i) {
           const int64_t j = free_[i];
-          h_[j] = std::clamp(base_[j] + part * v_[i], low_[j], high_[j]);
+          h_[j] = std::clamp(base_[j] + part * move_[i], low_[j], high_[j]);
         }
         look();
         if (objective() <= before + 1e-14 * std::fabs(before) || part < 1e-9) break;
@@ -346,16 +400,24 @@ class ConePerson {
   }
 
   const recengine::ConeArgs& a_;
+  const double* P_;  // a.P with rows of whole eights
   const int64_t d_, m_;
   const double *x0_, *low_, *high_;
-  double *A_, *h_, *Ph_, *slope_, *u_, *v_, *base_, *q_;
+  double *A_, *h_, *Ph_, *slope_, *u_, *v_, *yu_, *yv_, *inverse_, *move_, *base_, *q_;
   int64_t *free_, *held_, count_ = 0;
   double spread_ = 1, bend_ = 0, worst_ = 0, lambda_ = 0, step_ = 0;
 };
 
 void cone_rows(const recengine::ConeArgs& a, int64_t begin, int64_t end, double* scratch) {
+  const int64_t m = a.d + 1, wide = recengine::padded(m);
+  double* P = reinterpret_cast<double*>((reinterpret_cast<uintptr_t>(scratch) + 63) / 64 * 64);
+  scratch = P + m * wide;
+  for (int64_t k = 0; k < m; ++k) {
+    std::copy(a.P + k * m, a.P + (k + 1) * m, P + k * wide);
+    std::fill(P + k * wide + m, P + (k + 1) * wide, 0.0);
+  }
   for (int64_t row = begin; row < end; ++row) {
-    ConePerson person(a, row, scratch);
+    ConePerson person(a, P, row, scratch);
     double *x = a.x + row * a.d, *bound = a.bound + row;
     a.status[row] = person.solve(a.start + row * a.d, x, bound);
     if (a.status[row] == recengine::cone_solved) continue;

@@ -39,7 +39,7 @@ inline constexpr int64_t cone_solved = 0, cone_infeasible = 1, cone_undecided = 
 
 inline int64_t padded(int64_t n) { return (n + 7) / 8 * 8; }
 inline int64_t quadric_scratch(int64_t k) { return 4 * padded(k); }
-inline int64_t cone_scratch(int64_t d) { return padded(d) * padded(d) + 12 * padded(d + 1); }
+inline int64_t cone_scratch(int64_t d) { return padded(d + 1) * (padded(d) + padded(d + 2) + 14) + 8; }
 
 }  // namespace recengine
 
