@@ -237,7 +237,9 @@ def main(quick: bool, only: str | None) -> None:
     proofs = [row for row in rows if "failed" in row]
     drawn = [row for row in rows if "violations" in row]
     if costs:
-        figure = max(max(row[key] for key in ("longer_by", "shorter_by", "gap_proved_there")) for row in costs)
+        figure = max(
+            max(row[key] for key in ("longer_by", "shorter_by", "gap_proved_there")) for row in costs
+        )
         print(json.dumps({"claim": "recourse.cost-difference", "figure": float(f"{figure:.3g}")}))
         disagree = sum(row["disagree"] + row["unproved"] for row in costs)
         print(json.dumps({"claim": "recourse.feasibility-disagreements", "figure": disagree}))

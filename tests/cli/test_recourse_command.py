@@ -187,3 +187,13 @@ def test_tables_that_cannot_be_learnt_from(cli: Cli, table: Path, tmp_path: Path
     result = cli(*words(unknown, "--row", 0, "--train", table))
     assert result.exit_code == 2
     assert "a category that the model does not know" in result.stderr
+
+
+def test_refits_are_asked_too_and_only_of_nets(cli: Cli, table: Path) -> None:
+    row = refused(cli, table)[0]
+    net = ("recourse", "mlp", "--data", table, "--target", "loan", "--accept", "good", "--hidden", "4")
+    result = cli(*net, "--row", row, "--eps", "0.002", "--refits", "4", "--set", "deviations=1")
+    assert "4 whole refits" in result.stdout, result.output
+    wrong = cli(*words(table, "--row", row, "--refits", "4"))
+    assert wrong.exit_code == 2
+    assert "--refits" in wrong.output

@@ -246,7 +246,11 @@ class ElliCE:
     @property
     def guarantee(self) -> str:
         """What a certificate means, in words."""
-        return GUARANTEES[self.config.guarantee]
+        words = GUARANTEES[self.config.guarantee]
+        if self.refits is None:
+            return words
+        z = self.refits.deviations
+        return f"{words}; {self.refits.size} whole refits: mean score less {z:g} deviations accepts"
 
     def judge(
         self, points: Array, x0: Array, limits: Constraints, extras: Mapping[str, Any] | None = None
@@ -266,7 +270,7 @@ class ElliCE:
         units = things(limits)
         details: dict[str, Any] = {
             "status": status,
-            "worst_logit": self._ellipsoid_worst(points),
+            "worst_logit": worst if self.config.guarantee == "ellipsoid" else self._ellipsoid_worst(points),
             "changed": np.where(feasible, count_changed(np.nan_to_num(points), np.nan_to_num(x0), units), 0),
             "eps": self.radius.eps,
             "largest_eps": self.radius.largest,

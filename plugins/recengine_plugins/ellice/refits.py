@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import qr
 
-from recengine.contracts.recourse import Classifier
+from recengine.contracts.recourse import Classifier, Representation
 from recengine.errors import UsageError
-from recengine.recourse.representations import Affine, Layers
+from recengine.recourse.representations import Layers
 from recengine_plugins.ellice.cone import RootedCone
 
 Array = NDArray[np.float64]
@@ -39,15 +39,12 @@ class Refits:
                 )
         self.size, self.deviations = len(models), deviations
         self.affine = all(one.representation.affine for one in models)
-        weights = [contrasts @ np.atleast_2d(one.weights) for one in models]
-        self._weights = np.stack([w[:, :-1] for w in weights]), np.stack([w[:, -1] for w in weights])
-        stacked = _stacked([one.representation for one in models])
-        self._inner = _Each([one.representation for one in models]) if stacked is None else stacked
+        heads = [contrasts @ np.atleast_2d(one.weights) for one in models]
+        self._inner = _side_by_side([one.representation for one in models], heads)
 
     def scores(self, points: Array) -> Array:
         """Contrasts [K, N, J] of points [N, d]."""
-        w, b = self._weights
-        return np.asarray(self._inner(points) @ w.transpose(0, 2, 1) + b[:, None])
+        return np.asarray(self._inner(points))
 
     def worst(self, points: Array) -> Array:
         """The least lower bound [N] over the contrasts."""
@@ -55,10 +52,8 @@ class Refits:
         return np.asarray((scores.mean(axis=0) - self.deviations * scores.std(axis=0, ddof=1)).min(axis=1))
 
     def cones(self, at: Array, tau: float) -> tuple[RootedCone, ...]:
-        """One cone a contrast, asked to be at least 0; tangents at ``at`` [d] where the refits are not affine."""
-        B, c = self._inner.around(at)
-        w, b = self._weights
-        slope, level = w @ B, np.einsum("kjh,kh->kj", w, c) + b
+        """One cone a contrast, asked to be at least 0; from tangents at ``at`` [d] unless they are affine."""
+        slope, level = self._inner.around(at)
         made = []
         for j in range(slope.shape[1]):
             a = np.c_[slope[:, j], level[:, j]]
@@ -72,26 +67,32 @@ class Refits:
 
 
 class _Each:
-    """Representations one by one: [K, N, h], and tangents B [K, h, d], c [K, h]."""
+    """Classifiers one by one: contrasts [K, N, J], and tangents [K, J, d], [K, J]. heads: [J, h + 1] each."""
 
-    def __init__(self, parts: Sequence[object]) -> None:
-        self.parts = parts
+    def __init__(self, parts: Sequence[Representation], heads: Sequence[Array]) -> None:
+        self.parts, self.heads = parts, heads
 
     def __call__(self, points: Array) -> Array:
-        return np.stack([part(points) for part in self.parts])
+        both = zip(self.parts, self.heads, strict=True)
+        return np.stack([part(points) @ head[:, :-1].T + head[:, -1] for part, head in both])
 
     def around(self, x: Array) -> tuple[Array, Array]:
         pieces = [part.around(x) for part in self.parts]
-        return np.stack([piece.B for piece in pieces]), np.stack([piece.c for piece in pieces])
+        both = list(zip(pieces, self.heads, strict=True))
+        slopes = np.stack([head[:, :-1] @ piece.B for piece, head in both])
+        return slopes, np.stack([head[:, :-1] @ piece.c + head[:, -1] for piece, head in both])
 
 
 class _Stacked:
-    """Nets of one shape as batched matrices."""
+    """The same for nets of one shape, as batched matrices."""
 
-    def __init__(self, nets: Sequence[Layers]) -> None:
-        self.W = [np.stack([net.layers[i].W for net in nets]) for i in range(len(nets[0].layers))]
-        self.b = [np.stack([net.layers[i].b for net in nets]) for i in range(len(nets[0].layers))]
-        self.slopes = [layer.slopes for layer in nets[0].layers]
+    def __init__(self, nets: Sequence[Layers], heads: Sequence[Array]) -> None:
+        depth = range(len(nets[0].layers))
+        self.W = [np.stack([net.layers[i].W for net in nets]) for i in depth]
+        self.b = [np.stack([net.layers[i].b for net in nets]) for i in depth]
+        self.W.append(np.stack([head[:, :-1] for head in heads]))
+        self.b.append(np.stack([head[:, -1] for head in heads]))
+        self.slopes = [*(layer.slopes for layer in nets[0].layers), None]
 
     def __call__(self, points: Array) -> Array:
         x = np.broadcast_to(points, (len(self.W[0]), *points.shape))
@@ -102,7 +103,8 @@ class _Stacked:
         return x
 
     def around(self, x: Array) -> tuple[Array, Array]:
-        B, c = np.broadcast_to(np.eye(len(x)), (len(self.W[0]), len(x), len(x))), np.zeros((len(self.W[0]), len(x)))
+        K, d = len(self.W[0]), len(x)
+        B, c = np.broadcast_to(np.eye(d), (K, d, d)), np.zeros((K, d))
         for W, b, slopes in zip(self.W, self.b, self.slopes, strict=True):
             B, c = W @ B, np.einsum("khi,ki->kh", W, c) + b
             if slopes is not None:
@@ -111,11 +113,9 @@ class _Stacked:
         return B, c
 
 
-def _stacked(parts):
-    if not all(isinstance(part, Layers) for part in parts):
-        return None
-    first = [(layer.W.shape, layer.slopes, layer.smooth) for layer in parts[0].layers]
-    same = all([(l.W.shape, l.slopes, l.smooth) for l in part.layers] == first for part in parts)
-    if not same or any(smooth is not None for *_, smooth in first):
-        return None
-    return _Stacked(parts)
+def _side_by_side(parts: Sequence[Representation], heads: Sequence[Array]) -> _Each | _Stacked:
+    nets = [part for part in parts if isinstance(part, Layers)]
+    shapes = {tuple((layer.W.shape, layer.slopes, layer.smooth) for layer in net.layers) for net in nets}
+    kinked = all(layer.smooth is None for net in nets for layer in net.layers)
+    alike = len(nets) == len(parts) and len(shapes) == 1 and kinked
+    return _Stacked(nets, heads) if alike else _Each(parts, heads)

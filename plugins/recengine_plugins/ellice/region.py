@@ -122,16 +122,17 @@ class Scaled:
     def into(self, x: Array) -> Array:
         return np.asarray((x - self.centre) / self.scale)
 
-    def out(self, found: BoxSolution, rows: NDArray[np.int64], low: Array, high: Array) -> BoxSolution:
-        """Back to the units of the features; what has not moved, or rests at a bound, is so to the bit."""
-        people = self.people[rows]
-        x = self.centre + self.scale * found.points
+    def out(self, found: BoxSolution, held: tuple[tuple[Array, Array], ...]) -> BoxSolution:
+        """Back to the units of the features; what has not moved, or rests at a bound, is so to the bit.
+
+        held: least, greatest and own values [n, d], each in units of cost and in those of the features."""
+        u = found.points
+        x = self.centre + self.scale * u
         near = np.where(found.conic, 1e-7, 1e-10)[:, None]  # an interior point stops short of where it rests
-        for held in (low, high, people):
-            there = self.into(held)
-            with np.errstate(invalid="ignore"):
-                rests = np.abs(found.points - there) <= near * np.maximum(1.0, np.abs(there))
-            x = np.where(rests & np.isfinite(held), held, x)
+        near = near * np.maximum(1.0, np.abs(u))
+        for there, exact in held:
+            np.copyto(x, exact, where=np.abs(u - there) <= near)
+        (_, low), (_, high), _ = held
         return BoxSolution(np.clip(x, low, high), found.cost, found.bound, found.feasible, found.conic)
 
 
@@ -139,8 +140,10 @@ class EllipsoidRelaxation(Scaled):
     """Every model of the ellipsoid accepts."""
 
     def __call__(self, rows: NDArray[np.int64], low: Array, high: Array) -> BoxSolution:
-        found = solve_convex(self.scaled, self.into(self.people[rows]), self.into(low), self.into(high))
-        return self.out(found, rows, low, high)
+        people = self.people[rows]
+        there, least, most = self.into(people), self.into(low), self.into(high)
+        found = solve_convex(self.scaled, there, least, most)
+        return self.out(found, ((least, low), (most, high), (there, people)))
 
 
 @dataclass

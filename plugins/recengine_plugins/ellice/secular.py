@@ -39,7 +39,7 @@ def project(ellipsoid: Cone, points: Array, weights: Array, free: NDArray[np.boo
         return result
     theta, eps = ellipsoid.theta, ellipsoid.eps
     G = np.outer(theta, theta) - 2 * eps * ellipsoid.P
-    fixed = h[todo].copy()
+    fixed = h[todo][:1] if index.size == len(free) else h[todo]  # the constant alone: the same for everybody
     fixed[:, index] = 0.0
     root = np.sqrt(weights[index])
     mu, U = np.linalg.eigh(G[np.ix_(index, index)] / np.outer(root, root))
@@ -48,6 +48,8 @@ def project(ellipsoid: Cone, points: Array, weights: Array, free: NDArray[np.boo
     slope = (theta[index] / root) @ U
     level = fixed @ theta - tau
     z0 = points[todo][:, index] * root @ U
-    moved = quadric_nearest(*(torch.from_numpy(part) for part in (z0, mu, m, m0, slope, level))).numpy()
+    m, m0, level = np.broadcast_to(m, z0.shape), np.broadcast_to(m0, len(z0)), np.broadcast_to(level, len(z0))
+    parts = (np.ascontiguousarray(part) for part in (z0, mu, m, m0, slope, level))
+    moved = quadric_nearest(*(torch.from_numpy(part) for part in parts)).numpy()
     result[np.ix_(np.flatnonzero(todo), index)] = moved @ U.T / root
     return result

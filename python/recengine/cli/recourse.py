@@ -60,6 +60,9 @@ def recourse(
     ] = None,
     hidden: Annotated[str, typer.Option(help="Widths of the hidden layers of mlp.")] = "32,32",
     seed: Annotated[int, typer.Option(help="Seed of mlp.")] = 0,
+    refits: Annotated[
+        int, typer.Option(help="mlp: so many whole refits on bootstrap rows have to accept, too (e.g. 80).")
+    ] = 0,
     plot: Annotated[Path | None, typer.Option(help="SVG of the margin against eps (one row).")] = None,
     out: Annotated[Path | None, typer.Option(help="CSV or Parquet table of all answers.")] = None,
     save: Annotated[Path | None, typer.Option(help="Folder to save the fitted model in.")] = None,
@@ -86,6 +89,7 @@ def recourse(
         tuple(category or ()),
         _widths(hidden),
         seed,
+        refits,
     )
     made = ready(asked, entry, config)
     limits = _limits(made, constraints, whole=not fractions)

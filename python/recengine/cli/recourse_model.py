@@ -31,6 +31,7 @@ class Asked:
     categories: tuple[str, ...]
     hidden: tuple[int, ...]
     seed: int
+    refits: int = 0
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,11 @@ class Ready:
 def ready(asked: Asked, entry: Any, config: Any) -> Ready:
     """Fit or load. Raises UsageError for a MODEL that is neither."""
     folder = Path(asked.model).expanduser()
+    if asked.refits and asked.model != "mlp":
+        raise UsageError(
+            "refits are of nets fitted here", where="--refits", found=asked.model, expected="mlp",
+            fix="for a linear model the ellipsoid is the set of its refits already",
+        )  # fmt: skip
     if asked.model in FITTED_HERE:
         return _fitted(asked, entry.load(), config)
     if (folder / "run.json").exists():
@@ -69,7 +75,7 @@ def ready(asked: Asked, entry: Any, config: Any) -> Ready:
 
 
 def _fitted(asked: Asked, method: Any, config: Any) -> Ready:
-    from recengine.recourse import Columns, fit_net, linear_classifier
+    from recengine.recourse import Columns, fit_net, linear_classifier, refitted
 
     table, label = _training(asked)
     classes, target = _classes(table, label, asked.accept)
@@ -77,14 +83,27 @@ def _fitted(asked: Asked, method: Any, config: Any) -> Ready:
     columns = Columns.learn(features, categories=asked.categories)
     X, y = columns.encode(features), _codes(table, label, classes)
     centre, scale, names = columns.centre, columns.scale, columns.features
+    again: dict[str, Any] = {}
     if asked.model == "mlp":
-        hidden, seed = asked.hidden, asked.seed
-        classifier = fit_net(
-            X, y, names, centre=centre, scale=scale, classes=classes, hidden=hidden, seed=seed
-        )
+
+        def fit(rows: Any, labels: Any, seed: int) -> Any:
+            return fit_net(
+                rows,
+                labels,
+                names,
+                centre=centre,
+                scale=scale,
+                classes=classes,
+                hidden=asked.hidden,
+                seed=seed,
+            )
+
+        classifier = fit(X, y, asked.seed)
+        if asked.refits:
+            again["refits"] = refitted(fit, X, y, asked.refits, seed=asked.seed)
     else:
         classifier = linear_classifier(names, centre=centre, scale=scale, classes=classes)
-    made = _of(method)(classifier, X, y, config, target=target)
+    made = _of(method)(classifier, X, y, config, target=target, **again)
     source = f"{asked.model} fitted on {len(X)} rows, {len(columns.columns)} columns"
     return Ready(made, columns, classes[target], target, label, source)
 

@@ -1,6 +1,12 @@
 """The engine's side of recourse: constraint files, tables, classifiers, questions after the answer."""
 
-from recengine.recourse.classifiers import fit_net, from_sklearn, from_torch, linear_classifier
+from recengine.recourse.classifiers import (
+    fit_net,
+    from_sklearn,
+    from_torch,
+    linear_classifier,
+    refitted,
+)
 from recengine.recourse.columns import Change, Columns, read_table
 from recengine.recourse.constraints import (
     Constraints,
@@ -36,5 +42,6 @@ __all__ = [
     "load_model",
     "read_constraints",
     "read_table",
+    "refitted",
     "save_model",
 ]

@@ -5,7 +5,7 @@ Nothing is unpickled: live objects are read, and what is saved is arrays and JSO
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -285,6 +285,31 @@ def fit_net(
     scaling = Affine.standardising(centre, scale)
     phi = Layers((Layer(scaling.B, scaling.c), *inner))
     return Classifier(phi, tuple(classes), tuple(names), weights[0] if scores == 1 else weights, l2)
+
+
+def refitted(
+    fit: Callable[[Array, NDArray[np.int64], int], Classifier],
+    rows: Array,
+    labels: NDArray[np.int64],
+    count: int,
+    *,
+    seed: int = 0,
+) -> list[Classifier]:
+    """``count`` classifiers as retraining would give them: fit(rows, labels, seed) on bootstrap rows, each
+    from a start of its own.
+
+    rows [n, d]; labels [n]. Draws that miss a class are drawn again. Deterministic under ``seed``.
+    """
+    generator = np.random.default_rng(seed)
+    classes = np.unique(labels).size
+    if classes < 2:
+        raise DataError("only one class occurs: there is nothing to separate", where="labels")
+    made: list[Classifier] = []
+    while len(made) < count:
+        drawn = generator.integers(len(rows), size=len(rows))
+        if np.unique(labels[drawn]).size == classes:
+            made.append(fit(rows[drawn], labels[drawn], int(generator.integers(2**31))))
+    return made
 
 
 def _names(given: Sequence[str] | None, found: Any, d: int) -> tuple[str, ...]:
