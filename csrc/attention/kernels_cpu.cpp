@@ -195,7 +195,7 @@ Rows directions(const AttentionHead& h, Strided x, int64_t begin, int64_t n, flo
 
 // Asks for the block of rows from `begin` on, as far as there are any.
 void soon(const AttentionHead& h, Strided x, int64_t begin, int64_t end, Ahead& ahead) {
-  if (x.elem != 1) return;
+  if (!x.data || x.elem != 1) return;
   const int64_t size = h.bf16 ? 2 : 4;
   ahead.add(static_cast<const char*>(x.data) + begin * x.row * size, smaller(ATTENTION_BLOCK, end - begin),
             x.row * size, h.d * size);
