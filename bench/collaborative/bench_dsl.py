@@ -42,9 +42,9 @@ class Course:
 
 
 COURSES = {
-    "beauty": Course(60, 60, 512, "beauty"),
-    "electronic": Course(10, 20, 1000, "electronic"),
-    "electronic-shift": Course(10, 20, 1000, "electronic"),
+    "beauty": Course(40, 40, 512, "beauty"),
+    "electronic": Course(6, 15, 1000, "electronic"),
+    "electronic-shift": Course(6, 15, 1000, "electronic"),
 }
 TITLES = {
     "beauty": "Amazon Beauty",
@@ -77,7 +77,7 @@ def settings_of(loss: str, data: str, store: Path) -> list[Setting]:
     if loss == "sl_at_k":
         top = {"name": "sl_at_k", **many, "temperature": temperature, "k": 20, "refresh": 2}
         return [({**top, "weight_temperature": w}, {}) for w in (0.5, 0.75, 1.0, 1.5, 2.25, 3.0)]
-    dsl = {"name": "dsl_r", **many, "temperature": temperature, "warmup": 2, "ramp": 2}
+    dsl = {"name": "dsl_r", **many, "temperature": temperature, "warmup": 1, "ramp": 1}
     grid = [(1.0, 1.0), (1.0, -1.0), (1.0, 0.5), (1.0, -0.5), (4.0, 0.5), (4.0, -0.5)]
     return [({**dsl, "kappa": kappa, "gamma": gamma}, {}) for kappa, gamma in grid]
 
