@@ -95,6 +95,53 @@ def test_golden_value_of_sl_at_k() -> None:
     assert float(made(golden(), StepContext())) == pytest.approx(1.572018, abs=2e-6)
 
 
+def sigmoid(x: float) -> float:
+    return 1 / (1 + math.exp(-x))
+
+
+def llpauc_at_its_start(positive: float, sampled: list[float], alpha: float, beta: float) -> float:
+    """a = 1, b = 0, s1 = s2 = 0.5, g = 0, both prices 0.5."""
+
+    def softplus(y: float) -> float:
+        return math.log1p(math.exp(5 * y)) / 5
+
+    x = sigmoid(positive)
+    gain = softplus(-((x - 1) ** 2) + 2 * x - 0.5) / alpha
+    cost = sum(softplus(y**2 + 2 * y - 0.5) for y in map(sigmoid, sampled)) / len(sampled) / beta
+    return -0.5 - gain + 0.5 + cost + 0.5 + 0.5
+
+
+def test_values_of_the_losses_without_a_golden_one() -> None:
+    """The catalogue's formulas, written out for the golden row."""
+    sampled = S.tolist()
+    excess = [0.1 + max(0.0, s) for s in sampled]
+    mse = (sigmoid(POSITIVE) - 1) ** 2 + sum(sigmoid(s) ** 2 for s in sampled) / 5
+    bce = -math.log(sigmoid(POSITIVE)) - sum(math.log(1 - sigmoid(s)) for s in sampled) / 5
+    wanted: list[tuple[str, dict[str, Any], float]] = [
+        ("mse", {}, mse),
+        ("bce", {}, bce),
+        ("drrl", {"order": 2.0}, 0.4 + math.sqrt(sum(e * e for e in excess) / 5)),
+        ("drrl", {"order": 3.0}, 0.4 + (sum(e**1.5 for e in excess) / 5) ** (2 / 3)),
+        ("llpauc", {"alpha": 0.7, "beta": 0.1}, llpauc_at_its_start(POSITIVE, sampled, 0.7, 0.1)),
+        # the moving average is its own first value, and one row's weight is one over its mean
+        ("sogclr", {"temperature": 0.1}, 1 - POSITIVE / 0.1),
+        ("sogsl_at_k", {"temperature": 0.1}, 1 - POSITIVE / 0.1),
+        ("bsl", {"form": "grouped", "temperature": 0.1, "negative_weight": 1.1},
+         1.1 * (1.569924 + POSITIVE / 0.1) - POSITIVE / 0.1),
+        ("softmax", {"score": "cosine", "temperature": 0.1}, 3.220132),
+    ]  # fmt: skip
+    for name, settings, value in wanted:
+        found = float(loss(name, 1, 6, **settings)(golden(), StepContext()).detach())
+        assert found == pytest.approx(value, rel=2e-6), name
+
+
+def test_an_adversary_that_prefers_nothing_only_weighs() -> None:
+    made = loss("advinfonce", 1, 6, temperature=0.1, negative_weight=64.0)
+    made.adversary_items.zero_()
+    wanted = math.log1p(64 * math.exp(3.179362))
+    assert float(made(golden(), StepContext())) == pytest.approx(wanted, abs=2e-6)
+
+
 def test_golden_value_of_bpr() -> None:
     first = replace(golden(), negatives=torch.tensor([[1]]))
     assert float(loss("bpr", 1, 6)(first, StepContext())) == pytest.approx(0.754946, abs=1e-6)
