@@ -25,6 +25,12 @@ class DSLRConfig(LossConfig):
         "strength of the temperatures; above 0 crowded rows are sharpened, below 0 softened",
         choices=(-1.0, -0.5, 0.0, 0.5, 1.0, 2.0),
     )
+    negative_weight: float = knob(
+        1.0,
+        "of the sampled side against the target's; above 1 the target is pulled less",
+        gt=0,
+        choices=(1.0, 1.1, 1.25, 1.5),
+    )
     slate: int = knob(20, "competitors that the intensity is read from", ge=1, choices=(5, 10, 20, 50))
     clip_low: float = knob(0.5, "least temperature over t0", gt=0, le=1)
     clip_high: float = knob(2.0, "largest temperature over t0", ge=1)

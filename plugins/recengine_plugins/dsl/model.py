@@ -61,7 +61,9 @@ class DSLR(nn.Module):
 
     Weights (kappa): see ``log_weights``. Temperatures (gamma): t_r = t0 clip(exp(-gamma (q_r - q)), low,
     high), q_r the intensity of the row's slate and q its moving average over batches. After ``warmup`` epochs
-    of SL both strengths rise over ``ramp`` epochs.
+    of SL both strengths rise over ``ramp`` epochs. A ``negative_weight`` v other than one gives
+    v log((1 / N) sum_j w_j exp(s_j / t_r)) - s_p / t_r: no temperature changes how much a row pulls its
+    target for how much it pushes the sampled items away, v does (BSL's weight).
     """
 
     needs: frozenset[Need] = frozenset({"negatives", "item_similarity"})
@@ -102,7 +104,7 @@ class DSLR(nn.Module):
         entries = live.sum(1).clamp(min=1).log().to(positive.dtype)
         shared = negatives.ndim == 1  # then a plain product, whose bits depend on the threads
         normaliser = reduce(anchors, items) if shared else all_threads(reduce, anchors, items)
-        loss = normaliser - entries - positive / temperature
+        loss = self.config.negative_weight * (normaliser - entries) - positive / temperature
         if self.config.scale_by_tau:
             loss = loss * (temperature / self.config.temperature)
         return torch.where(live.any(1), loss, 0.0).mean()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -96,6 +97,17 @@ def test_without_strengths_it_is_sl() -> None:
     assert float(made(kappa=0.0, gamma=0.0)(case, LATE)) == pytest.approx(float(sl - shift), abs=1e-6)
     warming = made(warmup=5, ramp=5)
     assert float(warming(case, StepContext(epoch=4 - 1))) == pytest.approx(float(sl - shift), abs=1e-6)
+
+
+def test_the_weight_of_the_sampled_side_is_bsls() -> None:
+    case = given()
+    entry = host().registries["loss"].get("bsl")
+    bsl = entry.load()(
+        entry.load_config().parse({"form": "grouped", "temperature": 0.2, "negative_weight": 1.25})
+    )
+    alone = replace(case, row_ids=torch.arange(case.anchors.shape[0]))  # no two rows of one user
+    found = made(kappa=0.0, gamma=0.0, negative_weight=1.25)(case, StepContext())
+    torch.testing.assert_close(found, bsl(alone, StepContext()))
 
 
 def test_weights_have_mean_one_within_their_bounds() -> None:
