@@ -244,8 +244,8 @@ def of_data(data: str, systems: dict[str, list[Outcome]], store: Path) -> list[s
                 lines += [
                     "",
                     f"{name} over {other}{' (strongest on validation)' if other == strongest else ''}: "
-                    f"{found['ratio']:.3f} ({found['low']:.3f} to {found['high']:.3f}), p = {found['p']:.3f}, "
-                    f"{found['seeds']} seeds.",
+                    f"{found['ratio']:.3f} ({found['low']:.3f} to {found['high']:.3f}), "
+                    f"p = {found['p']:.3f}, {found['seeds']} seeds.",
                 ]
     return [*lines, ""]
 
@@ -303,9 +303,9 @@ HEAD = (
     "On shifted sets the settings are those chosen in distribution, and means count users without a test "
     "item as zero. *Over SL*: ratio of mean NDCG@20, interval of the crossed t test over users and seeds "
     "divided by SL's mean. *Rarest tenth*: users whose targets are in the least popular decile of items. "
-    "Ablations keep DSL-R's chosen setting with one strength at zero, or the other sign of gamma. `dsl_w` is "
-    "the mending that was tried: DSL-R with BSL's weight on the sampled side, six trials of its own. `bsl` is "
-    "the authors' form; IR-Benchmark's form is SL times a constant, which Adam does not see."
+    "Ablations keep DSL-R's chosen setting with one strength at zero, or the other sign of gamma. `dsl_w` "
+    "is the mending that was tried: DSL-R with BSL's weight on the sampled side, six trials of its own. "
+    "`bsl` is the authors' form; IR-Benchmark's form is SL times a constant, which Adam does not see."
 )
 
 
