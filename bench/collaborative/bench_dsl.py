@@ -278,9 +278,6 @@ def write(store: Path) -> None:
     for data, systems in found.items():
         lines += of_data(data, systems, store)
     lines += [*all_trials(store), *[f"* `{claim['claim']}`: {claim['figure']}" for claim in claims]]
-    notes = RESULTS / "collaborative_dsl_notes.md"
-    if notes.is_file():
-        lines += ["", notes.read_text().rstrip()]
     plain = {
         data: {
             name: [{k: v for k, v in vars(one).items() if k != "values"} for one in runs]
