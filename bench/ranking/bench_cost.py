@@ -1,78 +1,118 @@
-"""Cost of TokenMixer-Large: weights and operations against the formulas, time against plain torch, export.
+"""Cost of TokenMixer-Large: weights and operations against the formulas, time and memory against plain torch,
+depth, export, serving in bfloat16.
 
-    python bench/ranking/bench_cost.py [--preset 1m] [--rows 512] [--repeats 7] [--quick]
+    python bench/ranking/bench_cost.py --claim ID       what that claim needs, alone (five minutes at most)
+    python bench/ranking/bench_cost.py --part NAME...   counts, permutes, depth, export, low, race
+    python bench/ranking/bench_cost.py --part race --preset 10m --rows 2048
+    python bench/ranking/bench_cost.py --quick
 
-The plain twin computes the same blocks with torch.einsum and reads the same weights; eager and compiled. The
-three take turns in one process, medians are told. Sparse: the twin multiplies by every expert and masks.
+race: from the vectors of 20 features to the loss and its gradients (train) or to the logits (serve), the
+engine's blocks beside a twin in plain torch that reads the same weights, eager and compiled. The twin's dense
+SwiGLU is three batched products. Its sparse one multiplies by every expert and weighs (nothing is gathered)
+or sorts the tokens and takes torch._grouped_mm (which has bfloat16 backward only: inference). The candidates
+take turns, medians; memory in a process of its own each. Optimiser not included: it is the same for all.
+Figures join bench/results/ranking_cost.json, whose table is ranking_cost.md.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch.nn import functional
+from plain import Twin, quiet_compile
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "native"))
+from common import RETURNED, alternate, extra_memory, facts
+
+HERE = Path(__file__).resolve().parent
+RESULT = HERE.parent / "results" / "ranking_cost.json"
+FORMS: dict[str, dict[str, Any]] = {"dense": {}, "sparse": {"experts": 8, "active": 4}}
+RACES = [
+    f"ranking.{form}-{stage}-over-{rival}"
+    for form in FORMS
+    for stage in ("train", "serve")
+    for rival in ("eager", "compiled")
+]
+PARTS: dict[str, tuple[str, ...]] = {
+    "counts": ("ranking.parameter-formula", "ranking.active-share"),
+    "permutes": ("ranking.permute-kernels",),
+    "depth": ("ranking.depth-gradient",),
+    "export": (
+        "ranking.export-error",
+        "ranking.aoti-error",
+        "ranking.latency-1-ms",
+        "ranking.latency-500-ms",
+    ),
+    "low": ("ranking.bf16-auc-change",),
+}
+FEATURES, VALUES, DIM = 20, 1000, 16
 
 
 def main() -> None:
-    """Measure and print one JSON line a claim."""
+    """Measure, keep, print one JSON line a claim; the one asked for last."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--preset", default="1m")
+    parser.add_argument("--claim")
+    parser.add_argument("--part", nargs="+", choices=[*PARTS, "race"], default=[])
+    parser.add_argument("--preset", default="100m")
+    parser.add_argument("--form", nargs="+", choices=list(FORMS), default=list(FORMS))
+    parser.add_argument("--stage", nargs="+", choices=["train", "serve"], default=["train", "serve"])
     parser.add_argument("--rows", type=int, default=512)
-    parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--memory", help=argparse.SUPPRESS)
     given = parser.parse_args()
+    if given.memory:
+        calls = candidates(given.preset, given.form[0], given.stage[0], given.rows)
+        print(json.dumps({"mb": extra_memory(calls[given.memory])}))
+        return
+    parts = given.part or [name for name, claims in PARTS.items() if given.claim in claims]
+    if given.claim in RACES:
+        words = str(given.claim).removeprefix("ranking.").split("-")
+        parts, given.form, given.stage = ["race"], [words[0]], [words[1]]
+    if given.quick and not parts:
+        parts = [*PARTS, "race"]
     if given.quick:
-        given.preset, given.rows, given.repeats = "10k", 64, 2
-    dense, sparse = build(given.preset, {}), build(given.preset, {"experts": 8, "active": 4})
-    print(
-        json.dumps(
-            {
-                "claim": "ranking.parameter-formula",
-                "figure": abs(formula_gap(dense)) + abs(formula_gap(sparse)),
-            }
-        )
-    )
-    print(json.dumps({"claim": "ranking.active-share", "figure": active_gap(sparse)}))
-    print(json.dumps({"claim": "ranking.export-error", "figure": export_error(sparse)}))
-    print(json.dumps({"claim": "ranking.aoti-error", "figure": aoti_error(sparse)}))
-    for rows, ms in latencies(sparse).items():
-        print(json.dumps({"claim": f"ranking.latency-{rows}-ms", "figure": round(ms, 3)}))
-    print(json.dumps({"claim": "ranking.bf16-auc-change", "figure": bf16_change(1 if given.quick else 8)}))
-    for blocks in (4, 8, 16, 32):
-        with_aids, without = (gradient_spread(blocks, aids) for aids in (True, False))
-        print(f"gradient norms of {blocks} blocks, smallest over largest: {with_aids:.4f}")
-        print(f"the same without the depth aids: {without:.4f}")
-    print(json.dumps({"claim": "ranking.depth-gradient", "figure": round(with_aids, 4)}))
-    print(json.dumps({"claim": "ranking.permute-kernels", "figure": permutes(sparse, given.rows)}))
-    for name, model in (("dense", dense), ("sparse", sparse)):
-        for stage in ("train", "serve"):
-            eager, compiled = race(model, given.rows, given.repeats, stage)
-            print(json.dumps({"claim": f"ranking.{name}-{stage}-over-eager", "figure": round(eager, 2)}))
-            print(
-                json.dumps({"claim": f"ranking.{name}-{stage}-over-compiled", "figure": round(compiled, 2)})
-            )
+        given.preset, given.rows = "10k", 64
+    figures: dict[str, float | None] = {}
+    kept: dict[str, Any] = {}
+    for part in parts:
+        if part == "race":
+            for form in given.form:
+                for stage in given.stage:
+                    figures |= race(given.preset, form, stage, given.rows, given.quick, kept)
+        else:
+            figures |= {
+                "counts": counts, "permutes": permutes, "depth": depth, "export": export, "low": low
+            }[part](given.quick, kept)  # fmt: skip
+    if not given.quick:
+        keep(kept)
+    for claim in sorted(figures, key=lambda name: name == given.claim):
+        print(json.dumps({"claim": claim, "figure": figures[claim]}))
 
 
-def build(preset: str, more: dict[str, Any]) -> Any:
-    """The registered model for the planted click log."""
+def build(preset: str, more: dict[str, Any], extras: dict[str, Any] | None = None) -> Any:
+    """The registered model, for the planted click log unless ``extras`` says what the data is."""
     from recengine.contracts.model import DataFacts
     from recengine.hooks import host
     from recengine.training import resolve
     from recengine.training.build import build_model
 
-    settings = {"preset": preset, "tokens": 0, "heads": 0, **more}
+    settings = {"preset": preset, **({} if extras else {"tokens": 0, "heads": 0}), **more}
     config = resolve("tokenmixer_large", {"model": settings}, host())
-    return build_model("tokenmixer_large", config, DataFacts(0, 0, split().extras()), 0, host())
+    known = extras or split().extras()
+    return build_model("tokenmixer_large", config, DataFacts(0, 0, known), 0, host())
 
 
 def split() -> Any:
@@ -83,16 +123,36 @@ def split() -> Any:
     return prepare(planted_clicks(2000))
 
 
-def formula_gap(model: Any) -> int:
-    """Weights of the blocks less what the formula says."""
+def many_features() -> dict[str, Any]:
+    """What a model must know of 20 categorical features of 1,000 values each."""
+    facts_of = [
+        {"name": f"f{at}", "kind": "one", "table": f"f{at}", "size": VALUES, "group": f"f{at}"}
+        for at in range(FEATURES)
+    ]
+    return {**split().extras(), "features": facts_of}
+
+
+# --- counts ------------------------------------------------------------------------------------------
+
+
+def counts(quick: bool, kept: dict[str, Any]) -> dict[str, float | None]:
+    """Weights of the blocks less the formula; operations that rows meet over the dense ones, less k / E."""
     from recengine_plugins.tokenmixer_large import counting
 
-    own = sum(p.numel() for p in model.blocks.parameters())
-    return own - counting.blocks(model.config, model.tokens.tokens).weights
+    gaps, shares = [], []
+    for preset in ("10k",) if quick else ("10k", "100k", "1m", "10m"):
+        for more in FORMS.values():
+            model = build(preset, more, many_features())
+            own = sum(p.numel() for p in model.blocks.parameters())
+            gaps.append(abs(own - counting.blocks(model.config, model.tokens.tokens).weights))
+            if more:
+                shares.append(active_gap(model))
+    kept["counts"] = {"formula gaps": gaps, "active gaps": shares}
+    return {"ranking.parameter-formula": max(gaps), "ranking.active-share": max(shares)}
 
 
 def active_gap(model: Any) -> float:
-    """Distance of the operations that rows really meet, over the dense ones, from k / E."""
+    """|operations of a half block that 256 rows really meet / dense ones - k / E|."""
     c = model.config
     x = torch.randn(256, model.tokens.tokens, c.hidden_dim)
     part = model.blocks[0].reverted
@@ -101,176 +161,261 @@ def active_gap(model: Any) -> float:
     return abs(met / (x.shape[0] * x.shape[1] * c.expansion * c.hidden_dim) - c.active / c.experts)
 
 
-def export_error(model: Any) -> float:
-    """Largest difference of an exported, saved and loaded program."""
+def permutes(quick: bool, kept: dict[str, Any]) -> dict[str, float | None]:
+    """Copies, gathers and scatters of tokens in the profile of the blocks, forward and backward."""
+    suspects = ("permute", "gather", "scatter", "index", "transpose", "aten::copy_", "contiguous", "clone")
+    found = {}
+    for form, more in FORMS.items():
+        model = build("10k" if quick else "1m", more)
+        x = torch.randn(64, model.tokens.tokens, model.config.hidden_dim, requires_grad=True)
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+            y = x
+            for block in model.train().blocks:
+                y = block(y)
+            y.sum().backward()
+        events = {event.key: event.count for event in profile.key_averages()}
+        found[form] = {key: n for key, n in events.items() if any(one in key for one in suspects)}
+    kept["permutes"] = found
+    return {"ranking.permute-kernels": sum(sum(one.values()) for one in found.values())}
+
+
+# --- depth -------------------------------------------------------------------------------------------
+
+
+def depth(quick: bool, kept: dict[str, Any]) -> dict[str, float | None]:
+    """Gradient norm of each block's weights in the first training step; smallest over largest."""
+    rows = []
+    for blocks in (4, 8) if quick else (4, 8, 16, 32):
+        for aids in (True, False):
+            norms = gradient_norms(blocks, aids)
+            rows.append({"blocks": blocks, "aids": aids, "norms": norms})
+            print(f"{blocks} blocks, {'with' if aids else 'without'}: {min(norms) / max(norms):.4f}")
+    kept["depth"] = rows
+    last = next(row["norms"] for row in reversed(rows) if row["aids"])
+    return {"ranking.depth-gradient": round(min(last) / max(last), 4)}
+
+
+def gradient_norms(blocks: int, aids: bool) -> list[float]:
+    """By block, of the preset 100k's width on the planted log."""
+    from recengine.contracts.batch import FeatureBatch, StepContext
+
+    more = {} if aids else {"skip": 0, "auxiliary": 0.0}
+    torch.manual_seed(0)
+    model = build("100k", {"n_blocks": blocks, **more}).train()
+    batch = FeatureBatch(**split().train.take(np.arange(512)).tensors())
+    model.training_loss(batch, StepContext(0, 0, 1, 1, {})).backward()
+    return [
+        sum(float(p.grad.square().sum()) for p in block.parameters() if p.grad is not None) ** 0.5
+        for block in model.blocks
+    ]
+
+
+# --- export ------------------------------------------------------------------------------------------
+
+
+def export(quick: bool, kept: dict[str, Any]) -> dict[str, float | None]:
+    """Exported, saved, loaded and compiled ahead of time: largest difference, median milliseconds."""
     from recengine.contracts.batch import FeatureBatch
-    from recengine.serving.rankers import export_ranker, load_program, save_program
+    from recengine.serving.rankers import Program, export_ranker, load_program, save_program
 
-    batch = FeatureBatch(**split().test.take(np.arange(100)).tensors())
+    model, table = build("10k" if quick else "1m", FORMS["sparse"]).eval(), split().test
+    batches = {
+        rows: FeatureBatch(**table.take(np.arange(rows) % len(table)).tensors()) for rows in (1, 100, 500)
+    }
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
-        path = save_program(export_ranker(model.eval(), batch), Path(folder) / "ranker.pt2")
-        return float((load_program(path)(batch.features) - model.predict(batch)).abs().max())
-
-
-def aoti_error(model: Any) -> float | None:
-    """The same of an AOTInductor package; None, and a line that says why, where it cannot be made."""
-    from recengine.contracts.batch import FeatureBatch
-    from recengine.serving.rankers import export_ranker
-
-    batch = FeatureBatch(**split().test.take(np.arange(100)).tensors())
-    inductor: Any = torch._inductor
-    with tempfile.TemporaryDirectory() as folder, torch.no_grad():
-        path = str(Path(folder) / "ranker.pt2")
+        wanted = model.predict(batches[100])
+        program = export_ranker(model, batches[100])
+        loaded = load_program(save_program(program, Path(folder) / "ranker.pt2"))
+        error = float((loaded(batches[100].features) - wanted).abs().max())
+        runners: dict[str, Any] = {"eager": model.predict, "exported": lambda b: loaded(b.features)}
+        path, aoti = str(Path(folder) / "aoti.pt2"), None
         try:
-            inductor.aoti_compile_and_package(export_ranker(model.eval(), batch), package_path=path)
-            got = inductor.aoti_load_package(path)(batch.features)
+            torch._inductor.aoti_compile_and_package(program, package_path=path)
+            package = Program(torch._inductor.aoti_load_package(path))
+            aoti = float((package(batches[100].features) - wanted).abs().max())
+            runners["AOTInductor"] = lambda b: package(b.features)
         except Exception as failed:
-            print(f"no AOTInductor package: {type(failed).__name__}: {str(failed).splitlines()[0]}")
-            return None
-        return float((got - model.predict(batch)).abs().max())
+            kept["aoti failed"] = f"{type(failed).__name__}: {str(failed).splitlines()[0]}"
+            print(kept["aoti failed"])
+        ms: dict[str, dict[int, float]] = {}
+        for name, run in runners.items():
+            ms[name] = {rows: median_ms(lambda run=run, rows=rows: run(batches[rows])) for rows in (1, 500)}
+    kept["export"] = {"export error": error, "aoti error": aoti, "ms": ms}
+    served = ms.get("AOTInductor", ms["exported"])
+    return {
+        "ranking.export-error": error,
+        "ranking.aoti-error": aoti,
+        "ranking.latency-1-ms": round(served[1], 3),
+        "ranking.latency-500-ms": round(served[500], 3),
+    }
 
 
-def latencies(model: Any) -> dict[int, float]:
-    """Median milliseconds of the exported program by rows of a batch."""
-    from recengine.contracts.batch import FeatureBatch
-    from recengine.serving.rankers import Program, export_ranker
-
-    table, found = split().test, {}
-    example = FeatureBatch(**table.take(np.arange(8)).tensors())
-    program = Program(export_ranker(model.eval(), example).module())
-    for rows in (1, 500):
-        batch = FeatureBatch(**table.take(np.arange(rows) % len(table)).tensors())
-        times = []
-        with torch.no_grad():
-            for _ in range(60):
-                began = time.perf_counter()
-                program(batch.features)
-                times.append(1e3 * (time.perf_counter() - began))
-        found[rows] = statistics.median(times[10:])
-    return found
+def median_ms(call: Callable[[], object]) -> float:
+    """Of 60 calls after ten."""
+    times = []
+    for _ in range(70):
+        began = time.perf_counter()
+        call()
+        times.append(1e3 * (time.perf_counter() - began))
+    return statistics.median(times[10:])
 
 
-def bf16_change(epochs: int) -> float:
-    """|AUC in float32 - AUC with the blocks in bfloat16| of a trained ranker on the planted log."""
+def low(quick: bool, kept: dict[str, Any]) -> dict[str, float | None]:
+    """|AUC in float32 - AUC served in bfloat16| of a trained ranker, and the time of each."""
     from recengine.contracts.batch import FeatureBatch
     from recengine.evaluation.clicks import auc
     from recengine.testing import planted_clicks
     from recengine.training import fit
 
-    settings = {"model": {"preset": "100k", "tokens": 0}, "training": {"epochs": epochs, "batch_size": 256}}
+    settings = {"model": {"preset": "100k", "tokens": 0}, "training": {"batch_size": 256}}
+    settings["training"]["epochs"] = 1 if quick else 4
     run: Any = fit("tokenmixer_large", planted_clicks(20_000), settings=settings)
-    table, found = run.split.test, []
-    for low in (False, True):
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=low):
+    table, told = run.split.test, {}
+    for name in ("float32", "bfloat16"):
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=name == "bfloat16"):
             parts = [run.model.predict(FeatureBatch(**one.tensors())).float() for one in table.batches()]
-        found.append(auc(table.labels, torch.cat(parts).numpy()))
-    return round(abs(found[0] - found[1]), 6)
+        told[name] = auc(table.labels, torch.cat(parts).numpy())
+    kept["low"] = told
+    return {"ranking.bf16-auc-change": round(abs(told["float32"] - told["bfloat16"]), 6)}
 
 
-def gradient_spread(blocks: int, aids: bool) -> float:
-    """Smallest over largest gradient norm of the blocks' weights in the first training step."""
-    from recengine.contracts.batch import FeatureBatch, StepContext
+# --- race --------------------------------------------------------------------------------------------
 
-    more = {} if aids else {"skip": 0, "auxiliary": 0.0}
+
+def candidates(preset: str, form: str, stage: str, rows: int) -> dict[str, Callable[[], object]]:
+    """The engine's model and its twins on the same weights and rows."""
     torch.manual_seed(0)
-    model = build("10k", {"n_blocks": blocks, **more}).train()
-    batch = FeatureBatch(**split().train.take(np.arange(512)).tensors())
-    model.training_loss(batch, StepContext()).backward()
-    norms = [
-        sum(float(p.grad.square().sum()) for p in block.parameters() if p.grad is not None) ** 0.5
-        for block in model.blocks
+    model = build(preset, FORMS[form], many_features()).train(stage == "train")
+    vectors = torch.randn(rows, FEATURES, model.config.embedding_dim)
+    labels = (torch.rand(rows) < 0.3).float()
+    networks: dict[str, Callable[..., Any]] = {"recengine": lambda x: model.score(x, {})}
+    for name, grouped in (
+        ("", False),
+        *((("grouped_mm ", True),) if form == "sparse" and stage == "serve" else ()),
+    ):
+        twin = Twin(model, grouped=grouped)
+        networks[f"{name}eager"] = twin
+        networks[f"{name}compiled"] = quiet_compile(twin)
+    weights = [p for p in model.parameters() if p.requires_grad]
+
+    def train(network: Callable[..., Any]) -> None:
+        loss = torch.nn.functional.binary_cross_entropy_with_logits(network(vectors), labels)
+        torch.autograd.grad(loss, weights, allow_unused=True)
+
+    def serve(network: Callable[..., Any]) -> None:
+        with torch.inference_mode():
+            network(vectors)
+
+    with torch.no_grad():
+        wanted = networks["recengine"](vectors)
+        for name, network in networks.items():
+            torch.testing.assert_close(network(vectors), wanted, rtol=1e-3, atol=1e-4, msg=name)
+    call = train if stage == "train" else serve
+    return {name: lambda network=network: call(network) for name, network in networks.items()}
+
+
+def race(
+    preset: str, form: str, stage: str, rows: int, quick: bool, kept: dict[str, Any]
+) -> dict[str, float | None]:
+    """Rows a second of each candidate, and MB that a call takes at most; figures of the claims at 100m."""
+    taken = alternate(candidates(preset, form, stage, rows), 0.3 if quick else 1.0, least=3)
+    speed = {name: rows / statistics.median(found) for name, found in taken.items()}
+    memory = {} if quick else {name: peak(preset, form, stage, rows, name) for name in speed}
+    kept.setdefault("race", {})[f"{preset} {form} {stage}"] = {
+        "rows": rows, "rows a second": speed, "MB": memory
+    }  # fmt: skip
+    print({name: round(value, 1) for name, value in speed.items()}, memory, flush=True)
+    if preset != "100m" and not quick:
+        return {}
+    found = {}
+    for rival in ("eager", "compiled"):
+        fastest = max(value for name, value in speed.items() if name.endswith(rival))
+        found[f"ranking.{form}-{stage}-over-{rival}"] = round(speed["recengine"] / fastest, 2)
+    return found  # type: ignore[return-value]
+
+
+def peak(preset: str, form: str, stage: str, rows: int, name: str) -> float:
+    """MB by which the resident set rises in a call, in a process that gives back what it frees."""
+    words = ["--memory", name, "--preset", preset, "--form", form, "--stage", stage, "--rows", str(rows)]
+    made = subprocess.run(
+        [sys.executable, __file__, *words],
+        env={**os.environ, **RETURNED},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    return round(float(json.loads(made.stdout.splitlines()[-1])["mb"]), 1)
+
+
+# --- results -----------------------------------------------------------------------------------------
+
+
+def keep(kept: dict[str, Any]) -> None:
+    """Join with what was measured before, and draw the table."""
+    before = json.loads(RESULT.read_text()) if RESULT.exists() else {}
+    races = {**before.get("race", {}), **kept.get("race", {})}
+    told = {
+        **before,
+        **json.loads(json.dumps(kept)),
+        "race": races,
+        "facts": facts(),
+        "threads": torch.get_num_threads(),
+    }
+    RESULT.write_text(json.dumps(told, indent=1) + "\n")
+    about = told["facts"]
+    lines = [
+        "# Cost of TokenMixer-Large",
+        "",
+        f"{about['processor']}, {told['threads']} threads, torch {about['torch']}, Python {about['python']}, "
+        f"{about['date']}; seed 0. `python bench/ranking/bench_cost.py`",
+        "",
     ]
-    return min(norms) / max(norms)
-
-
-def permutes(model: Any, rows: int) -> int:
-    """Copies, gathers and scatters of tokens in the profile of the blocks, forward and backward."""
-    x = torch.randn(rows, model.tokens.tokens, model.config.hidden_dim, requires_grad=True)
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
-        y = x
-        for block in model.train().blocks:
-            y = block(y)
-        y.sum().backward()
-    suspects = ("permute", "gather", "scatter", "index", "transpose", "aten::copy_", "contiguous", "clone")
-    return sum(event.count for event in profile.key_averages() if any(one in event.key for one in suspects))
-
-
-class Plain(torch.nn.Module):
-    """The same blocks in plain torch, on the weights of ``model``."""
-
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.blocks = model.blocks
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        for block in self.blocks:
-            mixed = mix(x, block.heads)
-            mixed = mixed + fed(block.mixed, rms(mixed, block.mixed_norm))
-            reverted = mix(mixed, block.tokens)
-            x = x + fed(block.reverted, rms(reverted, block.reverted_norm))
-        return x
-
-
-class Ours(torch.nn.Module):
-    """The blocks as they are."""
-
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.blocks = model.blocks
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        for block in self.blocks:
-            x = block(x)
-        return x
-
-
-def mix(x: torch.Tensor, heads: int) -> torch.Tensor:
-    """View, transpose, copy."""
-    b, t, d = x.shape
-    return x.view(b, t, heads, d // heads).transpose(1, 2).reshape(b, heads, -1)
-
-
-def rms(x: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-    """RMSNorm."""
-    return functional.rms_norm(x, (x.shape[-1],), scale, 1e-6)
-
-
-def fed(part: Any, x: torch.Tensor) -> torch.Tensor:
-    """Dense: three batched products. Sparse: every expert, masked by the gates."""
-    if not hasattr(part, "router"):
-        return swiglu(x.transpose(0, 1), part.bank).transpose(0, 1)
-    logits = torch.einsum("btd,tde->bte", x, part.router)
-    top, chosen = logits.topk(part.k)
-    gates = torch.zeros_like(logits).scatter(-1, chosen, top.softmax(-1))
-    hidden = functional.silu(torch.einsum("btd,tedf->btef", x, part.bank.gate))
-    hidden = hidden * torch.einsum("btd,tedf->btef", x, part.bank.up) * gates[..., None]
-    routed = part.alpha * torch.einsum("btef,tefd->btd", hidden, part.bank.down)
-    return routed + swiglu(x.transpose(0, 1), part.always).transpose(0, 1)
-
-
-def swiglu(x: torch.Tensor, bank: Any) -> torch.Tensor:
-    """[T, B, D] to [T, B, D]."""
-    return (functional.silu(x @ bank.gate) * (x @ bank.up)) @ bank.down
-
-
-def race(model: Any, rows: int, repeats: int, stage: str) -> tuple[float, float]:
-    """Time of the twin, eager and compiled, over ours."""
-    x = torch.randn(rows, model.tokens.tokens, model.config.hidden_dim)
-    runners = {"ours": Ours(model), "eager": Plain(model), "compiled": torch.compile(Plain(model))}
-    times: dict[str, list[float]] = {name: [] for name in runners}
-    for turn in range(repeats + 2):
-        for name, module in runners.items():
-            began = time.perf_counter()
-            if stage == "train":
-                module.zero_grad(set_to_none=True)
-                module(x).square().mean().backward()
-            else:
-                with torch.inference_mode():
-                    module(x)
-            if turn >= 2:
-                times[name].append(time.perf_counter() - began)
-    medians = {name: statistics.median(found) for name, found in times.items()}
-    return medians["eager"] / medians["ours"], medians["compiled"] / medians["ours"]
+    if races:
+        lines += [
+            "From the vectors of 20 features to loss and gradients (train) or logits (serve), float32; rows",
+            "a second, candidates by turns; in brackets the MB that a call takes at most.",
+            "",
+            "| preset | form | stage | rows | recengine | plain torch | times the fastest |",
+            "|---|---|---|---|---|---|---|",
+        ]
+    for name, one in sorted(races.items(), key=lambda item: (len(item[0].split()[0]), item[0])):
+        speed, memory = one["rows a second"], one["MB"]
+        shown = {k: f"{v:,.0f}" + (f" ({memory[k]:,.0f})" if k in memory else "") for k, v in speed.items()}
+        rivals = ", ".join(f"{k} {v}" for k, v in shown.items() if k != "recengine")
+        times = speed["recengine"] / max(v for k, v in speed.items() if k != "recengine")
+        preset, form, stage = name.split()
+        lines.append(
+            f"| {preset} | {form} | {stage} | {one['rows']} | {shown['recengine']} | {rivals} | {times:.2f} |"
+        )
+    if "depth" in told:
+        lines += [
+            "",
+            "Gradient norm of a block's weights in the first step, preset 100k's width (first, middle, last",
+            "block), and the smallest over the largest:",
+            "",
+            "| blocks | depth aids | first | middle | last | smallest over largest |",
+            "|---|---|---|---|---|---|",
+        ]
+        for row in told["depth"]:
+            n = row["norms"]
+            lines.append(
+                f"| {row['blocks']} | {'yes' if row['aids'] else 'no'} | {n[0]:.2e} | {n[len(n) // 2]:.2e} "
+                f"| {n[-1]:.2e} | {min(n) / max(n):.4f} |"
+            )
+    if "export" in told:
+        one = told["export"]
+        lines += ["", f"Export (sparse, 1m): largest difference {one['export error']:.1e} of the program, "]
+        lines[-1] += (
+            "none of an AOTInductor package"
+            if one["aoti error"] is None
+            else f"{one['aoti error']:.1e} of the AOTInductor package"
+        )
+        lines += ["(probabilities). Milliseconds:", "", "| runner | 1 row | 500 rows |", "|---|---|---|"]
+        lines += [f"| {k} | {v['one']:.3f} | {v['many']:.3f} |" for k, v in one["ms"].items()]
+    if "low" in told:
+        lines += ["", f"AUC on the planted log: {told['low']['float32']:.6f} in float32, "]
+        lines[-1] += f"{told['low']['bfloat16']:.6f} served in bfloat16."
+    RESULT.with_suffix(".md").write_text("\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":
