@@ -80,6 +80,7 @@ def main() -> None:
             for model in given.models or NAMES:
                 for size in range(len(SIZES[model])):
                     cell(given.store, model, size, seed)
+        report(given.store)
     else:
         report(given.store)
 

@@ -24,6 +24,7 @@ class Twin(torch.nn.Module):
             x = self._block(block, x)
             if at in model.joints:
                 x = x + kept[at - model.config.skip]
+                x = 0.5 * x if model.config.skip_join == "mean" else x
             kept[at] = x
         made: Tensor = model.tower(rms(x, model.norm).mean(1)).squeeze(1)
         return made

@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 
 import recengine
-from recengine.testing import planted
+from recengine.testing import planted, planted_clicks
 
 
 def test_fit_leaves_a_whole_run(small_run: Path) -> None:
@@ -238,3 +238,39 @@ def test_rerank_measures_both_stages_and_writes_a_page(cli: Any, tmp_path: Path)
         assert refused.exit_code == 2
         assert problem in refused.stderr
     assert cli("rerank", tmp_path / "out" / "ranker", "fm").exit_code == 2
+
+
+def test_click_models_are_compared_planned_and_tuned(cli: Any, tmp_path: Path) -> None:
+    planted_clicks(1500).frames[0].write_parquet(tmp_path / "clicks.parquet")
+    data = ("--data", tmp_path / "clicks.parquet", "--set", "training.epochs=2")
+    told = cli("compare", "lr", "fm", *data, "--seeds", 2, "--out", tmp_path / "c", "--json")
+    pairs = json.loads(told.stdout)["pairs"]
+    assert {pair["metric"] for pair in pairs} == {"auc", "log_likelihood"}
+    runs = [recengine.load(tmp_path / "c" / f"{name}-seed0").evaluate()["auc"] for name in ("lr", "fm")]
+    again = cli(
+        "compare", *(tmp_path / "c" / f"{name}-seed0" for name in ("lr", "fm")), "--no-report", "--json"
+    )
+    assert json.loads(again.stdout)["pairs"][0]["test"]["difference"] == pytest.approx(runs[0] - runs[1])
+    planned = cli("plan", "--pilot", tmp_path / "c" / "lr-seed0", "--pilot", tmp_path / "c" / "lr-seed1",
+                  "--metric", "auc", "--delta", "0.05", "--json")  # fmt: skip
+    assert json.loads(planned.stdout)["metric"] == "auc"
+    mixed = cli("compare", "lr", "popularity", *data, "--out", tmp_path / "m")
+    assert mixed.exit_code == 2
+    assert "learn from different data" in mixed.stderr
+    study = (
+        "--study",
+        tmp_path / "s.db",
+        "--tuner",
+        "random",
+        "--trials",
+        2,
+        "--confirm",
+        1,
+        "--report",
+        tmp_path / "s.html",
+    )
+    tuned = cli("tune", "fm", *data, *study, "--json")
+    assert 0 < json.loads(tuned.stdout)["best"]["value"] < 1
+    assert "auc" in (tmp_path / "s.html").read_text()
+    refused = cli("tune", "fm", *data, "--metric", "log_loss", "--study", tmp_path / "t.db")
+    assert refused.exit_code == 2

@@ -11,7 +11,7 @@ import pytest
 from recengine.errors import DataError
 from recengine.evaluation.calibration import calibration_bins, expected_error, wilson
 from recengine.evaluation.click_result import ClickEvaluation, ClickProtocol, measure_clicks
-from recengine.evaluation.clicks import auc, auc_interval, click_metrics, gauc, normalised_entropy
+from recengine.evaluation.clicks import auc, auc_interval, auc_parts, click_metrics, gauc, normalised_entropy
 from recengine.evaluation.off_policy import policy_value
 
 
@@ -121,3 +121,18 @@ def test_policy_values_need_chances():
         policy_value([1.0], [0.0], [1.0])
     with pytest.raises(DataError, match="none of the logged"):
         policy_value([1.0], [0.5], [0.0])
+
+
+def test_the_parts_of_the_auc_have_its_mean_and_the_variance_of_delong() -> None:
+    random = np.random.default_rng(4)
+    labels = random.integers(0, 2, 400)
+    scores = np.round(random.normal(size=400) + labels, 1)  # with ties
+    parts = auc_parts(labels, scores)
+    assert parts.mean() == pytest.approx(auc(labels, scores))
+    low, high = auc_interval(labels, scores)
+    p, n = labels.sum(), (1 - labels).sum()
+    centred = parts - parts.mean()
+    s10 = (centred[labels == 1] ** 2).sum() / 400**2 * p / (p - 1)
+    s01 = (centred[labels == 0] ** 2).sum() / 400**2 * n / (n - 1)
+    assert 1.959964 * np.sqrt(s10 + s01) == pytest.approx((high - low) / 2, rel=1e-6)
+    assert np.isnan(auc_parts(np.ones(3), np.arange(3.0))).all()

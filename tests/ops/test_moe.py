@@ -343,3 +343,19 @@ def test_a_row_that_is_not_finite_stays_alone() -> None:
     touched[11, 1] = touched[40, 0] = True
     assert not torch.isfinite(y[touched]).any()
     torch.testing.assert_close(y[~touched], whole[~touched])
+
+
+@needs_kernels
+def test_packed_weights_follow_the_arithmetic_under_autocast() -> None:
+    x, router, weights, shared = case(30, 3, 4, 12, 20)
+    routing, options = route(x, router, 2), {"packed": PackedWeights(), "shared_packed": PackedWeights()}
+    with torch.no_grad():
+        wide = grouped_swiglu(x, weights, routing, shared=shared, **options)
+        with torch.autocast("cpu", torch.bfloat16):
+            low = grouped_swiglu(x, weights, routing, shared=shared, **options)
+            plain = grouped_swiglu(x, weights, routing, shared=shared)
+        again = grouped_swiglu(x, weights, routing, shared=shared, **options)
+    assert low.dtype == torch.bfloat16
+    assert torch.equal(low, plain)
+    assert 0 < relative(low, wide) < 0.02
+    assert torch.equal(again, wide)

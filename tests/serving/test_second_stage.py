@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +15,16 @@ import recengine
 from recengine.contracts.model import Generates
 from recengine.errors import DataError, UsageError
 from recengine.evaluation import evaluate
-from recengine.serving import PairFeatures, SecondStage, Stages, measure_stages, pairs_log, second_stage
+from recengine.serving import PairFeatures, SecondStage, Stages, candidates_log, measure_stages, second_stage
 from recengine.testing import World, planted
 from recengine.training import Run
 
-TRAINING = {"epochs": 15, "batch_size": 256, "learning_rate": 0.02, "patience": 0, "device": "cpu"}
+TRAINING = {"epochs": 8, "batch_size": 256, "learning_rate": 0.02, "patience": 0, "device": "cpu"}
 
 
 @pytest.fixture(scope="module")
 def world() -> World:
-    return planted(events=8, items_per_group=16)
+    return planted(events=8, items_per_group=16, users_per_group=120)
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +77,10 @@ def test_what_is_shown_was_retrieved_and_is_in_the_order_of_the_ranker(stages: S
         assert (ids[row, kept.size :] == -1).all()
         if not kept.size:
             continue
-        asked = stages.ranker.predict(stages.features.pairs(np.full(kept.size, row), kept))
+        pairs = stages.features.pairs(np.full(kept.size, row), kept)
+        asked = stages.ranker.predict(
+            pairs.with_columns(pl.Series("recengine.place", np.arange(1.0, kept.size + 1)))
+        )
         by = np.argsort(-asked, kind="stable")
         np.testing.assert_array_equal(ids[row, : kept.size], kept[by])
         np.testing.assert_allclose(scores[row, : kept.size], asked[by])
@@ -102,17 +106,30 @@ def test_a_reader_of_rows_may_be_a_saved_run(
     assert measure_stages(again, k=9).second["ndcg@9"] == measured.second["ndcg@9"]
 
 
-def test_the_log_holds_what_was_met_and_what_was_not(world: World) -> None:
-    train = world.split.train
-    log = pairs_log(features_of(world), train, negatives=3, seed=1)
+def test_the_log_holds_what_was_retrieved_and_says_what_was_taken(world: World, retriever: Run) -> None:
+    task = world.split.validation
+    assert task is not None
+    log = candidates_log(retriever, features_of(world), top=40, seed=1)
     frame = log.frames[0]
-    met = set(zip(train.user.tolist(), train.item.tolist(), strict=True))
+    target = dict(zip(task.users.tolist(), task.targets.tolist(), strict=True))
     for user, item, label in frame.select("user", "item", log.config.label).iter_rows():
-        assert ((user, item) in met) == bool(label)
-    assert frame[log.config.label].sum() == len(met)
-    assert frame.height == 4 * len(met)
-    assert frame.equals(pairs_log(features_of(world), train, negatives=3, seed=1).frames[0])
-    assert not frame.equals(pairs_log(features_of(world), train, negatives=3, seed=2).frames[0])
+        assert (target[user] == item) == bool(label)
+    by_user = frame.group_by("user").agg(pl.col("recengine.place"), pl.col(log.config.label).sum())
+    assert (by_user[log.config.label] == 1).all(), "users whose target was not found teach nothing"
+    assert 0 < by_user.height < len(task)
+    for places in by_user["recengine.place"].to_list():
+        assert sorted(places) == list(range(1, 41))
+    seen = task.history.history(np.array([by_user["user"][0]])).items.tolist()
+    assert not set(seen) & set(frame.filter(pl.col("user") == by_user["user"][0])["item"].to_list())
+    again = [candidates_log(retriever, features_of(world), top=40, seed=seed).frames[0] for seed in (1, 2)]
+    assert frame.equals(again[0])
+    assert not frame.equals(again[1])
+
+
+def test_a_split_without_validation_is_told(world: World, retriever: Run) -> None:
+    alone = replace(retriever, split=replace(world.split, validation=None))
+    with pytest.raises(UsageError, match="learns from a validation task"):
+        candidates_log(alone, features_of(world))
 
 
 def test_missing_features_are_told_by_name(world: World, stages: SecondStage, retriever: Run) -> None:

@@ -14,12 +14,8 @@ from recengine.nn.clicks import ClickConfig
 class LRConfig(ModelConfig):
     """Logistic regression."""
 
-    embedding_l2: float = knob(
-        0.0, "pull of the looked-up weights to zero", ge=0, low=1e-7, high=1e-1, log=True
-    )
-    table_l2: float = knob(
-        0.0, "pull of all weights to zero, at every step", ge=0, low=1e-4, high=1e-1, log=True
-    )
+    embedding_l2: float = knob(0.0, "pull of the looked-up weights to zero", ge=0, low=0.0, high=1e-2)
+    table_l2: float = knob(0.0, "pull of all weights to zero, at every step", ge=0, low=0.0, high=1e-1)
 
 
 class FMConfig(ClickConfig):

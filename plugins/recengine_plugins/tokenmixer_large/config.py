@@ -46,6 +46,9 @@ class TokenMixerLargeConfig(ClickConfig):
         "input", "what the second half of a block adds to: its input, the reverted tokens, nothing"
     )
     skip: int = knob(2, "blocks that an extra residual spans; 0: none", ge=0)
+    skip_join: Literal["add", "mean"] = knob(
+        "add", "what an extra residual makes of two outputs: their sum, as the paper has it, or their mean"
+    )
     auxiliary: float = knob(0.1, "weight of the loss of each intermediate logit", ge=0, low=0.0, high=1.0)
     mixing: bool = knob(True, "mix and revert; without it tokens never meet before the mean")
     ffn: Literal["swiglu", "shared_swiglu", "ffn"] = knob(

@@ -21,9 +21,9 @@ class TokenMixerLarge(ClickModel):
     """Tokens X = [everything; group 1; ...], L blocks, RMSNorm, the mean over tokens, a tower.
 
     Every ``skip`` blocks, but not behind the last, the output of the block ``skip`` before (at first the
-    tokens) is added, and a tower of that place gives an intermediate logit; the loss is
-    BCE(y, z) + auxiliary x the sum of BCE(y, z_l). Source: arXiv 2602.06563; see MODEL_CARD.md for what it
-    leaves open and what was decided.
+    tokens) is added (or averaged: ``skip_join``), and a tower of that place gives an intermediate logit; the
+    loss is BCE(y, z) + auxiliary x the sum of BCE(y, z_l). Source: arXiv 2602.06563; see MODEL_CARD.md for
+    what it leaves open and what was decided.
     """
 
     config: TokenMixerLargeConfig
@@ -50,6 +50,7 @@ class TokenMixerLarge(ClickModel):
             x = block(x)
             if at in self.joints:
                 x = x + kept[at - self.config.skip]
+                x = 0.5 * x if self.config.skip_join == "mean" else x
                 between[at] = x
             kept[at] = x
         return x, between

@@ -26,13 +26,14 @@ def about_of(folders: dict[str, list[Path]], systems: Sequence[System], *, stabi
     from recengine.reports import About
     from recengine.reports.facts import data_facts
     from recengine.reports.pieces import audit_entry, flat
+    from recengine.training.config import CLICKS
     from recengine.training.store import load_split
 
     first = next(iter(folders.values()))[0]
     about = read_json(first / "run.json")
     name = _data_name(first)
     try:
-        split = load_split(first / "split")
+        split = None if about.get("task") == CLICKS else load_split(first / "split")
     except Exception as damaged:  # a page without the data is better than none
         note(f"the page lacks the data: {damaged}")
         split = None

@@ -237,6 +237,8 @@ def _page(
 
 
 def _print(systems: list[System], result: Comparison) -> None:
+    from recengine.evaluation.click_result import ClickProtocol
+
     metrics = list(dict.fromkeys(standing.metric for standing in result.standings))
     by_cell = {(standing.system, standing.metric): standing for standing in result.standings}
     table(
@@ -265,6 +267,8 @@ def _print(systems: list[System], result: Comparison) -> None:
         note(told)
     if result.left_out:
         note(f"{result.left_out} users that not all systems scored were left out")
+    if isinstance(systems[0].protocol, ClickProtocol):
+        note("users are rows of the click log here; log_likelihood is the negative of the log loss")
     note(f"protocol: {systems[0].protocol}")
 
 

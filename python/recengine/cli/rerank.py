@@ -25,7 +25,7 @@ def rerank(
         str,
         typer.Argument(
             metavar="RANKER",
-            help="Folder of a fitted click model; or the name of one, fitted on what RUN learned from.",
+            help="Folder of a fitted click model; or the name of one, to be fitted behind RUN.",
         ),
     ],
     users: Features = None,
@@ -43,9 +43,6 @@ def rerank(
     top: Annotated[int, typer.Option(min=1, help="How many items are retrieved and put in order.")] = 100,
     k: Annotated[int, typer.Option("-k", min=1, help="How many are shown.")] = 10,
     task: Annotated[str, typer.Option(help="test or validation.")] = "test",
-    negatives: Annotated[
-        int, typer.Option(min=1, help="Rows without a click for each with one, where RANKER is fitted here.")
-    ] = 4,
     seed: Annotated[int, typer.Option(help="Of that fit.")] = 0,
     sets: Sets = None,
     out: Annotated[Path, typer.Option(help="Folder for results, and for the ranker fitted here.")] = Path(
@@ -58,8 +55,8 @@ def rerank(
 ) -> None:
     """Retrieve with RUN, put the best in the order of RANKER, and measure both stages on RUN's test users.
 
-    A named ranker learns from the pairs that RUN was trained on and from items that were not met, with the
-    features of the tables; --set goes to that fit.
+    A named ranker learns which of the items that RUN retrieves for its validation users were taken, from the
+    features of the tables and the place that RUN gave them; --set goes to that fit.
     """
     from recengine.serving import measure_stages
     from recengine.training import ClickRun
@@ -68,7 +65,7 @@ def rerank(
     if isinstance(fitted, ClickRun):
         raise UsageError(f"'{fitted.name}' predicts clicks and retrieves nothing", where=str(run))
     features = _features(fitted, users, items, user_column, item_column, context or [])
-    stages = _stages(fitted, ranker, features, top, negatives, seed, sets or [], out)
+    stages = _stages(fitted, ranker, features, top, seed, sets or [], out)
     found = measure_stages(stages, task, k=k)
     found.first.write(out / "first")
     found.second.write(out / "second")
@@ -88,7 +85,6 @@ def _stages(
     ranker: str,
     features: PairFeatures,
     top: int,
-    negatives: int,
     seed: int,
     sets: list[str],
     out: Path,
@@ -105,13 +101,12 @@ def _stages(
     if entry.extras.get("task") != CLICKS:
         known = [one.name for one in host().registries["model"] if one.extras.get("task") == CLICKS]
         raise UsageError(f"'{ranker}' predicts no clicks", where="RANKER", expected=", ".join(known))
-    note(f"fitting {ranker} on {len(run.split.train):,} events and {negatives} that were not met for each")
+    note(f"fitting {ranker} on what {run.name} retrieves for its validation users")
     return second_stage(
         run,
         ranker,
         features,
         top=top,
-        negatives=negatives,
         settings=given(ranker, None, sets),
         seed=seed,
         directory=out / "ranker",

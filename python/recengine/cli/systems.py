@@ -8,7 +8,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from recengine.cli.inputs import load_run, read_json, read_split
+from recengine.cli.inputs import load_run, read_for, read_json
 from recengine.cli.output import note
 from recengine.cli.sections import given
 from recengine.cli.workers import worker_pool
@@ -17,6 +17,7 @@ from recengine.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from recengine.evaluation import Evaluation
+    from recengine.evaluation.click_result import ClickEvaluation
     from recengine.evaluation.systems import System
     from recengine.training.jobs import Job
 
@@ -50,13 +51,17 @@ def run_folders(paths: Sequence[Path]) -> list[Path]:
     return list(dict.fromkeys(found))
 
 
-def evaluation_of(folder: Path) -> Evaluation:
+def evaluation_of(folder: Path) -> Evaluation | ClickEvaluation:
     """The test evaluation of a run; measured now if that was not done yet."""
     from recengine.evaluation import Evaluation
+    from recengine.evaluation.click_result import KIND, ClickEvaluation
 
-    if not (folder / "evaluation.json").is_file():
+    path = folder / "evaluation.json"
+    if not path.is_file():
         load_run(folder).evaluate()
-    return Evaluation.read(folder)
+    kind = ClickEvaluation if read_json(path).get("kind") == KIND else Evaluation
+    found: Evaluation | ClickEvaluation = kind.read(folder)
+    return found
 
 
 def complete(systems: Sequence[str], seeds: int, fits: Fits) -> list[Path]:
@@ -148,7 +153,14 @@ def _run(jobs: Sequence[Job], fits: Fits) -> None:
     from recengine.training.jobs import run_jobs
 
     assert fits.data is not None
-    source = partial(_interactions, fits.data, tuple(fits.options))
+    kinds = {_task(job.model) for job in jobs}
+    if len(kinds) > 1:
+        raise UsageError(
+            "models that predict clicks and models that rank a catalogue learn from different data",
+            found=", ".join(dict.fromkeys(job.model for job in jobs)),
+            fix="compare models of one kind; a ranker behind a retriever: recengine rerank",
+        )
+    source = partial(_interactions, jobs[0].model, fits.data, tuple(fits.options))
     for job in jobs:
         if not job.done:
             job.directory.mkdir(parents=True, exist_ok=True)
@@ -173,8 +185,14 @@ def _tell(job: Job, number: int, of: int) -> None:
 
 
 @cache
-def _interactions(data: str, options: tuple[str, ...]) -> Any:
-    return read_split(data, options)
+def _interactions(model: str, data: str, options: tuple[str, ...]) -> Any:
+    return read_for(model, data, options)
+
+
+def _task(model: str) -> Any:
+    from recengine.hooks import host
+
+    return host().registries["model"].get(model).extras.get("task")
 
 
 def is_deterministic(model: str) -> bool:
@@ -187,16 +205,20 @@ def is_deterministic(model: str) -> bool:
 
 def collect(paths: Sequence[Path]) -> list[System]:
     """The systems among runs: see ``folders_by_system``."""
+    return [_system(name, runs) for name, runs in folders_by_system(paths).items()]
+
+
+def _system(name: str, folders: dict[int, Path]) -> System:
+    from recengine.evaluation.click_result import ClickEvaluation
     from recengine.evaluation.systems import System
 
-    return [
-        System.of(
-            name,
-            {seed: evaluation_of(folder) for seed, folder in runs.items()},
-            deterministic=is_deterministic(str(read_json(next(iter(runs.values())) / "run.json")["model"])),
-        )
-        for name, runs in folders_by_system(paths).items()
-    ]
+    found = {seed: evaluation_of(folder) for seed, folder in folders.items()}
+    clicks = {seed: one for seed, one in found.items() if isinstance(one, ClickEvaluation)}
+    if clicks:
+        return System.of_clicks(name, clicks)
+    model = str(read_json(next(iter(folders.values())) / "run.json")["model"])
+    ranked = {seed: one for seed, one in found.items() if not isinstance(one, ClickEvaluation)}
+    return System.of(name, ranked, deterministic=is_deterministic(model))
 
 
 def folders_by_system(paths: Sequence[Path]) -> dict[str, dict[int, Path]]:

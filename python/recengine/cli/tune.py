@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from recengine.cli.inputs import ConfigFile, Data, DataOptions, Model, Sets, read_data
+from recengine.cli.inputs import ConfigFile, Data, DataOptions, Model, Sets, read_data, read_for
 from recengine.cli.output import Json, emit_json, note, table
 from recengine.cli.search_space import search_space
 from recengine.cli.sections import effective
@@ -25,9 +25,16 @@ if TYPE_CHECKING:
 
 
 @cache
-def _data(name: str, options: tuple[str, ...]) -> Any:
-    """Read once a process: every trial of a worker uses the same interactions."""
-    return read_data(name, options)
+def _data(model: str, name: str, options: tuple[str, ...]) -> Any:
+    """Read once a process: every trial of a worker uses the same data."""
+    return read_for(model, name, options) if _clicks(model) else read_data(name, options)
+
+
+def _clicks(model: str) -> bool:
+    from recengine.hooks import host
+    from recengine.training.config import CLICKS
+
+    return host().registries["model"].get(model).extras.get("task") == CLICKS
 
 
 @dataclass(frozen=True)
@@ -50,7 +57,13 @@ class FitObjective:
         for name, value in point.items():
             section, _, key = name.partition(".")
             settings.setdefault(section, {})[key] = value
-        run = fit(self.model, _data(self.data, self.options), settings=settings, seed=seed, progress=progress)
+        run = fit(
+            self.model,
+            _data(self.model, self.data, self.options),
+            settings=settings,
+            seed=seed,
+            progress=progress,
+        )
         if run.split.validation is None:
             raise UsageError("tuning needs a validation task", fix="choose a split that has one")
         return float(run.evaluate("validation")[self.metric])
@@ -86,7 +99,10 @@ def tune(
         str | None,
         typer.Option(metavar="FILE[#NAME]", help="Copy the trials of another study that fit, once."),
     ] = None,
-    metric: Annotated[str, typer.Option(help="Validation metric, larger is better.")] = "ndcg@10",
+    metric: Annotated[
+        str | None,
+        typer.Option(help="Validation metric, larger is better; default: ndcg@10, auc of a click model."),
+    ] = None,
     only: Annotated[list[str] | None, typer.Option(help="Tune only these settings (repeatable).")] = None,
     fix: Annotated[
         list[str] | None, typer.Option(help="Leave this setting at its default (repeatable).")
@@ -124,9 +140,12 @@ def tune(
     from recengine.hooks import host
     from recengine.tuning import Study
 
+    metric = _metric(model, metric)
     start = effective(model, config, sets or [])
     space = search_space(model, start, only, fix or [], ranges or [], cost or [], limit or [])
-    _data(data, tuple(data_option or ()))  # bad data fails here: before there is a study, not in every trial
+    _data(
+        model, data, tuple(data_option or ())
+    )  # bad data fails here: before there is a study, not in every trial
     entry = host().registries["tuner"].get(tuner)
     policy = entry.load()(entry.load_config()(), space, seed)
     made = Study.open(study, name or model, space, policy, seed=seed, objectives=(metric,))
@@ -139,6 +158,16 @@ def tune(
         note(f"given up: trials {', '.join(map(str, stale))}, silent for a day")
     _run(made, objective, trials, workers)
     _report(made, objective, confirm, report, as_json)
+
+
+def _metric(model: str, asked: str | None) -> str:
+    from recengine.evaluation.clicks import LOWER_IS_BETTER
+
+    if asked in LOWER_IS_BETTER:
+        raise UsageError(
+            "less of this metric is better", where="--metric", found=asked, expected="auc or gauc"
+        )
+    return asked or ("auc" if _clicks(model) else "ndcg@10")
 
 
 def _warm(study: Study, text: str) -> None:
@@ -237,8 +266,10 @@ def _background(objective: FitObjective) -> dict[str, Any]:
     from recengine.training import resolve
     from recengine.training.splitting import as_split, audited
 
+    if _clicks(objective.model):
+        return {}
     config = resolve(objective.model, objective.settings, host())
-    split = as_split(_data(objective.data, objective.options), config.split)  # type: ignore[attr-defined]
+    split = as_split(_data(objective.model, objective.data, objective.options), config.split)  # type: ignore[attr-defined]
     audit = tuple(audit_entry(finding) for finding in audited(split))
     chosen = config.evaluation
     asked = protocol_of(split, "validation", metrics=chosen.metrics or None, cutoffs=chosen.cutoffs)

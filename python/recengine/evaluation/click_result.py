@@ -18,6 +18,7 @@ from recengine.evaluation.calibration import Bin, calibration_bins
 from recengine.evaluation.clicks import (
     DEFINITIONS,
     auc_interval,
+    auc_parts,
     click_metrics,
     group_aucs,
     row_losses,
@@ -49,6 +50,11 @@ class ClickProtocol:
         """The fields as plain JSON values."""
         return dict(json.loads(json.dumps(asdict(self), default=str)))
 
+    def difference(self, other: ClickProtocol) -> list[str]:
+        """Names of the fields in which two protocols differ."""
+        mine, theirs = self.describe(), other.describe()
+        return [name for name in mine if mine[name] != theirs.get(name)]
+
     @property
     def hash(self) -> str:
         """First 12 hex digits of the sha256 of the JSON with sorted keys."""
@@ -75,6 +81,12 @@ class ClickEvaluation:
     def metrics(self) -> list[str]:
         """Names of what was measured."""
         return list(self.estimates)
+
+    def parts(self) -> dict[str, NDArray[np.float64]]:
+        """Numbers a row whose means are the AUC (``auc_parts``) and the mean log-likelihood, the negative of
+        the log loss: larger is better for both, and two models can be compared row by row."""
+        labels, given = self.rows["label"].to_numpy(), self.rows["probability"].to_numpy()
+        return {"auc": auc_parts(labels, given), "log_likelihood": -row_losses(labels, given)}
 
     def summary(self) -> list[Estimate]:
         """Each metric with its 95 % interval; n is rows, of gauc groups."""

@@ -42,18 +42,44 @@ def auc_interval(labels: ArrayLike, scores: ArrayLike, confidence: float = 0.95)
     """
     from scipy import stats
 
-    wanted, given = checked(labels, scores)
-    positive = wanted > 0
-    p, n = int(positive.sum()), int((~positive).sum())
-    if p < 2 or n < 2:
+    beats, loses, _ = _placements(labels, scores)
+    if beats.size < 2 or loses.size < 2:
         return math.nan, math.nan
-    overall = stats.rankdata(given)
-    beats = (overall[positive] - stats.rankdata(given[positive])) / n
-    loses = 1.0 - (overall[~positive] - stats.rankdata(given[~positive])) / p
-    spread = math.sqrt(float(beats.var(ddof=1)) / p + float(loses.var(ddof=1)) / n)
+    spread = math.sqrt(float(beats.var(ddof=1)) / beats.size + float(loses.var(ddof=1)) / loses.size)
     half = float(stats.norm.ppf((1 + confidence) / 2)) * spread
     area = float(beats.mean())
     return area - half, area + half
+
+
+def auc_parts(labels: ArrayLike, scores: ArrayLike) -> Values:
+    """float64 [n]: a number a row whose mean is the AUC, with DeLong's variance of that mean, so that two
+    models can be compared row by row: A + (n / P) (v - A) for a positive row that beats the share v of the
+    negatives, A + (n / N) (v - A) for a negative row that loses to the share v of the positives. NaN without
+    both labels.
+    """
+    beats, loses, positive = _placements(labels, scores)
+    if not beats.size or not loses.size:
+        return np.full(positive.size, np.nan)
+    area, parts = beats.mean(), np.empty(positive.size)
+    parts[positive] = area + positive.size / beats.size * (beats - area)
+    parts[~positive] = area + positive.size / loses.size * (loses - area)
+    return parts
+
+
+def _placements(labels: ArrayLike, scores: ArrayLike) -> tuple[Values, Values, NDArray[np.bool_]]:
+    """Share of the negatives that each positive row beats, share of the positives that each negative row
+    loses to (half of the ties), which rows are positive."""
+    from scipy import stats
+
+    wanted, given = checked(labels, scores)
+    positive = wanted > 0
+    p, n = int(positive.sum()), int((~positive).sum())
+    if p == 0 or n == 0:
+        return np.empty(0), np.empty(0), positive
+    overall = stats.rankdata(given)
+    beats = (overall[positive] - stats.rankdata(given[positive])) / n
+    loses = 1.0 - (overall[~positive] - stats.rankdata(given[~positive])) / p
+    return beats, loses, positive
 
 
 def gauc(labels: ArrayLike, scores: ArrayLike, groups: ArrayLike) -> float:

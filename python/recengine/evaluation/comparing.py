@@ -15,7 +15,9 @@ from typing import Literal
 import numpy as np
 
 from recengine.errors import DataError, UsageError
+from recengine.evaluation.click_result import ClickProtocol
 from recengine.evaluation.pairs import Repeats, Tables, flip_of, prospects, tables_of, test_of
+from recengine.evaluation.protocol import Protocol
 from recengine.evaluation.statistics import (
     DifferenceTest,
     EquivalenceTest,
@@ -133,9 +135,17 @@ def compare_systems(
 def _same_protocol(systems: Sequence[System]) -> None:
     first = systems[0]
     for other in systems[1:]:
-        differing = first.protocol.difference(other.protocol)
+        differing = _differing(first.protocol, other.protocol)
         if differing:
             raise different_protocols(f"{first.name} and {other.name}", differing)
+
+
+def _differing(first: Protocol | ClickProtocol, other: Protocol | ClickProtocol) -> list[str]:
+    if isinstance(first, ClickProtocol) and isinstance(other, ClickProtocol):
+        return first.difference(other)
+    if isinstance(first, Protocol) and isinstance(other, Protocol):
+        return first.difference(other)
+    return ["kind"]  # rows of a click log beside ranked lists
 
 
 def _aligned(systems: Sequence[System], intersect: bool) -> tuple[list[System], int]:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recengine.errors import DataError, UsageError
+from recengine.evaluation.click_result import ClickEvaluation, ClickProtocol
 from recengine.evaluation.protocol import Protocol
 from recengine.evaluation.result import Evaluation
 
@@ -25,7 +26,7 @@ class System:
     users: tuple[object, ...]
     seeds: tuple[int, ...]
     scores: Mapping[str, NDArray[np.float64]]
-    protocol: Protocol
+    protocol: Protocol | ClickProtocol
     deterministic: bool = False
     groups: Mapping[str, NDArray[np.int64]] = field(default_factory=dict)
 
@@ -67,6 +68,22 @@ class System:
             if name in first.per_user.columns
         }
         return cls(name, users, seeds, scores, first.protocol, deterministic, groups)
+
+    @classmethod
+    def of_clicks(cls, name: str, runs: Mapping[int, ClickEvaluation]) -> System:
+        """From one evaluation of a click model a seed: the units are rows, the metrics ``auc`` and
+        ``log_likelihood``. Raises DataError when the runs were asked differently."""
+        if not runs:
+            raise UsageError("a system needs at least one run", where=name)
+        seeds = tuple(sorted(runs))
+        first = runs[seeds[0]].protocol
+        for seed in seeds[1:]:
+            differing = first.difference(runs[seed].protocol)
+            if differing:
+                raise different_protocols(f"{name}, seeds {seeds[0]} and {seed}", differing)
+        parts = [runs[seed].parts() for seed in seeds]
+        scores = {metric: np.stack([one[metric] for one in parts], axis=1) for metric in parts[0]}
+        return cls(name, tuple(range(len(next(iter(scores.values()))))), seeds, scores, first)
 
     def on(self, users: Sequence[object]) -> System:
         """The same system on some of its users, in the order given."""

@@ -22,11 +22,9 @@ class ClickConfig(ModelConfig):
     """What every click model has."""
 
     embedding_dim: int = knob(16, "length of a feature's vector", ge=1, choices=(8, 16, 32, 64))
-    embedding_l2: float = knob(
-        0.0, "pull of the looked-up vectors to zero", ge=0, low=1e-7, high=1e-1, log=True
-    )
+    embedding_l2: float = knob(0.0, "pull of the looked-up vectors to zero", ge=0, low=0.0, high=1e-2)
     table_l2: float = knob(
-        0.0, "pull of all vectors of the tables to zero, at every step", ge=0, low=1e-4, high=1e-1, log=True
+        0.0, "pull of all vectors of the tables to zero, at every step", ge=0, low=0.0, high=1e-1
     )
     init_std: float = knob(0.01, "spread of the initial vectors", gt=0)
 

@@ -61,18 +61,20 @@ class PackedWeights:
     """
 
     def __init__(self) -> None:
-        self._versions: tuple[tuple[int, int], ...] = ()
+        self._versions: tuple[object, ...] = ()
         self._kept: Experts | None = None
         self._packed: Tensor | None = None
 
-    def of(self, experts: Experts) -> Tensor | None:
-        """The packed form of ``experts``, or None where no kernel reads one."""
+    def of(self, experts: Experts, dtype: torch.dtype | None = None) -> Tensor | None:
+        """The packed form of ``experts``, in ``dtype`` where it is given (the arithmetic under autocast), or
+        None where no kernel reads one."""
         weights = experts.banked()
+        kept = dtype or weights.gate.dtype
         if not (weights.gate.device.type == "cpu" and _kernel_takes(weights.gate)):
             return None
-        versions = tuple((weight.data_ptr(), weight._version) for weight in experts)
+        versions = (kept, *((weight.data_ptr(), weight._version) for weight in experts))
         if self._packed is None or versions != self._versions:
-            self._packed = torch.ops.recengine.swiglu_pack(*(w.detach() for w in weights))
+            self._packed = torch.ops.recengine.swiglu_pack(*(w.detach().to(kept) for w in weights))
             self._versions, self._kept = (
                 versions,
                 experts,
@@ -159,7 +161,7 @@ def grouped_swiglu(
     layouts: list[Tensor | None] = [None, None]
     if not learning:
         for place, (cache, bank) in enumerate(((packed, own), (shared_packed, other))):
-            layouts[place] = cache.of(bank) if cache is not None and bank is not None else None
+            layouts[place] = None if cache is None or bank is None else cache.of(bank, x.dtype)
     y: Tensor = torch.ops.recengine.grouped_swiglu(x, *cast[:3], *chosen, *spare, alpha, *layouts)
     return y
 

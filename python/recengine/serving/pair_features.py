@@ -77,10 +77,11 @@ class PairFeatures:
         """Of a pair."""
         return [*self.users.columns, *self.items.columns, *self.context]
 
-    def serve(self, encoder: FeatureEncoder) -> None:
-        """Raises DataError naming every column that the encoder needs and no table has."""
+    def serve(self, encoder: FeatureEncoder, *others: str) -> None:
+        """Raises DataError naming every column that the encoder needs and neither a table nor ``others``
+        has."""
         needed = {spec.source(name): None for name, spec in encoder.config.features.items()}
-        absent = [column for column in needed if column not in self.columns]
+        absent = [column for column in needed if column not in (*self.columns, *others)]
         if absent:
             raise DataError(
                 "the ranking model needs features that are in no table",

@@ -11,9 +11,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from recengine.contracts.batch import HistoryBatch
-from recengine.data import Interactions
-from recengine.data.clicks import ClickDataConfig, ClickLog
-from recengine.errors import UsageError
+from recengine.data.clicks import ClickDataConfig, ClickLog, FeatureSpec
+from recengine.data.clicks.log import guessed
+from recengine.errors import DataError, UsageError
+from recengine.evaluation.evaluator import hits_of
+from recengine.evaluation.lists import positions_of
 from recengine.serving.pair_features import Ids, PairFeatures
 from recengine.training import ClickRun, Run
 from recengine.training.ranking import best
@@ -22,7 +24,9 @@ from recengine.training.recommending import known_histories, table
 if TYPE_CHECKING:
     import polars as pl
 
-LABEL = "recengine.met"
+LABEL = "recengine.taken"
+PLACE = "recengine.place"  # where the first stage put an item, from 1
+BLOCK = 1024
 
 
 class SecondStage:
@@ -46,7 +50,7 @@ class SecondStage:
             )
         if top < 1:
             raise UsageError("there must be something to put in order", where="top", found=top)
-        features.serve(ranker.split.encoder)
+        features.serve(ranker.split.encoder, PLACE)
         self.retriever, self.ranker, self.features, self.top = retriever, ranker, features, top
 
     @property
@@ -55,13 +59,17 @@ class SecondStage:
         return f"{self.retriever.name}, then {self.ranker.name}"
 
     def order(self, users: Ids, items: Ids) -> tuple[Ids, NDArray[np.float64]]:
-        """Items [B, K] (-1: none) of users [B] (rows of the vocabularies), best first, and their
-        probabilities (-inf where there is none)."""
+        """Items [B, K] (as retrieved; -1: none) of users [B] (rows of the vocabularies), best first, and
+        their probabilities (-inf where there is none)."""
+        import polars as pl
+
         there = items >= 0
         scores = np.full(items.shape, -np.inf)
         if there.any():
             owners = np.broadcast_to(users[:, None], items.shape)[there]
-            scores[there] = self.ranker.predict(self.features.pairs(owners, items[there]))
+            places = np.broadcast_to(np.arange(1.0, items.shape[1] + 1), items.shape)[there]
+            pairs = self.features.pairs(owners, items[there]).with_columns(pl.Series(PLACE, places))
+            scores[there] = self.ranker.predict(pairs)
         by = np.argsort(-scores, axis=1, kind="stable")
         return np.take_along_axis(items, by, 1), np.take_along_axis(scores, by, 1)
 
@@ -87,41 +95,55 @@ class SecondStage:
         return table(self.retriever, list(users), ids.numpy(), scores.numpy())
 
 
-def pairs_log(features: PairFeatures, train: Interactions, *, negatives: int = 4, seed: int = 0) -> ClickLog:
-    """A click log to train a second stage on: every pair of ``train`` with the label 1, and for each of them
-    ``negatives`` items that the user never met there, drawn evenly, with the label 0. Rows in a drawn order.
+def candidates_log(retriever: Run, features: PairFeatures, *, top: int = 100, seed: int = 0) -> ClickLog:
+    """A click log to train a second stage on: what the retriever finds for each user of its validation task,
+    from the history before it. A row an item, with the label 1 where the user then took it; rows in a drawn
+    order. The retriever has not learned from these events, so what it makes of them is what it makes of the
+    test; the column PLACE (from 1) says where it put the item.
 
-    Columns: those of ``features`` and the label; users without features are left out. A user who met
-    everything gets no negatives. Raises UsageError for negatives < 1.
+    Columns: those of ``features``, PLACE and the label; users without features, and users of whose targets
+    none was found, are left out. Raises UsageError where the split has no validation task, DataError where no
+    target was found at all.
     """
     import polars as pl
 
-    if negatives < 1:
-        raise UsageError("there must be something that was not met", where="negatives", found=negatives)
-    random = np.random.default_rng([seed, 0x2D57])
-    kept = features.known[train.user]
-    met = np.unique(train.user[kept] * np.int64(train.n_items) + train.item[kept])
-    users, items = met // train.n_items, met % train.n_items
-    counts = np.bincount(users, minlength=train.n_users)
-    owners = np.repeat(users[counts[users] < train.n_items], negatives)
-    drawn = random.integers(0, train.n_items, owners.size)
-    bad = _among(met, owners * train.n_items + drawn)
-    while bad.any():
-        drawn[bad] = random.integers(0, train.n_items, int(bad.sum()))
-        bad = _among(met, owners * train.n_items + drawn)
-    order = random.permutation(users.size + owners.size)
-    frame = features.pairs(np.concatenate([users, owners])[order], np.concatenate([items, drawn])[order])
-    labels = np.concatenate([np.ones(users.size, np.int8), np.zeros(owners.size, np.int8)])[order]
-    about = ClickDataConfig(label=LABEL, group=features.users.columns[0])
-    return ClickLog.from_frame(
-        frame.with_columns(pl.Series(LABEL, labels)), about, name="pairs that were met"
+    task = retriever.split.validation
+    if task is None:
+        raise UsageError(
+            "a second stage learns from a validation task",
+            where="the split of the first stage",
+            fix="split with one (leave-two-out, say), or bring a click model that is fitted",
+        )
+    if len(task) == 0:
+        raise DataError("the validation task of the first stage is empty", expected="users with targets")
+    model, lists = retriever.model.eval(), []
+    with torch.inference_mode():
+        for low in range(0, len(task), BLOCK):
+            chosen = task.users[low : low + BLOCK]
+            batch = HistoryBatch(**task.history.history(chosen).tensors())
+            lists.append(best(model, batch, top, exclude_seen=True)[0].cpu().numpy())
+    items = np.concatenate(lists)
+    hits = hits_of(items, *positions_of(task, 0, len(task)), task.history.n_items)
+    teaches: NDArray[np.bool_] = np.asarray(hits.any(axis=1)) & features.known[task.users]
+    kept = (items >= 0) & teaches[:, None]
+    if not kept.any():
+        raise DataError(
+            "the first stage finds no target of the validation task",
+            found=f"none of {len(task)} users",
+            expected="some among what is retrieved",
+            fix="retrieve more items, or a better first stage",
+        )
+    order = np.random.default_rng([seed, 0x2D57]).permutation(int(kept.sum()))
+    row, place = (part[order] for part in np.nonzero(kept))
+    frame = features.pairs(task.users[row], items[row, place]).with_columns(
+        pl.Series(PLACE, place + 1.0), pl.Series(LABEL, hits[row, place].astype(np.int8))
     )
-
-
-def _among(sorted_keys: Ids, keys: Ids) -> NDArray[np.bool_]:
-    at = np.minimum(np.searchsorted(sorted_keys, keys), sorted_keys.size - 1)
-    found: NDArray[np.bool_] = sorted_keys[at] == keys
-    return found
+    specs = {
+        **guessed(dict(frame.drop(PLACE).schema), ClickDataConfig(label=LABEL)),
+        PLACE: FeatureSpec(kind="numeric", transform="log"),
+    }
+    about = ClickDataConfig(label=LABEL, group=features.users.columns[0], features=specs)
+    return ClickLog.from_frame(frame, about, name=f"what {retriever.name} retrieved")
 
 
 def second_stage(
@@ -130,15 +152,14 @@ def second_stage(
     features: PairFeatures,
     *,
     top: int = 100,
-    negatives: int = 4,
     settings: Mapping[str, Any] | None = None,
     seed: int = 0,
     directory: Any = None,
 ) -> SecondStage:
-    """Fit the registered click model ``model`` on what the retriever was trained on (see ``pairs_log``), and
-    put it behind the retriever. settings, directory: as of recengine.fit."""
+    """Fit the registered click model ``model`` on what the retriever found for its validation users (see
+    ``candidates_log``), and put it behind the retriever. settings, directory: as of recengine.fit."""
     from recengine.training import fit
 
-    log = pairs_log(features, retriever.split.train, negatives=negatives, seed=seed)
+    log = candidates_log(retriever, features, top=top, seed=seed)
     ranker = fit(model, log, settings=settings, seed=seed, directory=directory)
     return SecondStage(retriever, ranker, features, top=top)

@@ -184,6 +184,21 @@ def test_the_extra_residual_is_the_output_of_the_block_before() -> None:
     assert set(between) == {2, 4}
 
 
+@torch.no_grad()
+def test_averaged_residuals_keep_the_size_of_the_stream() -> None:
+    added, averaged = (
+        make(n_blocks=16, hidden_dim=16, skip=2, skip_join=join).eval() for join in ("add", "mean")
+    )
+    vectors = torch.randn(32, added.n_features, added.config.embedding_dim)
+    start = float(averaged.tokens(vectors).norm())
+    x1 = averaged.blocks[0](averaged.tokens(vectors))
+    torch.testing.assert_close(
+        averaged.states(vectors)[1][2], 0.5 * (averaged.blocks[1](x1) + averaged.tokens(vectors))
+    )
+    assert float(averaged.states(vectors)[0].norm()) < 4 * start
+    assert float(added.states(vectors)[0].norm()) > 50 * start
+
+
 def test_the_loss_joins_the_intermediate_logits() -> None:
     model = make(n_blocks=3, hidden_dim=16, auxiliary=0.3).eval()
     last, between = model.states(model.vectors(BATCH.features))
