@@ -149,8 +149,8 @@ def _page(stages: SecondStage, found: Stages, path: Path) -> Path:
 
     seed = stages.retriever.seed
     systems = [
-        System.of(stages.name, {seed: found.second}),
-        System.of(f"{stages.retriever.name} alone", {seed: found.first}),
+        System.of("two stages", {seed: found.second}),
+        System.of(stages.retriever.name, {seed: found.first}),
     ]
     metrics = [f"{name}@{found.k}" for name in ("recall", "ndcg", "mrr")]
     told = About(
