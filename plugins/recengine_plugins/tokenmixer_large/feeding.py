@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Self
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -37,6 +39,12 @@ class Bank(nn.Module):
     def experts(self) -> Experts:
         """As the operator takes them."""
         return Experts(self.gate, self.up, self.down)
+
+    def train(self, mode: bool = True) -> Self:
+        """What is packed ends with the mode: a fused optimiser changes weights, not their version."""
+        if mode != self.training:
+            self.packed = PackedWeights()
+        return super().train(mode)
 
     def layout(self) -> PackedWeights | None:
         """The packed form, which a traced program cannot keep."""

@@ -341,3 +341,18 @@ def test_one_routed_expert_leaves_its_router_without_a_gradient() -> None:
 def test_experts_that_do_not_divide_a_mixed_token_are_refused() -> None:
     with pytest.raises(ConfigError, match="do not divide the inner width"):
         make(hidden_dim=32, heads=16, experts=8, active=4)
+
+
+@pytest.mark.parametrize("settings", [{}, {"experts": 4, "active": 2}], ids=["dense", "sparse"])
+def test_what_is_packed_follows_a_fused_optimiser(settings: dict[str, Any]) -> None:
+    model = make(hidden_dim=16, n_blocks=2, down_gain=1.0, **settings)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.1, fused=True)
+    for _ in range(2):
+        with torch.no_grad():
+            found = model.eval()(BATCH.features)
+        exact = model(BATCH.features).detach()  # with a gradient asked for: nothing packed
+        torch.testing.assert_close(found, exact, rtol=1e-4, atol=1e-5)
+        model.train()
+        model.training_loss(BATCH, StepContext()).backward()
+        optimizer.step()
+        optimizer.zero_grad()
