@@ -102,8 +102,8 @@ def test_answers_with_refits_hold_and_survive_other_refits(
     assert (method.refits.worst(answer.points) >= 0).all()
     others = Refits(refitted(fit, X, Y, 12, seed=99), np.ones((1, 1)), 1.0)
     accepted = [(others.scores(x)[:, :, 0] > 0).mean() for x in (answer.points, before.points)]
-    assert accepted[0] > 0.97
-    assert accepted[0] > accepted[1]
+    assert accepted[0] > 0.9
+    assert accepted[0] > accepted[1] + 0.1
 
 
 def test_affine_refits_are_one_convex_problem() -> None:
