@@ -47,7 +47,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "bert4rec-beauty": {"dropout": 0.5, "mask_share": 0.4, "last_share": 0.2},
 }
 NEXT_TRAINING = {"learning_rate": 1e-3, "epochs": 100, "evaluate_every": 1, "patience": 8}
-MASKED_TRAINING = {"learning_rate": 2e-3, "epochs": 240, "evaluate_every": 3, "patience": 8}
+MASKED_TRAINING = {"learning_rate": 2e-3, "epochs": 240, "evaluate_every": 3, "patience": 16}
 LEVELS = {
     ("beauty", "sasrec"): {"recall@10": 0.0605, "ndcg@10": 0.0318},
     ("sports", "sasrec"): {"recall@10": 0.0350, "ndcg@10": 0.0192},

@@ -148,9 +148,9 @@ def main() -> int:
             *record.table(streams),
             "",
             "With a million items the item table (256 MB) is read for a single user: that is the latency, "
-            "and what 1,024 users at a time share. One event appended costs about as much as reading the "
-            "window of at most 50 events again, because both are a few dozen small operations and every "
-            "25th event starts the window again; what an append saves grows with `max_length`.",
+            "and what 1,024 users at a time share. An event is appended by a few dozen small operations, and "
+            "every 25th event starts the window again, which reads 26 events at once; reading a window of at "
+            "most 50 events again costs half as much more, and that grows with `max_length`.",
         ]
         given = {**head, "answers": answers, "streams": streams}
         record.write("sequential_serving", given, "Recommending to new people", text)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
-import pytest
 import sequences as check
 import torch
 
@@ -15,23 +14,6 @@ from recengine.testing import ModelConformance
 
 class TestConformance(ModelConformance):
     name = "bert4rec"
-
-
-def test_states_answers_and_histories() -> None:
-    model = check.make("bert4rec")
-    check.check_states_at_are_those_of_all(model)
-    check.check_answer_is_the_state_of_a_hidden_event(model)
-    check.check_histories(model, seen=5)
-
-
-@pytest.mark.parametrize("loss", ["softmax", "sampled_softmax", "gbce"])
-def test_only_hidden_events_are_learned_from(loss: str) -> None:
-    check.check_loss_is_over_targets_alone("bert4rec", loss)
-
-
-def test_the_loss_is_cross_entropy_over_the_catalogue() -> None:
-    check.check_full_softmax_is_its_definition("bert4rec")
-    check.check_full_softmax_is_its_definition("bert4rec", item_bias=False)
 
 
 def test_both_sides_are_seen() -> None:

@@ -25,28 +25,10 @@ class TestStreaming(ModelConformance):
     settings: ClassVar[dict[str, Any]] = {"model": STREAMING}
 
 
-@pytest.mark.parametrize("settings", [{}, AUTHORS, {"direction": "causal", "scale": "key_prefix"}])
-def test_states_answers_and_histories(settings: dict[str, object]) -> None:
-    model = check.make("cotten4rec", **settings)
-    check.check_states_at_are_those_of_all(model)
-    check.check_answer_is_the_state_of_a_hidden_event(model)
-    check.check_histories(model, seen=5)
-
-
 def test_what_takes_events_one_at_a_time_sees_a_window() -> None:
     model = check.make("cotten4rec", **STREAMING)
     check.check_states_at_are_those_of_all(model)
     check.check_histories(model, seen=5)  # eight events, at most six: 3 + 1 + (8 - 6 - 1) % 3
-
-
-@pytest.mark.parametrize("loss", ["softmax", "sampled_softmax", "gbce"])
-def test_only_hidden_events_are_learned_from(loss: str) -> None:
-    check.check_loss_is_over_targets_alone("cotten4rec", loss)
-
-
-@pytest.mark.parametrize("settings", [{}, AUTHORS])
-def test_the_loss_is_cross_entropy_over_the_catalogue(settings: dict[str, object]) -> None:
-    check.check_full_softmax_is_its_definition("cotten4rec", **settings)
 
 
 def test_both_sides_are_seen_unless_causal() -> None:

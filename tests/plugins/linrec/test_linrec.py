@@ -18,22 +18,6 @@ class TestConformance(ModelConformance):
     name = "linrec"
 
 
-def test_states_answers_and_histories() -> None:
-    model = check.make("linrec")
-    check.check_states_at_are_those_of_all(model)
-    check.check_answer_is_the_state_of_a_hidden_event(model)
-    check.check_histories(model, seen=5)
-
-
-@pytest.mark.parametrize("loss", ["softmax", "sampled_softmax", "gbce"])
-def test_only_hidden_events_are_learned_from(loss: str) -> None:
-    check.check_loss_is_over_targets_alone("linrec", loss)
-
-
-def test_the_loss_is_cross_entropy_over_the_catalogue() -> None:
-    check.check_full_softmax_is_its_definition("linrec")
-
-
 def test_attention_is_the_official_one() -> None:
     """elu, then L2 over the features of each query and key; q (k^T v) / sqrt(head width); no denominator."""
     attention = check.make("linrec").double().encoder.blocks[0].attention
