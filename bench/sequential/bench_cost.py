@@ -169,8 +169,9 @@ def main() -> int:
             "",
             *record.table(parts),
             "",
-            "Where Cotten4Rec holds more than BERT4Rec: the d x d sums of attention are kept for the "
-            "gradient, one a head and sequence, so short sequences with wide heads pay for them.",
+            "Cosine attention keeps nothing but its input for the gradient: its d x d sums are made again in "
+            "the backward pass. What is left above BERT4Rec comes from the last block, whose queries are "
+            "computed at hidden rows only and then spread over all rows.",
         ]
         record.write(
             "sequential_cost",

@@ -131,6 +131,7 @@ def report(store: Path) -> dict[str, Any]:
             for name, scores in systems[model].scores.items():
                 by_user = np.nanmean(scores, axis=1)
                 row[name] = {"mean": float(by_user.mean()), "interval": t_interval(by_user)}
+            row["given"] = "; ".join(sorted({_given(one["settings"]) for one in runs.values()}))
             row["best_epochs"] = [runs[seed]["best_epoch"] for seed in sorted(runs)]
             row["train_s"] = float(np.median([runs[seed]["train_s"] for seed in runs]))
             row["extras"] = {
@@ -156,6 +157,13 @@ def report(store: Path) -> dict[str, Any]:
                 }
             )
     return {"table": table, "differences": differences}
+
+
+def _given(settings: dict[str, Any]) -> str:
+    """What differs between cells: spread of the first weights, step size, validations waited for."""
+    model, training = settings["model"], settings["training"]
+    rate = training.get("learning_rate", 1e-3)
+    return f"{model.get('init_std', 0.02):g}, {rate:g}, {training['patience']}"
 
 
 def _on_seeds(system: Any, seeds: set[int]) -> Any:
@@ -190,19 +198,19 @@ def page(found: dict[str, Any], head: dict[str, Any]) -> str:
         "items left out, leave-two-out, validation NDCG@10 chose the epoch, the test was asked once. "
         "Intervals: 95 %, over users, of the mean over seeds. " + head["cut"],
         "",
-        "| data | model | seeds | NDCG@10 | Recall@10 | best epoch | uniform-100 NDCG@10 (extra) "
-        "| popularity-100 NDCG@10 (extra) |",
-        "|---|---|---|---|---|---|---|---|",
+        "| data | model | seeds | NDCG@10 | Recall@10 | first spread, step, patience | best epoch "
+        "| uniform-100 NDCG@10 (extra) | popularity-100 NDCG@10 (extra) |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in found["table"]:
         if not row["seeds"]:
-            lines.append(f"| {row['data']} | {row['model']} | not measured | | | | | |")
+            lines.append(f"| {row['data']} | {row['model']} | not measured | | | | | | |")
             continue
         cells = [
             "{:.4f} ({:.4f} to {:.4f})".format(row[name]["mean"], *row[name]["interval"])
             for name in ("ndcg@10", "recall@10")
         ]
-        cells.append(", ".join(map(str, row["best_epochs"])))
+        cells += [row["given"], ", ".join(map(str, row["best_epochs"]))]
         cells += [f"{row['extras'][kind]['ndcg@10']:.4f}" for kind in ("uniform-100", "popularity-100")]
         lines.append(f"| {row['data']} | {row['model']} | {len(row['seeds'])} | " + " | ".join(cells) + " |")
     lines += ["", "Cotten4Rec against BERT4Rec, NDCG@10, relative:", ""]
