@@ -97,7 +97,7 @@ def _compile(source: Path, output: Path, *flags: str) -> bool:
 
 
 def peak(threads: int) -> dict[str, float]:
-    """Measured multiply-add peak (GFLOP/s) and copy bandwidth (GB/s); empty without a compiler."""
+    """Measured peaks (GFLOP/s; of the bf16 tiles 0 without them) and copy bandwidth; empty without a compiler."""
     with tempfile.TemporaryDirectory() as folder:
         program = Path(folder) / "peak"
         if not _compile(Path(__file__).with_name("peak.cpp"), program, "-ffp-contract=fast"):
@@ -213,6 +213,8 @@ def _row(case: Case, setting: dict[str, object], line: dict, limits: dict[str, f
     row["times"] = medians[rival] / medians[OURS]
     if case.flop and limits:
         row["percent_of_peak"] = 100 * case.flop / (medians[OURS] * 1e6) / limits["gflops"]
+        if limits.get("tile_gflops"):
+            row["percent_of_tiles"] = 100 * case.flop / (medians[OURS] * 1e6) / limits["tile_gflops"]
     if case.traffic and limits:
         row["percent_of_copy"] = 100 * case.traffic / (medians[OURS] * 1e6) / limits["copy_gbytes"]
     return row
@@ -232,9 +234,11 @@ def _markdown(title: str, record: dict) -> str:
     lines[-1] += f"kernels {about['isa']}, Python {about['python']}, {about['date']}."
     for limit in record["limits"].values():
         if limit:
+            tiles = limit.get("tile_gflops")
             lines.append(
                 f"{limit['threads']:g} threads: {limit['gflops']:.0f} GFLOP/s multiply-add peak, "
-                f"{limit['copy_gbytes']:.1f} GB/s copy (both measured)."
+                + (f"{tiles:.0f} GFLOP/s on bf16 tiles, " if tiles else "")
+                + f"{limit['copy_gbytes']:.1f} GB/s copy (all measured)."
             )
     lines += [
         f"Median milliseconds, candidates taking turns; seed 0. Command: `{record['command']}`.",
@@ -244,6 +248,7 @@ def _markdown(title: str, record: dict) -> str:
     ]
     for row in record["rows"]:
         share = f"{row['percent_of_peak']:.0f} %" if "percent_of_peak" in row else ""
+        share += f" ({row['percent_of_tiles']:.0f} % of tiles)" if "percent_of_tiles" in row else ""
         share = f"{row['percent_of_copy']:.0f} % of copy" if "percent_of_copy" in row else share
         every = ", ".join(f"{name} {value:.3g}" for name, value in row["median_ms"].items())
         ours, theirs = row["median_ms"][OURS], row["median_ms"][row["rival"]]

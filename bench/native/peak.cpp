@@ -1,4 +1,5 @@
-// What this machine can do: multiply-adds a second from registers, and copied bytes a second.
+// What this machine can do: multiply-adds a second from registers and on bf16 matrix tiles (with operands that are not
+// zero: the clock depends on them), and copied bytes a second.
 // Prints one JSON object. Compiled by common.py with the local compiler, -O3 -march=native.
 #include <algorithm>
 #include <chrono>
@@ -7,6 +8,11 @@
 #include <cstring>
 #include <thread>
 #include <vector>
+#if defined(__AMX_BF16__) && defined(__linux__)
+#include <immintrin.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 using Clock = std::chrono::steady_clock;
 
@@ -42,6 +48,38 @@ static double flops() {
   return steps * 2.0 * chains * W / t;
 }
 
+static double tile_flops() {
+#if defined(__AMX_BF16__) && defined(__linux__)
+  if (syscall(SYS_arch_prctl, 0x1023, 18) != 0) return 0;
+  alignas(64) unsigned char shapes[64] = {1};
+  for (int t = 0; t < 8; ++t) shapes[16 + 2 * t] = 64, shapes[48 + t] = 16;
+  alignas(64) static thread_local unsigned short numbers[8][512];
+  unsigned state = 1;
+  for (auto& tile : numbers)
+    for (auto& x : tile) state = state * 1664525u + 1013904223u, x = static_cast<unsigned short>((state >> 16 & 0x80ff) | 0x3f00);
+  _tile_loadconfig(shapes);
+  _tile_zero(0), _tile_zero(1), _tile_zero(2), _tile_zero(3);
+  const long steps = 60'000;
+  const auto start = Clock::now();
+  for (long n = 0; n < steps; ++n) {
+    const int other = n % 2 * 4;
+    _tile_loadd(4, numbers[other], 64);
+    _tile_loadd(5, numbers[other + 1], 64);
+    _tile_loadd(6, numbers[other + 2], 64);
+    _tile_loadd(7, numbers[other + 3], 64);
+    _tile_dpbf16ps(0, 4, 6);
+    _tile_dpbf16ps(1, 4, 7);
+    _tile_dpbf16ps(2, 5, 6);
+    _tile_dpbf16ps(3, 5, 7);
+  }
+  const double t = seconds(start);
+  _tile_release();
+  return steps * 4.0 * 2 * 16 * 16 * 32 / t;
+#else
+  return 0;
+#endif
+}
+
 static double copy(char* to, const char* from, size_t bytes) {
   const auto start = Clock::now();
   std::memcpy(to, from, bytes);
@@ -72,10 +110,11 @@ int main(int argc, char** argv) {
     to.emplace_back(bytes / static_cast<size_t>(threads), 'b');
   }
   const double rate = together(threads, [](int) { return flops(); });
+  const double tiles = together(threads, [](int) { return tile_flops(); });
   const double moved = together(threads, [&](int t) {
     auto& source = from[static_cast<size_t>(t)];
     return copy(to[static_cast<size_t>(t)].data(), source.data(), source.size());
   });
-  std::printf("{\"threads\": %d, \"lanes\": %d, \"gflops\": %.1f, \"copy_gbytes\": %.1f}\n", threads, W, rate / 1e9,
-              moved / 1e9);
+  std::printf("{\"threads\": %d, \"lanes\": %d, \"gflops\": %.1f, \"tile_gflops\": %.1f, \"copy_gbytes\": %.1f}\n", threads, W,
+              rate / 1e9, tiles / 1e9, moved / 1e9);
 }
