@@ -97,7 +97,7 @@ def _compile(source: Path, output: Path, *flags: str) -> bool:
 
 
 def peak(threads: int) -> dict[str, float]:
-    """Measured peaks (GFLOP/s; of the bf16 tiles 0 without them) and copy bandwidth; empty without a compiler."""
+    """Measured peaks (GFLOP/s; bf16 tiles: 0 without) and copy bandwidth; empty without a compiler."""
     with tempfile.TemporaryDirectory() as folder:
         program = Path(folder) / "peak"
         if not _compile(Path(__file__).with_name("peak.cpp"), program, "-ffp-contract=fast"):

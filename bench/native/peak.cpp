@@ -58,7 +58,10 @@ static double tile_flops() {
   for (auto& tile : numbers)
     for (auto& x : tile) state = state * 1664525u + 1013904223u, x = static_cast<unsigned short>((state >> 16 & 0x80ff) | 0x3f00);
   _tile_loadconfig(shapes);
-  _tile_zero(0), _tile_zero(1), _tile_zero(2), _tile_zero(3);
+  _tile_zero(0);
+  _tile_zero(1);
+  _tile_zero(2);
+  _tile_zero(3);
   const long steps = 60'000;
   const auto start = Clock::now();
   for (long n = 0; n < steps; ++n) {
