@@ -300,11 +300,57 @@ void router_pack(const Matrix& weight, int64_t width, int64_t experts, float* pa
     }
 }
 
+namespace {
+
+constexpr int64_t FEW_EXPERTS = 64;
+
+// Integers in the order of the floats; both zeros are one, NaN is the largest.
+RE_INLINE vi ordered(vf x) {
+  x = x + 0.f;
+  vi bits;
+  std::memcpy(&bits, &x, sizeof(bits));
+  return bits ^ ((bits >> 31) & 0x7fffffff);
+}
+
+// chosen[j] is the expert with j larger logits (of equal ones the smaller number counts as larger). For few experts:
+// each is compared with every other, a vector at a time, and no branch depends on the logits.
+RE_INLINE void choose_by_rank(const float* logits, int64_t count, int64_t k, int64_t* chosen, int32_t* rank) {
+  vi number{};
+  for (int i = 0; i < W; ++i) number[i] = i;
+  for (int64_t e = 0; e < count; e += W) {
+    const vi own = ordered(load(logits + e)), id = number + static_cast<int32_t>(e);
+    vi larger{};
+    for (int64_t other = 0; other < count; ++other) {
+      const vi key = ordered(splat(logits[other])), before = id > static_cast<int32_t>(other);
+      larger -= (key > own) | ((key == own) & before);
+    }
+    std::memcpy(rank + e, &larger, sizeof(larger));
+  }
+  for (int64_t e = 0; e < count; ++e)
+    if (rank[e] < k) chosen[rank[e]] = e;
+}
+
+// The same for many experts, one after the other.
+RE_INLINE void choose_in_turn(const float* logits, int64_t count, int64_t k, int64_t* chosen) {
+  for (int64_t j = 0; j < k; ++j) {  // NaN or not, the choice is always k different experts
+    int64_t best = -1;
+    for (int64_t e = 0; e < count; ++e) {
+      bool taken = false;
+      for (int64_t i = 0; i < j; ++i) taken |= chosen[i] == e;
+      if (!taken && (best < 0 || logits[e] > logits[best])) best = e;
+    }
+    chosen[j] = best;
+  }
+}
+
+}  // namespace
+
 void route_rows(const Router& r, int64_t begin, int64_t end, int64_t out_step, int64_t* experts, float* gates,
                 float* scratch) {
   const int64_t wide = router_padded(r.experts);
   float* line = scratch;
   float* logits = line + up_to(r.width, W);
+  auto* rank = reinterpret_cast<int32_t*>(logits + wide);
   for (int64_t b = begin; b < end; ++b) {
     const float* x = read_row(r.x, b, r.width, line);
     for (int64_t e = 0; e < wide; e += W) {
@@ -322,15 +368,10 @@ void route_rows(const Router& r, int64_t begin, int64_t end, int64_t out_step, i
     }
     int64_t* chosen = experts + b * out_step;
     float* gate = gates + b * out_step;
-    for (int64_t j = 0; j < r.k; ++j) {  // NaN or not, the choice is always k different experts
-      int64_t best = -1;
-      for (int64_t e = 0; e < r.experts; ++e) {
-        bool taken = false;
-        for (int64_t i = 0; i < j; ++i) taken |= chosen[i] == e;
-        if (!taken && (best < 0 || logits[e] > logits[best])) best = e;
-      }
-      chosen[j] = best;
-    }
+    if (r.experts <= FEW_EXPERTS)
+      choose_by_rank(logits, r.experts, r.k, chosen, rank);
+    else
+      choose_in_turn(logits, r.experts, r.k, chosen);
     float total = 0.f;
     const float top = logits[chosen[0]];
     for (int64_t j = 0; j < r.k; ++j) total += gate[j] = __builtin_expf(logits[chosen[j]] - top);

@@ -73,14 +73,17 @@ std::tuple<Tensor, Tensor, Tensor> moe_route(const Tensor& x, const Tensor& rout
   const int64_t blocks = (rows + block - 1) / block;
   const auto route = RECENGINE_PICK(route_rows);
   parallel_for(0, positions * blocks, 1, [&](int64_t begin, int64_t end) {
-    const Scratch own(width + wide + 64);
+    const Scratch own(width + 2 * wide + 64);
     for (int64_t task = begin; task < end; ++task) {
       const int64_t t = task / blocks, b = task % blocks * block;
       const Router r{position(x, t), packed.get() + t * width * wide, rows, width, experts, k};
       route(r, b, std::min(rows, b + block), positions * k, to + t * k, gates_to + t * k, own.get());
     }
   });
-  for (int64_t i = 0; i < rows * positions * k; ++i) ++load_to[i / k % positions * experts + to[i]];
+  const int64_t* id = to;
+  for (int64_t b = 0; b < rows; ++b)
+    for (int64_t t = 0; t < positions; ++t)
+      for (int64_t j = 0; j < k; ++j) ++load_to[t * experts + *id++];
   return {gates, chosen, load};
 }
 

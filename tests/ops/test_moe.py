@@ -359,3 +359,15 @@ def test_packed_weights_follow_the_arithmetic_under_autocast() -> None:
     assert torch.equal(low, plain)
     assert 0 < relative(low, wide) < 0.02
     assert torch.equal(again, wide)
+
+
+@needs_kernels
+@pytest.mark.parametrize("experts", [7, 64, 65])
+def test_routing_breaks_ties_and_survives_nan(experts: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    router = torch.eye(experts)[None]
+    x = torch.randint(-2, 3, (50, 1, experts), generator=generator).float()  # the logits themselves
+    assert torch.equal(route(x, router, 5).experts, route_reference(x.double(), router.double(), 5).experts)
+    x[3] = torch.nan
+    chosen = route(x, router, 5).experts
+    assert all(len(set(row)) == 5 for row in chosen[:, 0].tolist())
