@@ -314,29 +314,43 @@ Tensor grouped_swiglu(const Tensor& x, const Tensor& gate, const Tensor& up, con
   return y;
 }
 
-// Weight gradients: float32, one copy a part of the rows, summed in order.
+// Weight gradients: float32, one copy a part of the rows, summed in order. bfloat16 weights whose rows are one part
+// get theirs rounded as soon as a position is done, from sums that a thread keeps for one position.
 struct Sums {
   Tensor gate, up, down;
   int64_t step, size, experts;  // floats: of a part, of one expert's matrix
-  float* to[3];
+  bool rounded;
 
-  Sums(const Bank& b, int64_t parts) : step(b.gate.numel()) {
+  Sums(const Bank& b, int64_t parts)
+      : step(b.gate.numel()), size(b.gate.size(2) * b.hidden()), experts(b.experts()), rounded(parts == 1 && b.bf16()) {
     const int64_t t = b.gate.size(0), e = b.experts(), d = b.gate.size(2), f = b.hidden();
-    gate = on_large_pages(new_empty(b.gate, {parts, t, e, d, f}, ScalarType::Float));
-    up = on_large_pages(new_empty(b.gate, {parts, t, e, d, f}, ScalarType::Float));
-    down = on_large_pages(new_empty(b.gate, {parts, t, e, f, d}, ScalarType::Float));
-    size = d * f, experts = e;
-    to[0] = gate.mutable_data_ptr<float>(), to[1] = up.mutable_data_ptr<float>(), to[2] = down.mutable_data_ptr<float>();
+    const ScalarType type = rounded ? ScalarType::BFloat16 : ScalarType::Float;
+    gate = on_large_pages(new_empty(b.gate, {parts, t, e, d, f}, type));
+    up = on_large_pages(new_empty(b.gate, {parts, t, e, d, f}, type));
+    down = on_large_pages(new_empty(b.gate, {parts, t, e, f, d}, type));
   }
-  ExpertGradient at(int64_t part, int64_t t, int64_t e, bool fresh) const {
+  int64_t own_size() const { return rounded ? 3 * experts * size : 0; }
+  ExpertGradient at(int64_t part, int64_t t, int64_t e, bool fresh, float* own) const {
+    if (rounded) return {own + e * size, own + (experts + e) * size, own + (2 * experts + e) * size, fresh};
     const int64_t offset = part * step + (t * experts + e) * size;
-    return {to[0] + offset, to[1] + offset, to[2] + offset, fresh};
+    const auto to = [offset](const Tensor& sums) { return sums.mutable_data_ptr<float>() + offset; };
+    return {to(gate), to(up), to(down), fresh};
   }
-  void clear(int64_t part, int64_t t, int64_t e) const {
-    const ExpertGradient g = at(part, t, e, true);
+  void clear(int64_t part, int64_t t, int64_t e, float* own) const {
+    const ExpertGradient g = at(part, t, e, true, own);
     for (float* p : {g.gate, g.up, g.down}) std::fill_n(p, size, 0.f);
   }
+  void round(int64_t t, const float* own) const {
+    if (!rounded) return;
+    for (const Tensor* to : {&gate, &up, &down}) {
+      char* base = static_cast<char*>(to->mutable_data_ptr()) + 2 * t * experts * size;
+      RECENGINE_PICK(write_rows)(own, 0, 1, experts * size, {base, 0, 1, true});
+      own += experts * size;
+    }
+  }
   Tensor finish(const Tensor& sums, const Tensor& like) const {
+    const Tensor first = torch::stable::select(sums, 0, 0);
+    if (rounded) return first;
     const int64_t parts = sums.size(0);
     float* to = sums.mutable_data_ptr<float>();
     if (parts > 1)
@@ -344,7 +358,6 @@ struct Sums {
         for (int64_t p = 1; p < parts; ++p)
           for (int64_t i = begin; i < end; ++i) to[i] += to[p * step + i];
       });
-    const Tensor first = torch::stable::select(sums, 0, 0);
     return is_bf16(like) ? torch::stable::to(first, ScalarType::BFloat16) : parts > 1 ? torch::stable::clone(first) : first;
   }
 };
@@ -373,6 +386,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> group
   const int64_t wide = RECENGINE_PICK(swiglu_row_size)(width), scratch = m.scratch(RECENGINE_PICK(swiglu_backward_scratch), piece, m.bf16() && is_bf16(grad));
   parallel_for(0, positions * parts, 1, [&](int64_t begin, int64_t end) {
     const Scratch sum(piece * wide + 1), own(scratch), products(piece);
+    const Scratch own_sums(routed.own_size() + 1), own_shared(shared ? shared->own_size() + 1 : 1);
     const Scratch x_copy(m.copied(x) ? piece * width : 1), grad_copy(m.copied(grad) ? piece * width : 1);
     Choice choice;
     std::vector<int64_t> all;
@@ -388,7 +402,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> group
           const Bank& b = is_shared ? *m.shared : m.routed;
           auto known = seen[static_cast<size_t>(is_shared ? m.routed.experts() : e)];
           RECENGINE_PICK(swiglu_backward)(b.at(t, e), x_block, grad_block, r, first, sum.get(),
-                                          (is_shared ? *shared : routed).at(part, t, e, !known),
+                                          (is_shared ? *shared : routed).at(part, t, e, !known, (is_shared ? own_shared : own_sums).get()),
                                           slot ? products.get() : nullptr, own.get());
           known = true;
           for (int64_t i = 0; slot && i < r.count; ++i)
@@ -397,8 +411,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> group
         RECENGINE_PICK(write_rows)(sum.get(), first, last, width, mutable_position(x_grad, t));
       }
       for (int64_t e = 0; e < m.routed.experts(); ++e)
-        if (!seen[static_cast<size_t>(e)]) routed.clear(part, t, e);
-      if (shared && !seen.back()) shared->clear(part, t, 0);
+        if (!seen[static_cast<size_t>(e)]) routed.clear(part, t, e, own_sums.get());
+      if (shared && !seen.back()) shared->clear(part, t, 0, own_shared.get());
+      routed.round(t, own_sums.get());
+      if (shared) shared->round(t, own_shared.get());
     }
   });
   const Tensor none = new_empty(x, {0}, ScalarType::Float);
