@@ -69,11 +69,17 @@ class ConePerson {
  private:
   template <int count>
   void times(int64_t j, int64_t stride) {
-    vd sum[count] = {};
+    vd even[count] = {}, odd[count] = {};
     const double* p = P_ + j;
-    for (int64_t k = 0; k < m_; ++k, p += stride)
-      for (int r = 0; r < count; ++r) sum[r] += h_[k] * loaded(p + r * lanes);
-    for (int r = 0; r < count; ++r) *reinterpret_cast<vd_u*>(Ph_ + j + r * lanes) = sum[r];
+    int64_t k = 0;
+    for (; k + 2 <= m_; k += 2, p += 2 * stride)
+      for (int r = 0; r < count; ++r) {
+        even[r] += h_[k] * loaded(p + r * lanes);
+        odd[r] += h_[k + 1] * loaded(p + stride + r * lanes);
+      }
+    if (k < m_)
+      for (int r = 0; r < count; ++r) even[r] += h_[k] * loaded(p + r * lanes);
+    for (int r = 0; r < count; ++r) *reinterpret_cast<vd_u*>(Ph_ + j + r * lanes) = even[r] + odd[r];
   }
 
   // Worst model and worst logit at the current point.

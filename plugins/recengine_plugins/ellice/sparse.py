@@ -56,7 +56,12 @@ def things(constraints: Constraints) -> list[NDArray[np.int64]]:
 def count_changed(points: Array, people: Array, units: list[NDArray[np.int64]]) -> NDArray[np.int64]:
     """How many things differ, [N]."""
     moved = points != people
-    return np.stack([moved[:, unit].any(axis=1) for unit in units], axis=1).sum(axis=1)
+    alone = [int(unit[0]) for unit in units if len(unit) == 1]
+    count = np.count_nonzero(moved[:, alone], axis=1).astype(np.int64)
+    for unit in units:
+        if len(unit) > 1:
+            count += moved[:, unit].any(axis=1)
+    return count
 
 
 def solve_sparse(

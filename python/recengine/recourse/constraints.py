@@ -136,12 +136,11 @@ class Constraints:
 
         A person outside the range of a feature may stay there and may move toward the range.
         """
-        low = np.where(self.direction > 0, np.maximum(people, self.lower), self.lower)
-        high = np.where(self.direction < 0, np.minimum(people, self.upper), self.upper)
-        low, high = np.minimum(low, people), np.maximum(high, people)
-        low = np.where(self.direction > 0, people, low)
-        high = np.where(self.direction < 0, people, high)
-        return np.where(self.immutable, people, low), np.where(self.immutable, people, high)
+        low, high = np.minimum(self.lower, people), np.maximum(self.upper, people)
+        for held, bound in ((self.direction > 0, low), (self.direction < 0, high)):
+            stay = np.flatnonzero(held | self.immutable)
+            bound[:, stay] = people[:, stay]
+        return low, high
 
     def thing(self, i: int) -> str:
         """The name a person knows feature i by: its category, or itself."""
