@@ -71,6 +71,7 @@ def main() -> None:
     parser.add_argument("--stage", nargs="+", choices=["train", "serve"], default=["train", "serve"])
     parser.add_argument("--rows", type=int, default=256)
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--what", nargs="+", choices=["time", "memory"], default=["time", "memory"])
     parser.add_argument("--memory", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.memory:
@@ -84,14 +85,14 @@ def main() -> None:
     if given.quick and not parts:
         parts = [*PARTS, "race"]
     if given.quick:
-        given.preset, given.rows = "10k", 64
+        given.preset, given.rows, given.what = "10k", 64, ["time"]
     figures: dict[str, float | None] = {}
     kept: dict[str, Any] = {}
     for part in parts:
         if part == "race":
             for form in given.form:
                 for stage in given.stage:
-                    figures |= race(given.preset, form, stage, given.rows, given.quick, kept)
+                    figures |= race(given.preset, form, stage, given.rows, given.what, kept)
         else:
             figures |= {
                 "counts": counts, "permutes": permutes, "depth": depth, "export": export, "low": low
@@ -299,10 +300,10 @@ def candidates(
     vectors = torch.randn(rows, FEATURES, model.config.embedding_dim)
     labels = (torch.rand(rows) < 0.3).float()
     networks: dict[str, Callable[..., Any]] = {"recengine": lambda x: model.score(x, {})}
-    for name, grouped in (
-        ("", False),
-        *((("grouped_mm ", True),) if form == "sparse" and stage == "serve" else ()),
-    ):
+    kinds = [("", False)]
+    if form == "sparse" and stage == "serve" and model.blocks[0].reverted.bank.gate.shape[-1] % 4 == 0:
+        kinds.append(("grouped_mm ", True))  # which asks for strides of 16 bytes
+    for name, grouped in kinds:
         twin = Twin(model, grouped=grouped)
         networks[f"{name}eager"] = twin
         networks[f"{name}compiled"] = quiet_compile(twin)
@@ -325,23 +326,29 @@ def candidates(
 
 
 def race(
-    preset: str, form: str, stage: str, rows: int, quick: bool, kept: dict[str, Any]
+    preset: str, form: str, stage: str, rows: int, what: list[str], kept: dict[str, Any]
 ) -> dict[str, float | None]:
     """Rows a second of each candidate, and MB that a call takes at most; figures of the claims at 100m."""
-    taken = alternate(candidates(preset, form, stage, rows), 0.3 if quick else 1.0, least=3)
-    speed = {name: rows / statistics.median(found) for name, found in taken.items()}
-    memory = {} if quick else {name: peak(preset, form, stage, rows, name) for name in speed}
-    kept.setdefault("race", {})[f"{preset} {form} {stage}"] = {
-        "rows": rows, "rows a second": speed, "MB": memory
-    }  # fmt: skip
-    print({name: round(value, 1) for name, value in speed.items()}, memory, flush=True)
-    if preset != "100m" and not quick:
+    name = f"{preset} {form} {stage}"
+    told = {"rows": rows, **measured_before().get("race", {}).get(name, {})}
+    names = ["recengine", "eager", "compiled"]
+    if "time" in what:
+        taken = alternate(candidates(preset, form, stage, rows), 0.3, least=3)
+        told |= {"rows": rows, "rows a second": {n: rows / statistics.median(t) for n, t in taken.items()}}
+        names = list(taken)
+    if "memory" in what:
+        told["MB"] = {one: peak(preset, form, stage, rows, one) for one in names}
+    kept.setdefault("race", {})[name] = told
+    print(told, flush=True)
+    speed = told.get("rows a second")
+    if speed is None or preset not in ("100m", "10k"):
         return {}
-    found = {}
-    for rival in ("eager", "compiled"):
-        fastest = max(value for name, value in speed.items() if name.endswith(rival))
-        found[f"ranking.{form}-{stage}-over-{rival}"] = round(speed["recengine"] / fastest, 2)
-    return found  # type: ignore[return-value]
+    return {
+        f"ranking.{form}-{stage}-over-{rival}": round(
+            speed["recengine"] / max(value for n, value in speed.items() if n.endswith(rival)), 2
+        )
+        for rival in ("eager", "compiled")
+    }
 
 
 def peak(preset: str, form: str, stage: str, rows: int, name: str) -> float:
@@ -360,9 +367,15 @@ def peak(preset: str, form: str, stage: str, rows: int, name: str) -> float:
 # --- results -----------------------------------------------------------------------------------------
 
 
+def measured_before() -> dict[str, Any]:
+    """What the result file holds."""
+    found: dict[str, Any] = json.loads(RESULT.read_text()) if RESULT.exists() else {}
+    return found
+
+
 def keep(kept: dict[str, Any]) -> None:
     """Join with what was measured before, and draw the table."""
-    before = json.loads(RESULT.read_text()) if RESULT.exists() else {}
+    before = measured_before()
     races = {**before.get("race", {}), **kept.get("race", {})}
     told = {
         **before,
@@ -389,7 +402,7 @@ def keep(kept: dict[str, Any]) -> None:
             "|---|---|---|---|---|---|---|",
         ]
     for name, one in sorted(races.items(), key=lambda item: (len(item[0].split()[0]), item[0])):
-        speed, memory = one["rows a second"], one["MB"]
+        speed, memory = one.get("rows a second", {"recengine": 0, "eager": 1}), one.get("MB", {})
         shown = {k: f"{v:,.0f}" + (f" ({memory[k]:,.0f})" if k in memory else "") for k, v in speed.items()}
         rivals = ", ".join(f"{k} {v}" for k, v in shown.items() if k != "recengine")
         times = speed["recengine"] / max(v for k, v in speed.items() if k != "recengine")
