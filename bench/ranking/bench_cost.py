@@ -384,7 +384,7 @@ def keep(kept: dict[str, Any]) -> None:
         **json.loads(json.dumps(kept)),
         "race": races,
         "facts": facts(),
-        "threads": torch.get_num_threads(),
+        "threads": os.cpu_count(),
     }
     RESULT.write_text(json.dumps(told, indent=1) + "\n")
     about = told["facts"]
