@@ -170,8 +170,7 @@ def main() -> int:
             *record.table(parts),
             "",
             "Cosine attention keeps nothing but its input for the gradient: its d x d sums are made again in "
-            "the backward pass. What is left above BERT4Rec comes from the last block, whose queries are "
-            "computed at hidden rows only and then spread over all rows.",
+            "the backward pass.",
         ]
         record.write(
             "sequential_cost",

@@ -1,4 +1,4 @@
-"""Settings of the masked models by the validation users alone: every model gets the same points.
+"""Settings of the masked models by the validation users alone: POINTS for every model, OWN for Cotten4Rec beside them.
 
     python bench/sequential/tune_quality.py run DATA MODEL [POINT...] [--seed 0] [--store FOLDER]
     python bench/sequential/tune_quality.py report [--store FOLDER]
@@ -19,7 +19,7 @@ from typing import Any
 import bench_quality
 import datasets
 
-SMALL = {"model.init_std": 0.02, "training.learning_rate": 1e-3}
+SMALL = {"model.init_std": 0.02, "training.learning_rate": 1e-3}  # of Cotten4Rec with even_start 0
 POINTS: dict[str, dict[str, Any]] = {
     "chosen": {},
     "init-02": SMALL,
@@ -29,9 +29,21 @@ POINTS: dict[str, dict[str, Any]] = {
     "init-02-last-40": {**SMALL, "model.last_share": 0.4},
     "init-02-mask-40": {**SMALL, "model.mask_share": 0.4},
     "init-02-dropout-35": {**SMALL, "model.dropout": 0.35},
+}
+OWN: dict[str, dict[str, Any]] = {
     "uneven-start": {"model.even_start": 0.0},
     "half-even-start": {"model.even_start": 1.0},
+    "half-even-start-slow": {"model.even_start": 1.0, "training.learning_rate": 1e-3},
+    "half-even-start-one-head": {"model.even_start": 1.0, "model.n_heads": 1},
 }
+
+
+def settings_of(model: str, name: str) -> dict[str, Any]:
+    """What a point sets for a model, beside what bench_quality gives all of them."""
+    if model == "cotten4rec":
+        before = {"model.even_start": 0.0} if name.startswith("init-") else {}
+        return {"training.patience": 8, **before, **(POINTS | OWN)[name]}
+    return {"training.patience": 8, **POINTS[name]}
 
 
 def point(store: Path, data: str, model: str, name: str, seed: int) -> None:
@@ -43,7 +55,7 @@ def point(store: Path, data: str, model: str, name: str, seed: int) -> None:
         return
     asked = bench_quality.settings(data, model, None)
     flat = {f"{part}.{key}": value for part, values in asked.items() for key, value in values.items()}
-    given = {**flat, **POINTS[name]}
+    given = {**flat, **settings_of(model, name)}
     run = fit(model, datasets.load(data), settings=given, seed=seed, directory=folder / "run", resume=True)
     best = max(run.history, key=lambda entry: entry.get("ndcg@10", -1.0))
     found = {
@@ -51,7 +63,7 @@ def point(store: Path, data: str, model: str, name: str, seed: int) -> None:
         "model": model,
         "point": name,
         "seed": seed,
-        "settings": POINTS[name],
+        "settings": settings_of(model, name),
         "validation_ndcg@10": best["ndcg@10"],
         "best_epoch": best["epoch"],
         "train_s": sum(entry["seconds"] for entry in run.history),
@@ -70,7 +82,7 @@ def main() -> int:
     asked = parser.parse_args()
     if asked.words[0] == "run":
         _, data, model, *names = asked.words
-        for name in names or POINTS:
+        for name in names or (POINTS | OWN if model == "cotten4rec" else POINTS):
             point(asked.store, data, model, name, asked.seed)
         return 0
     found = [json.loads(path.read_text()) for path in asked.store.glob("*/point.json")]
