@@ -1,4 +1,4 @@
-"""Settings of the masked models by the validation users alone: POINTS for every model, OWN for Cotten4Rec beside them.
+"""Settings of the masked models by the validation users: POINTS for all of them, OWN for Cotten4Rec beside.
 
     python bench/sequential/tune_quality.py run DATA MODEL [POINT...] [--seed 0] [--store FOLDER]
     python bench/sequential/tune_quality.py report [--store FOLDER]
