@@ -19,18 +19,18 @@ NOTE = (
     "not run to the end). 8 rejected test people a cell. The strength of a method (eps, delta, tau, "
     "probability; for our nets z, the deviations of 80 whole refits on bootstrap rows that are kept in "
     "hand, with eps = 0.06 z eps*, at most 0.3 eps*; 3 or 4 tried) is chosen for each table and seed on 8 "
-    "rejected training people a cell and as many models of each set as judge (linear: half as many): the "
-    "most robust for all who ask, of equals (0.005) the least. Judged by 20 other models of each set: "
-    "bootstrap; subsample (80 %); noise (5 % of labels); time (windows of 60 % of the rows in their "
-    "order: dates for compas, file order elsewhere); seeds (nets only); awp and dropout (loss within 0.02 "
-    "of the base model's). R: share of people whose point ALL models of a set accept, mean over the sets; "
-    "over valid points, and over all who asked. accept: share of single models that accept. L2, L1, "
-    "changed features (> 0.001), LOF (k = 20, median of a cell) over valid points, in deviations of the "
-    "training rows. ms: a person, gradient methods in one batch of all people of a table; our nets: on a "
-    "busy machine, with the training of the refits in the first strength only. Intervals: 95 %, tables "
-    "and seeds drawn again. Rows 'at equal R': our length over the peer's at each strength of the peer, "
-    "ours at the least length of our strengths whose R on the same people is at least the peer's "
-    "(geometric mean; share: how often one exists). last layer: our nets without refits."
+    "rejected training people a cell and as many models of each set as judge: the most robust for all who "
+    "ask, of equals (0.005) the least. Judged by 20 other models of each set: bootstrap; subsample (80 "
+    "%); noise (5 % of labels); time (windows of 60 % of the rows in their order: dates for compas, file "
+    "order elsewhere); seeds (nets only); awp and dropout (loss within 0.02 of the base model's). R: "
+    "share of people whose point ALL models of a set accept, mean over the sets; over valid points, and "
+    "over all who asked. accept: share of single models that accept. L2, L1, changed features (> 0.001), "
+    "LOF (k = 20, median of a cell) over valid points, in deviations of the training rows. ms: a person, "
+    "gradient methods in one batch of all people of a table; our nets: on a busy machine, with the "
+    "training of the refits in the first strength only. Intervals: 95 %, tables and seeds drawn again. "
+    "Rows 'at equal R': our length over the peer's at each strength of the peer, ours at the least length "
+    "of our strengths whose R on the same people is at least the peer's (geometric mean; share: how often "
+    "one exists). last layer: our nets without refits."
 )
 
 
@@ -143,7 +143,7 @@ def claims(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         if OURS not in mean:
             continue
         best = max(row["R_all"] for name, row in mean.items() if not name.startswith("ours"))
-        made.append({"claim": f"recourse.robust-{kind}", "figure": round(mean[OURS]["R_all"] - best, 3)})
+        made.append({"claim": f"recourse.robust-{kind}", "figure": round(mean[OURS]["R_all"] - best, 4)})
         if LIBRARY in equal:
             made.append(
                 {"claim": f"recourse.length-{kind}", "figure": round(equal[LIBRARY]["length_ratio"], 3)}
