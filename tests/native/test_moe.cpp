@@ -172,7 +172,7 @@ NATIVE_TEST(routing_against_loops) {
   RECENGINE_PICK(router_pack)(weight.view(), width, experts, packed.data());
   std::vector<int64_t> chosen(rows * k);
   std::vector<float> gates(rows * k);
-  Scratch scratch(width + wide + 64);
+  Scratch scratch(width + 2 * wide + 64);
   RECENGINE_PICK(route_rows)({x.view(), packed.data(), rows, width, experts, k}, 0, rows, k, chosen.data(), gates.data(),
                              scratch.get());
   for (int64_t r = 0; r < rows; ++r) {
