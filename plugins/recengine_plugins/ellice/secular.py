@@ -49,7 +49,7 @@ def project(ellipsoid: Cone, points: Array, weights: Array, free: NDArray[np.boo
     level = fixed @ theta - tau
     z0 = points[todo][:, index] * root @ U
     m, m0, level = np.broadcast_to(m, z0.shape), np.broadcast_to(m0, len(z0)), np.broadcast_to(level, len(z0))
-    parts = (np.ascontiguousarray(part) for part in (z0, mu, m, m0, slope, level))
+    parts = (np.require(part, requirements=["C", "W"]) for part in (z0, mu, m, m0, slope, level))
     moved = quadric_nearest(*(torch.from_numpy(part) for part in parts)).numpy()
     result[np.ix_(np.flatnonzero(todo), index)] = moved @ U.T / root
     return result
