@@ -2,6 +2,7 @@
 
     python bench/tuning/bench_synthetic.py run [--problems A,B] [--methods A,B] [--seeds 0,1] --out FILE
     python bench/tuning/bench_synthetic.py report --out FILE...
+    python bench/tuning/bench_synthetic.py all        (both; hours)
 
 A cell is problem x method x seed; ``run`` appends one JSON line a cell and skips those that are there.
 All methods of a seed start from the same default and the same Sobol points. Ax runs in its own environment
@@ -17,6 +18,7 @@ import argparse
 import json
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -28,6 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import torch
 from problems import PROBLEMS, Problem
+from synthetic_report import write
 
 from peers.runner import interpreter
 from recengine.contracts.tuner import Observation
@@ -226,13 +229,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("verb", choices=("run",))
+    parser.add_argument("verb", choices=("run", "report", "all"))
     parser.add_argument("--problems", default=",".join(PROBLEMS))
     parser.add_argument("--methods", default="bonsai,ax,bo,sobol,random")
     parser.add_argument("--seeds", default="0,1,2,3,4")
     parser.add_argument("--trials", type=int, default=30)
-    parser.add_argument("--out", type=Path, nargs="+", required=True)
-    run(parser.parse_args())
+    parser.add_argument("--out", type=Path, nargs="+", help="JSON lines, outside the checkout")
+    parser.add_argument(
+        "--quick", action="store_true", help="one problem, one seed, three proposals; nothing kept"
+    )
+    asked = parser.parse_args()
+    asked.out = asked.out or [Path(tempfile.gettempdir()) / f"tuning_synthetic{'-quick' * asked.quick}.jsonl"]
+    if asked.quick:
+        asked.problems, asked.methods, asked.seeds, asked.trials = "hartmann25", "bonsai,ax", "0", 13
+    if asked.verb != "report":
+        run(asked)
+    if asked.verb != "run":
+        for name, figure in write(lines(asked.out), INITIAL, asked.trials, not asked.quick).items():
+            print(json.dumps({"claim": name, "figure": figure}))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ import pytest
 from comparison_sample import systems
 from report_sample import sample_report
 
-from recengine.contracts.tuner import Observation
+from recengine.contracts.tuner import Conclusion, Observation, Reversion
 from recengine.errors import DataError, UsageError
 from recengine.evaluation.comparing import compare_systems
 from recengine.evaluation.repeats import Repeats, summarise
@@ -64,6 +64,9 @@ def study(path: Path) -> Study:
     return made
 
 
+CONCLUSION = Conclusion({}, {}, [], [Reversion("kind", "a", "b", 0.031, 0.012, 0.05)])
+
+
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("pages")
@@ -84,7 +87,9 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     confirmation = {"recommended": [0.2, 0.21], "default": [0.01, 0.02]}
     return {
         "comparison": write_comparison(result, compared, folder / "comparison.html", about=about),
-        "study": write_study(study(folder), folder / "study.html", confirmation=confirmation),
+        "study": write_study(
+            study(folder), folder / "study.html", confirmation=confirmation, conclusion=CONCLUSION
+        ),
         "reliability": write_reliability(
             {"agent": summarise(repeats, draws=200)}, folder / "reliability.html"
         ),
@@ -102,7 +107,8 @@ SAID = {
     ),
     "study": (
         "Every trial", "Recommended settings", "out of memory <b>", "The best trials", "Fresh seeds", "rate",
-        "1 failed", "The best of 5 trials",
+        "1 failed", "The best of 5 trials", "Lost if put back", "+0.031",
+        "How many settings each trial had away from the default", "of 2 changed",
     ),
     "reliability": ("Any of k runs, all of k runs", "pass@k (any)", "40 tasks", "intraclass correlation"),
     "clicks": ("Do the probabilities come true?", "Brier score", "Calibration of ease"),

@@ -81,6 +81,33 @@ def test_narrowing_fixing_and_costs() -> None:
         Space.of_config(Knobs, fixed=["layer"])
 
 
+def test_a_penalty_that_is_off_by_default_can_be_searched() -> None:
+    penalty = Parameter("l2", "float", 0.0, 1e-7, 1e-2, log=True, off=True)
+    assert penalty.encode(0.0)[0] == 0.0
+    assert penalty.decode(np.array([0.03])) == 0.0
+    for value in (1e-7, 3e-5, 1e-2):
+        assert penalty.decode(penalty.encode(value)) == pytest.approx(value)
+        assert penalty.contains(value)
+    assert penalty.contains(0)
+    assert not penalty.contains(1e-9)
+    with pytest.raises(ConfigError, match="only a logarithmic range"):
+        Parameter("l2", "float", 0.0, 0.0, 1.0, off=True)
+
+
+def test_every_model_and_loss_of_the_box_can_be_tuned() -> None:
+    from recengine.cli.tune import search_space
+    from recengine.hooks import host
+
+    for entry in host().registries["model"]:
+        space = search_space(entry.name, {}, None, [], [], [], [])
+        assert space.allows(space.default)
+        assert space.decode(space.encode(space.default)) == space.default
+    for entry in host().registries["loss"]:
+        config = entry.load_config()
+        if config.search_space():
+            assert Space.of_config(config).changed(Space.of_config(config).default) == ()
+
+
 @pytest.mark.parametrize(
     ("parameter", "message"),
     [
@@ -299,3 +326,84 @@ def test_a_killed_worker_loses_no_told_trial(tmp_path: Path) -> None:
         assert [trial.number for trial in made.trials()][: told + 1] == list(range(told + 1))
         made.file.give_up("s", 0.0)
     made.run(worth, made._finished() + 2)
+
+
+def test_a_disk_that_is_full_loses_no_trial(tmp_path: Path) -> None:
+    """The change that does not fit is refused with a clear error; what was told stays; it goes on."""
+    path = tmp_path / "s.db"
+    study(path).run(worth, 3)
+    code = (
+        "import resource, signal, sys; sys.path.insert(0, sys.argv[2])\n"
+        "from pathlib import Path\n"
+        "from recengine.errors import DataError\n"
+        "from test_study import study, worth\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "size = Path(sys.argv[1]).stat().st_size\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))\n"
+        "made = study(Path(sys.argv[1]))\n"
+        "try:\n"
+        "    made.run(worth, 500)\n"
+        "except DataError as error:\n"
+        "    print(error)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(path), str(Path(__file__).parent)],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert "the study file could not be written; nothing was lost but this change" in done.stdout
+    assert "free some disk space" in done.stdout
+    made = study(path)
+    before = made.trials()
+    assert sum(trial.state == "done" for trial in before) >= 3
+    made.file.give_up("s", 0.0)
+    made.run(worth, made._finished() + 2)
+    assert [t.values for t in made.trials()][: len(before)] == [t.values for t in before]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_values_that_are_not_finite_fail_the_trial_and_not_the_study(tmp_path: Path, value: float) -> None:
+    made = study(tmp_path / "s.db")
+    outcomes = iter([1.0, value, 2.0])
+    made.run(lambda point, seed: next(outcomes), 3)
+    assert [trial.state for trial in made.trials()] == ["done", "failed", "done"]
+    assert made.best().values == (2.0,)
+
+
+def test_limits_that_nothing_else_meets_are_named(tmp_path: Path) -> None:
+    x, y = (Parameter(name, "float", 0.0, 0.0, 1.0) for name in "xy")
+    tight = Space((x, y), (LinearLimit((("x", 1.0), ("y", 1.0)), 0.0),))
+    for tuner in (RandomSearch, SobolSearch):
+        with pytest.raises(UsageError, match=r"(?s)linear limits.*loosen"):
+            tuner(SearchConfig(most_draws=50), tight, 0).propose([], 1)
+
+
+def test_the_default_is_tried_again_when_its_worker_died(tmp_path: Path) -> None:
+    made = study(tmp_path / "s.db")
+    first = made.ask()
+    assert made.ask().parameters != SPACE.default  # it is under way
+    made.file.give_up("s", -1.0)
+    again = made.ask()
+    assert again.parameters == first.parameters == SPACE.default
+    made.fail(again, "it truly fails")
+    assert made.ask().parameters != SPACE.default
+
+
+def test_two_workers_that_ask_at_once_get_different_points(tmp_path: Path) -> None:
+    """The second proposal is made with the first one pending, however they overlap."""
+    path = tmp_path / "s.db"
+    one, other = study(path), study(path)
+    one.tell(one.ask(), 0.0)
+    inner = one.tuner.propose
+    met: list[Any] = []
+
+    def slow(history: Any, n: int, pending: Any = ()) -> Any:
+        found = inner(history, n, pending)
+        if not met:
+            met.append(other.ask())  # another worker is quicker
+        return found
+
+    one.tuner.propose = slow  # type: ignore[method-assign]
+    assert one.ask().parameters != met[0].parameters

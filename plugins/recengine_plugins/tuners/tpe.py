@@ -93,15 +93,24 @@ class TPE:
         return study
 
     def _indexed(self, point: Mapping[str, Any]) -> dict[str, Any]:
-        """Choices by their index: Optuna keeps only plain values apart, and True is not 1 here."""
+        """Choices by their index: Optuna keeps only plain values apart, and True is not 1 here. What may be
+        switched off, by its place in the unit interval."""
         return {
-            p.name: _index(p, point[p.name]) if p.kind == "choice" else point[p.name]
+            p.name: _index(p, point[p.name])
+            if p.kind == "choice"
+            else float(p.encode(point[p.name])[0])
+            if p.off
+            else point[p.name]
             for p in self.space.parameters
         }
 
     def _named(self, params: Mapping[str, Any]) -> dict[str, Any]:
         point = {
-            p.name: p.choices[params[p.name]] if p.kind == "choice" else params[p.name]
+            p.name: p.choices[params[p.name]]
+            if p.kind == "choice"
+            else p.decode(np.array([params[p.name]]))
+            if p.off
+            else params[p.name]
             for p in self.space.parameters
         }
         return self.space.settle(point)
@@ -114,6 +123,8 @@ def _index(parameter: Parameter, value: Any) -> int:
 def _distribution(parameter: Parameter) -> BaseDistribution:
     if parameter.kind == "choice":
         return CategoricalDistribution(tuple(range(len(parameter.choices))))
+    if parameter.off:  # neither of Optuna's logarithms holds 0: drawn on the unit interval
+        return FloatDistribution(0.0, 1.0)
     if parameter.kind == "int":
         return IntDistribution(int(parameter.low), int(parameter.high), log=parameter.log)
     return FloatDistribution(parameter.low, parameter.high, log=parameter.log)

@@ -217,7 +217,8 @@ def _report(study: Study, objective: FitObjective, confirm: int, page: Path | No
         from recengine.reports import write_study
 
         facts = {"model": objective.model, "data": objective.data, "metric": objective.metric}
-        told = {"recommended": recommended, "confirmation": repeats, "facts": facts}
+        told: dict[str, Any] = {"recommended": recommended, "confirmation": repeats, "facts": facts}
+        told["conclusion"] = conclusion
         told |= _background(objective)
         title = f"Tuning {objective.model} on {Path(objective.data).name}"
         note(f"report: {write_study(study, page, title=title, **told)}")

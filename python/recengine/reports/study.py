@@ -17,6 +17,7 @@ from recengine.reports.verdict import Tile
 from recengine.reports.write import write_files
 
 if TYPE_CHECKING:
+    from recengine.contracts.tuner import Conclusion, Reversion
     from recengine.evaluation import Protocol
     from recengine.tuning import Study
 
@@ -26,7 +27,8 @@ _MOST_ROWS = 15
 
 @dataclass(frozen=True)
 class TrialRow:
-    """value: None for a trial that gave none. note: why it gave none."""
+    """value: None for a trial that gave none. note: why it gave none. changed: settings away from the
+    default."""
 
     number: int
     state: str
@@ -35,6 +37,7 @@ class TrialRow:
     seed: int
     parameters: dict[str, Any]
     note: str
+    changed: int
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,8 @@ class Confirmation:
 
 @dataclass(frozen=True)
 class StudyReport:
-    """default, recommended: points by setting. log: settings searched on a logarithmic scale."""
+    """default, recommended: points by setting. log: settings searched on a logarithmic scale. reversions:
+    what the tuner expects to lose when a changed setting is put back."""
 
     title: str
     metric: str
@@ -56,6 +60,7 @@ class StudyReport:
     recommended: dict[str, Any]
     log: tuple[str, ...]
     confirmation: tuple[Confirmation, ...] = ()
+    reversions: tuple[Reversion, ...] = ()
     facts: dict[str, str] = field(default_factory=dict)
     about: About = field(default_factory=About)
     protocol: dict[str, str] = field(default_factory=dict)
@@ -77,10 +82,12 @@ def study_report(
     facts: Mapping[str, str] | None = None,
     about: About | None = None,
     protocol: Protocol | None = None,
+    conclusion: Conclusion | None = None,
 ) -> StudyReport:
     """What ``study`` found. recommended: the point that is recommended; the best trial's where none is given.
     confirmation: values of fresh seeds by label. facts: what else to tell (data, model, tuner). about,
-    protocol: data and audit, and what the validation asks, for a study of a recommender.
+    protocol: data and audit, and what the validation asks, for a study of a recommender. conclusion: what the
+    tuner says of the changes.
 
     Raises UsageError when no trial has succeeded.
     """
@@ -88,6 +95,7 @@ def study_report(
         TrialRow(
             trial.number, trial.state, None if trial.values is None else float(trial.values[0]),
             trial.feasible, trial.seed, dict(trial.parameters), trial.note,
+            len(study.space.changed(trial.parameters)),
         )
         for trial in study.trials()
     )  # fmt: skip
@@ -100,6 +108,7 @@ def study_report(
         point,
         tuple(p.name for p in study.space.parameters if p.log),
         tuple(Confirmation(label, tuple(values)) for label, values in (confirmation or {}).items()),
+        tuple(conclusion.reversions) if conclusion else (),
         {"study": study.name, "seed": str(study.seed), **(facts or {})},
         about or About(),
         {} if protocol is None else flat(protocol.describe()),
@@ -134,6 +143,8 @@ def render_study(report: StudyReport) -> str:
             "changed": changed,
             "numbers": [row.number for row, _ in finished],
             "values": [value for _, value in finished],
+            "changes": [row.changed for row, _ in finished],
+            "losses": {row.name: row for row in report.reversions},
             "settings": {
                 name: [row.parameters.get(name, report.default[name]) for row, _ in finished]
                 for name in figures[:_MOST_FIGURES]

@@ -21,11 +21,15 @@ from recengine.config import Config, did_you_mean
 from recengine.errors import ConfigError
 
 Kind = Literal["float", "int", "choice"]
+_OFF = 0.05
 
 
 @dataclass(frozen=True)
 class Parameter:
     """One knob. float and int have low <= high (log: searched on the logarithmic scale); choice has choices.
+
+    off: 0 belongs to a logarithmic range as well (a penalty that may be switched off); it has the lowest
+    twentieth of the unit interval, the range itself the rest.
 
     when: values of other parameters that make this one matter; otherwise it stays at its default.
     cost: of changing it away from the default, for policies that weigh changes.
@@ -40,6 +44,7 @@ class Parameter:
     choices: tuple[Any, ...] = ()
     when: tuple[tuple[str, tuple[Any, ...]], ...] = ()
     cost: float = 1.0
+    off: bool = False
 
     def __post_init__(self) -> None:
         where = f"parameter '{self.name}'"
@@ -56,6 +61,8 @@ class Parameter:
             raise ConfigError(
                 "a logarithmic range must be positive", where=where, found=f"[{self.low}, {self.high}]"
             )
+        if self.off and not self.log:
+            raise ConfigError("only a logarithmic range is switched off by 0", where=where)
         if not self.contains(self.default):
             raise ConfigError(
                 "the default lies outside the space",
@@ -70,6 +77,8 @@ class Parameter:
             return _key(value) in {_key(choice) for choice in self.choices}
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
             return False
+        if self.off and value == 0:
+            return True
         inside = self.low * (1 - 1e-12) - 1e-300 <= value <= self.high * (1 + 1e-12) + 1e-300
         return inside and (self.kind == "float" or float(value).is_integer())
 
@@ -85,8 +94,11 @@ class Parameter:
             if self.width == 1:
                 return np.array([float(at)])
             return np.asarray(np.eye(self.width)[at])
+        if self.off and value == 0:
+            return np.zeros(1)
         low, high, x = (math.log(v) if self.log else float(v) for v in (self.low, self.high, value))
-        return np.array([min(1.0, max(0.0, (x - low) / (high - low)))])
+        share = min(1.0, max(0.0, (x - low) / (high - low)))
+        return np.array([_OFF + (1 - _OFF) * share if self.off else share])
 
     def decode(self, columns: NDArray[np.float64]) -> Any:
         """The nearest value; the default's own encoding gives back exactly the default."""
@@ -95,8 +107,13 @@ class Parameter:
             return self.choices[min(at, len(self.choices) - 1)]
         if abs(float(columns[0]) - float(self.encode(self.default)[0])) <= 1e-9:
             return self.default
+        share = float(np.clip(columns[0], 0, 1))
+        if self.off:
+            if share < _OFF:
+                return type(self.default)(0)
+            share = (share - _OFF) / (1 - _OFF)
         low, high = (math.log(v) if self.log else float(v) for v in (self.low, self.high))
-        x = low + float(np.clip(columns[0], 0, 1)) * (high - low)
+        x = low + share * (high - low)
         x = math.exp(x) if self.log else x
         return (
             int(min(self.high, max(self.low, round(x))))
@@ -188,9 +205,9 @@ class Space:
                     "a range needs both ends", where=f"setting '{name}'", found=f"[{low}, {high}]"
                 )
             kind: Kind = "int" if isinstance(value, int) and not isinstance(value, bool) else "float"
-            made.append(
-                Parameter(prefix + name, kind, value, float(low), float(high), search.log, (), when, cost)
-            )
+            off = search.log and value == 0  # declared as a logarithm, switched off by default
+            ends = float(low), float(high)
+            made.append(Parameter(prefix + name, kind, value, *ends, search.log, (), when, cost, off))
         return cls(tuple(made), tuple(limits))
 
     @property
@@ -277,6 +294,7 @@ class Space:
         """Hash of everything that decides whether two studies can share trials (costs are left out)."""
         facts = [
             [p.name, p.kind, p.low, p.high, p.log, list(map(_key, p.choices)), repr(p.when)]
+            + (["off"] if p.off else [])
             for p in self.parameters
         ] + [[list(limit.coefficients), limit.at_most] for limit in self.limits]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]

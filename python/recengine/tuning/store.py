@@ -86,18 +86,18 @@ class StudyFile:
             db.execute("BEGIN IMMEDIATE")
             try:
                 yield db
-            except BaseException:
-                db.execute("ROLLBACK")
-                raise
-            try:
                 db.execute("COMMIT")
-            except sqlite3.OperationalError as full:
-                raise DataError(
-                    "the study file could not be written; nothing was lost but this change",
-                    where=str(self.path),
-                    found=str(full),
-                    fix="free some disk space and repeat",
-                ) from full
+            except BaseException:
+                if db.in_transaction:  # a full disk may have ended it already
+                    db.execute("ROLLBACK")
+                raise
+        except sqlite3.OperationalError as refused:
+            raise DataError(
+                "the study file could not be written; nothing was lost but this change",
+                where=str(self.path),
+                found=str(refused),
+                fix="free some disk space and repeat",
+            ) from refused
         finally:
             db.close()
 

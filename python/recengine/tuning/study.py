@@ -25,6 +25,8 @@ from recengine.tuning.space import Space
 from recengine.tuning.stopping import HopelessError, Reporter, Watched, hopeless
 from recengine.tuning.store import StudyFile, Trial
 
+_ATTEMPTS = 3  # to propose while other workers go on
+_DEFAULT_ATTEMPTS = 2
 Objective = Callable[[dict[str, Any], int], float | Sequence[float]]
 
 
@@ -66,20 +68,32 @@ class Study:
         return self.ask_many(1)[0]
 
     def ask_many(self, n: int) -> list[Trial]:
-        """n points to be tried side by side."""
-        known = self.file.trials(self.name)
+        """n points to be tried side by side.
+
+        When another worker has asked or told meanwhile, the tuner is asked again with what is known now.
+        """
         asked: list[Trial] = []
-        if not any(self._same(trial.parameters, self.space.default) for trial in known):
+        if self._needs_default():
             asked.append(self._begin(self.space.default, {"origin": "default"}))
-        missing = n - len(asked)
-        if missing > 0:
-            pending = [t.parameters for t in known if t.state == "running"] + [t.parameters for t in asked]
+        if len(asked) == n:
+            return asked
+        for attempt in range(_ATTEMPTS):
+            known = self.file.trials(self.name)
+            pending = [trial.parameters for trial in known if trial.state == "running"]
             history = [observation(trial) for trial in known if trial.state != "running"]
-            for point in self._propose(history, pending, missing):
-                facts = point.pop("__facts__", {"origin": "tuner"})
-                self.space.check(point, where="proposal of the tuner")
-                asked.append(self._begin(self.space.settle(point), facts))
+            points = self._propose(history, pending, n - len(asked))
+            if attempt == _ATTEMPTS - 1 or _progress(self.file.trials(self.name)) == _progress(known):
+                break
+        for point in points:
+            facts = point.pop("__facts__", {"origin": "tuner"})
+            self.space.check(point, where="proposal of the tuner")
+            asked.append(self._begin(self.space.settle(point), facts))
         return asked
+
+    def _needs_default(self) -> bool:
+        """The default was not measured yet, and has not failed twice (a worker may have died of it)."""
+        states = [t.state for t in self.trials() if self._same(t.parameters, self.space.default)]
+        return all(state == "failed" for state in states) and len(states) < _DEFAULT_ATTEMPTS
 
     def _propose(
         self, history: list[Observation], pending: list[dict[str, Any]], n: int
@@ -247,6 +261,10 @@ class Study:
                 found=known[-1].note,
                 fix="mend the objective first",
             )
+
+
+def _progress(trials: Sequence[Trial]) -> list[tuple[int, str]]:
+    return [(trial.number, trial.state) for trial in trials]
 
 
 def _measured(

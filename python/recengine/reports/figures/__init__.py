@@ -14,13 +14,14 @@ from recengine.reports.figures.intervals import headline_figure, mini_interval
 from recengine.reports.figures.margin import Line, MarginCurves, margin_figure
 from recengine.reports.figures.runs import runs_figure
 from recengine.reports.figures.slices import slices_figure
-from recengine.reports.figures.trials import setting_figure, trials_figure
+from recengine.reports.figures.trials import changes_figure, setting_figure, trials_figure
 
 __all__ = [
     "ForestRow",
     "Line",
     "MarginCurves",
     "calibration_figure",
+    "changes_figure",
     "concentration_figure",
     "curve_figure",
     "envelope_figure",

@@ -46,6 +46,29 @@ def trials_figure(numbers: Sequence[int], values: Sequence[float], unit: str, ke
     return drawing.render()
 
 
+def changes_figure(numbers: Sequence[int], changed: Sequence[int], settings: int, key: str) -> str:
+    """A dot a trial: how many of the ``settings`` it had away from the default."""
+    width, height = 860.0, 200.0
+    said = f"{len(changed)} trials; from {min(changed)} to {max(changed)} of {settings} settings changed"
+    drawing = Drawing(width, height, key=key, title="changed settings of every trial", description=said)
+    across = Scale(min(numbers), max(numbers), _LEFT + 8, width - _RIGHT - 8)
+    bottom = height - _FOOT
+    up = Scale(0.0, settings + 0.5, bottom, _TOP)
+    for tick in round_ticks(0.0, float(settings), 5):
+        if float(tick).is_integer():
+            drawing.line((_LEFT, up(tick)), (width - _RIGHT, up(tick)), "grid")
+            drawing.text((_LEFT - 8, up(tick) + 4), short(tick), "tick", anchor="end")
+    for tick in round_ticks(min(numbers), max(numbers), 8):
+        if float(tick).is_integer():
+            drawing.text((across(tick), bottom + 18), short(tick), "tick", anchor="middle")
+    drawing.line((_LEFT, bottom), (width - _RIGHT, bottom), "axis")
+    for number, count in zip(numbers, changed, strict=True):
+        tip = f"trial {number}: {count} of {settings} changed"
+        drawing.marker((across(number), up(count)), 0, "dot s1", size=4.2, tip=tip)
+    drawing.text(((_LEFT + width - _RIGHT) / 2, height - 6), "trial", "axis-title", anchor="middle")
+    return drawing.render()
+
+
 def setting_figure(
     name: str, settings: Sequence[float | str], values: Sequence[float], log: bool, unit: str, key: str
 ) -> str:

@@ -1,0 +1,234 @@
+"""Tuners on recommenders: ml-100k, the same number of trials each, and whether the gain is real.
+
+    python bench/tuning/bench_recommenders.py run [--models A,B] [--tuners A,B] [--seeds 0] --out FILE
+    python bench/tuning/bench_recommenders.py report --out FILE...
+    python bench/tuning/bench_recommenders.py all      (both)
+
+A trial is one fit of few epochs, judged by NDCG@10 on the validation items; the test items are asked once, at
+the end: what each tuner recommends against the default settings, under fresh seeds, by the crossed test over
+users and seeds. ``bonsai`` spends its last trials on confirming its recommendation.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import recengine
+from recengine.cli.tune import search_space
+from recengine.contracts.tuner import Observation
+from recengine.data import Interactions
+from recengine.evaluation.statistics import crossed_test
+from recengine.hooks import host
+from recengine.training.record import environment
+from recengine.tuning import Space
+
+ROOT = Path(__file__).resolve().parents[2]
+RESULTS = ROOT / "bench" / "results"
+METRIC = "ndcg@10"
+CONFIRMATIONS = 2
+# epochs are not tuned: they are the cost of a trial; a closed form has none
+EPOCHS = {"ease": 1, "mf": 5, "sasrec": 4}
+
+
+def ml_100k() -> Interactions:
+    with gzip.open(ROOT.parent / "shared" / "data" / "restricted" / "ml-100k" / "u.data.gz") as file:
+        rows = np.loadtxt(file, dtype=np.int64)
+    return Interactions.from_arrays(rows[:, 0], rows[:, 1], rows[:, 3])
+
+
+def start(model: str) -> dict[str, Any]:
+    return {"training": {"epochs": EPOCHS[model], "evaluate_every": EPOCHS[model]}}
+
+
+def space_of(model: str) -> Space:
+    # ml-100k has 1,682 items
+    ranges = ["loss.negatives=32:1024"] if model == "mf" else []
+    return search_space(model, start(model), None, ["training.epochs"], ranges, [], [])
+
+
+def fitted(model: str, events: Interactions, point: dict[str, Any], seed: int) -> Any:
+    settings = start(model)
+    for name, value in point.items():
+        section, _, key = name.partition(".")
+        settings.setdefault(section, {})[key] = value
+    return recengine.fit(model, events, settings=settings, seed=seed)
+
+
+def worth(model: str, events: Interactions, point: dict[str, Any], seed: int) -> float:
+    return float(fitted(model, events, point, seed).evaluate("validation")[METRIC])
+
+
+def cell(model: str, tuner: str, seed: int, trials: int, repeats: int) -> dict[str, Any]:
+    events, space = ml_100k(), space_of(model)
+    entry = host().registries["tuner"].get(tuner)
+    policy = entry.load()(entry.load_config()(), space, seed)
+    before = time.perf_counter()
+
+    def observed(point: dict[str, Any]) -> Observation:
+        return Observation(point, (worth(model, events, point, seed),), seed=seed)
+
+    history = [observed(space.default)]
+    confirms = CONFIRMATIONS if tuner == "bonsai" else 0
+    while len(history) < trials - confirms:
+        point = {k: v for k, v in policy.propose(history, 1)[0].items() if k != "__facts__"}
+        history.append(observed(space.settle(point)))
+    final = dict(max(history, key=lambda seen: seen.values[0]).parameters)
+    for spent in range(confirms + 1):
+        if tuner != "bonsai":
+            break
+        found = policy.conclude(history).recommended
+        if any(not _differ(space, seen.parameters, found) for seen in history):
+            final = found
+            break
+        if spent < confirms:
+            history.append(observed(found))
+            final = dict(max(history, key=lambda seen: seen.values[0]).parameters)
+    took = time.perf_counter() - before
+    kept = {"tuned": final, "default": space.default}
+    tables = {name: _users(model, events, point, repeats) for name, point in kept.items()}
+    test = crossed_test(tables["tuned"] - tables["default"]) if repeats > 1 else None
+    return {
+        "model": model,
+        "tuner": tuner,
+        "seed": seed,
+        "trials": trials,
+        "values": [seen.values[0] for seen in history],
+        "changed": [len(space.changed(seen.parameters)) for seen in history],
+        "parameters": len(space.names),
+        "final": final,
+        "final_changed": list(space.changed(final)),
+        "seconds": took,
+        "tuned_test": float(tables["tuned"].mean()),
+        "default_test": float(tables["default"].mean()),
+        "repeats": repeats,
+        "low": None if test is None else float(test.low),
+        "high": None if test is None else float(test.high),
+        "p": None if test is None else float(test.p_value),
+    }
+
+
+def _differ(space: Space, first: Any, second: Any) -> bool:
+    return bool(np.abs(space.encode(first) - space.encode(second)).max() > 1e-9)
+
+
+def _users(model: str, events: Interactions, point: dict[str, Any], repeats: int) -> Any:
+    """Test values [users, seeds] under seeds that no trial used."""
+    columns = [fitted(model, events, point, 90_000 + r).evaluate().values(METRIC) for r in range(repeats)]
+    return np.stack([np.asarray(column, np.float64) for column in columns], axis=1)
+
+
+def run(asked: argparse.Namespace) -> None:
+    torch.set_num_threads(1)
+    done = {(r["model"], r["tuner"], r["seed"], r["trials"]) for r in lines(asked.out)}
+    for seed in map(int, asked.seeds.split(",")):
+        for model in asked.models.split(","):
+            for tuner in asked.tuners.split(","):
+                if (model, tuner, seed, asked.trials) in done:
+                    continue
+                found = cell(model, tuner, seed, asked.trials, asked.repeats)
+                with asked.out[0].open("a") as file:
+                    file.write(json.dumps(found) + "\n")
+                print(
+                    f"{model} {tuner} {seed}: {found['seconds']:.0f} s, "
+                    f"validation {max(found['values']):.4f} (default {found['values'][0]:.4f}), "
+                    f"{len(found['final_changed'])} changed, "
+                    f"test {found['tuned_test']:.4f} (default {found['default_test']:.4f})",
+                    flush=True,
+                )
+
+
+def lines(files: list[Path]) -> list[dict[str, Any]]:
+    return [json.loads(line) for file in files if file.exists() for line in file.read_text().splitlines()]
+
+
+def report(files: list[Path], keep: bool) -> None:
+    """Write the table and print the claims."""
+    rows = sorted(lines(files), key=lambda r: (r["model"], r["tuner"], r["seed"]))
+    text = [
+        "# Tuners on recommenders",
+        "",
+        f"ml-100k, {rows[0]['trials']} trials a tuner, one fit a trial; epochs: "
+        + ", ".join(f"{model} {n}" for model, n in EPOCHS.items())
+        + ". Medians over the tuner's seeds. 'Real': tunings whose gain on the test items under fresh",
+        "seeds is significant at 5 % (crossed t test over users and seeds), and those significantly worse.",
+        "",
+        "| model | tuner | tunings | validation, best | validation, default | changed | test, tuned "
+        "| test, default | real | worse |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for model, tuner in dict.fromkeys((r["model"], r["tuner"]) for r in rows):
+        own = [r for r in rows if (r["model"], r["tuner"]) == (model, tuner)]
+
+        def middle(*values: float) -> str:
+            return f"{statistics.median(values):.4f}"
+
+        tested = [r for r in own if r["low"] is not None]
+        text.append(
+            f"| {model} ({own[0]['parameters']} knobs) | {tuner} | {len(own)} "
+            f"| {middle(*(max(r['values']) for r in own))} | {middle(*(r['values'][0] for r in own))} "
+            f"| {statistics.median(len(r['final_changed']) for r in own):g} "
+            f"| {middle(*(r['tuned_test'] for r in own))} | {middle(*(r['default_test'] for r in own))} "
+            f"| {sum(r['low'] > 0 for r in tested)} of {len(tested)} | {sum(r['high'] < 0 for r in tested)} |"
+        )
+    bonsai = [r for r in rows if r["tuner"] == "bonsai"]
+    others: dict[tuple[str, int], list[dict[str, Any]]] = {}
+    for r in rows:
+        if r["tuner"] in ("bo", "tpe", "random"):
+            others.setdefault((r["model"], r["seed"]), []).append(r)
+    pairs = [(b, others[b["model"], b["seed"]]) for b in bonsai if (b["model"], b["seed"]) in others]
+    quality = [b["tuned_test"] - max(o["tuned_test"] for o in rivals) for b, rivals in pairs]
+    fewer = [
+        len(b["final_changed"]) / statistics.mean(len(o["final_changed"]) for o in rivals)
+        for b, rivals in pairs
+    ]
+    claims = {
+        "tuning.recommender-quality": round(statistics.median(quality), 4),
+        "tuning.recommender-changes": round(statistics.mean(fewer), 3),
+        "tuning.recommender-real": round(
+            sum(b["low"] > 0 or (not b["final_changed"]) for b in bonsai) / len(bonsai), 3
+        ),
+    }
+    if keep:
+        RESULTS.joinpath("tuning_recommenders.md").write_text("\n".join(text) + "\n")
+    record = {"script": "bench/tuning/bench_recommenders.py", "environment": environment(), "cells": rows}
+    if keep:
+        RESULTS.joinpath("tuning_recommenders.json").write_text(json.dumps(record, indent=1) + "\n")
+    print("\n".join(text))
+    for name, figure in claims.items():
+        print(json.dumps({"claim": name, "figure": figure, "tunings": len(pairs)}))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("verb", choices=("run", "report", "all"))
+    parser.add_argument("--models", default="ease,mf,sasrec")
+    parser.add_argument("--tuners", default="bonsai,bo,tpe,random")
+    parser.add_argument("--seeds", default="0")
+    parser.add_argument("--trials", type=int, default=20)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--out", type=Path, nargs="+", help="JSON lines, outside the checkout")
+    parser.add_argument("--quick", action="store_true", help="four trials, EASE alone; nothing kept")
+    asked = parser.parse_args()
+    asked.out = asked.out or [Path(tempfile.gettempdir()) / f"tuning_rec{'-quick' * asked.quick}.jsonl"]
+    if asked.quick:
+        asked.models, asked.tuners, asked.trials, asked.repeats = "ease", "bonsai,random", 4, 2
+    if asked.verb != "report":
+        run(asked)
+    if asked.verb != "run":
+        report(asked.out, not asked.quick)
+
+
+if __name__ == "__main__":
+    main()
