@@ -117,7 +117,10 @@ void scale_rows(float* tile, int64_t n, int64_t dp, const float* factor) {
 int64_t count_valid(const AttentionHead& h, int64_t end) {
   if (!h.mask) return end;
   int64_t count = 0;
-  for (int64_t s = 0; s < end; ++s) count += h.mask[s * h.mask_step] != 0;
+  if (h.mask_step == 1)
+    for (int64_t s = 0; s < end; ++s) count += h.mask[s] != 0;
+  else
+    for (int64_t s = 0; s < end; ++s) count += h.mask[s * h.mask_step] != 0;
   return count;
 }
 

@@ -113,17 +113,20 @@ Call check(const char* op, const Tensor& qkv, const std::optional<Tensor>& mask,
   return c;
 }
 
-double exponent(const Call& c, int64_t head) {
+double read_exponent(const Call& c, int64_t head) {
   const float m = static_cast<const float*>(c.m->const_data_ptr())[head * c.m->stride(0)];
   return 1.0 / (1.0 + std::exp(-static_cast<double>(m)));
 }
 
-// Scales by number of valid positions, per head, for causal heads whose scale moves along the sequence.
+// The heads' exponents; and scales by number of valid positions, for causal heads whose scale moves along the
+// sequence.
 struct Tables {
+  std::vector<double> exponent;  // by head: sigmoid(m)
   std::vector<float> scale, log_count;
 };
 Tables tables(const Call& c) {
   Tables t;
+  for (int64_t h = 0; powered(c.scale) && h < c.heads; ++h) t.exponent.push_back(read_exponent(c, h));
   if (!(c.causal && (c.scale == Scale::length || c.scale == Scale::key_prefix))) return t;
   t.log_count.resize(c.longest + 1, 0.f);
   for (int64_t n = 2; n <= c.longest; ++n) t.log_count[n] = static_cast<float>(std::log(static_cast<double>(n)));
@@ -131,7 +134,7 @@ Tables tables(const Call& c) {
   for (int64_t h = 0; h < c.heads; ++h)
     for (int64_t n = 2; n <= c.longest; ++n)
       t.scale[h * (c.longest + 1) + n] =
-          static_cast<float>(std::exp(-exponent(c, h) * std::log(static_cast<double>(n))));
+          static_cast<float>(std::exp(-t.exponent[h] * std::log(static_cast<double>(n))));
   return t;
 }
 
@@ -208,7 +211,7 @@ AttentionHead head(const Call& c, const Tables& t, int64_t unit, const Views& vi
   double ln = 1.0;
   if (powered(c.scale) && t.scale.empty()) {
     ln = valid > 1 ? std::log(static_cast<double>(valid)) : 0.0;
-    h.scale = static_cast<float>(std::exp(-exponent(c, hd) * ln));
+    h.scale = static_cast<float>(std::exp(-t.exponent[hd] * ln));
   }
   if (logarithm) *logarithm = ln;
   return h;
@@ -476,7 +479,7 @@ std::tuple<Tensor, Tensor> backward(const Tensor& grad, const Tensor& qkv, std::
     for (int64_t h = 0; h < c.heads; ++h) {
       double sum = 0;
       for (int64_t b = 0; b < c.sequences; ++b) sum += weighted[b * c.heads + h];
-      const double s = exponent(c, h);
+      const double s = t.exponent[h];
       d[h] = static_cast<float>(-s * (1.0 - s) * sum);
     }
   }
