@@ -19,6 +19,12 @@ inline constexpr int64_t ATTENTION_BLOCK = 64;
 inline constexpr int64_t ATTENTION_SECTION = 512;
 inline constexpr int64_t ATTENTION_MAX_D = 128;
 
+// Rows of a sequence, whole and with all heads: memory in one piece where the tensor is contiguous.
+struct AttentionShare {
+  const char* at;
+  int64_t rows, stride, bytes;
+};
+
 struct AttentionHead {
   const void *q, *k, *v;  // first row
   int64_t row, elem;      // strides of q, k, v in elements
@@ -31,12 +37,13 @@ struct AttentionHead {
   const uint8_t* mask;  // null: every row is valid
   int64_t mask_step;
   int64_t n, d;
+  // This head's share of the rows of the next sequence, fetched while this one is worked on: what is read (qkv),
+  // what is written (out, or the gradient of qkv), and the gradient of the output. No rows: nothing to fetch.
+  AttentionShare next_in, next_out, next_grad;
   int64_t limit;             // rows from here on are padding
   float scale;               // the constant c
   const float* by_count;     // causal: scale of a row by its number of valid positions, or null
   const float* log_count;    // ln of that number, for the gradient of the exponent
-  // Bytes from this head's rows to those of the head that is worked on next (q, k, v; grad); 0: none is.
-  int64_t next, next_grad;
   bool on_key;               // by_count belongs to the key row (a), not to the query row (c)
   bool elu, bf16, causal;
 };

@@ -8,6 +8,7 @@ namespace KERN_NS {
 using recengine::ATTENTION_BLOCK;
 using recengine::ATTENTION_MAX_D;
 using recengine::AttentionHead;
+using recengine::AttentionShare;
 using recengine::padded16;
 
 namespace {
@@ -203,9 +204,18 @@ void soon(const AttentionHead& h, Strided x, int64_t begin, int64_t end, Ahead& 
   ahead.add(static_cast<const char*>(x.data) + begin * x.row * size, smaller(ATTENTION_BLOCK, end - begin),
             x.row * size, h.d * size);
 }
-// The same rows of the head that is worked on next; `distance` is what lies between the two.
-void soon_next(const AttentionHead& h, Strided x, int64_t distance, Ahead& ahead) {
-  if (distance) soon(h, {static_cast<const char*>(x.data) + distance, x.row, x.elem}, 0, h.n, ahead);
+// The next sequence's rows, in the order in which they lie: part i of n.
+void soon_next(const AttentionShare& x, int64_t i, int64_t n, Ahead& ahead) {
+  const int64_t from = x.rows * i / n;
+  ahead.add(x.at + from * x.stride, x.rows * (i + 1) / n - from, x.stride, x.bytes);
+}
+// Part `phase` of a block's `phases`, where the head has blocks enough for all.
+void soon_next(const AttentionHead& h, int64_t begin, int64_t phase, int64_t phases, Ahead& ahead) {
+  const int64_t blocks = (h.n + ATTENTION_BLOCK - 1) / ATTENTION_BLOCK * phases;
+  const int64_t part = begin / ATTENTION_BLOCK * phases + phase;
+  const AttentionShare* const shares[] = {&h.next_in, &h.next_out, &h.next_grad};
+  for (const AttentionShare* x : shares)
+    if (x->rows) soon_next(*x, part, blocks, ahead);
 }
 
 void scaled(Rows x, int64_t n, int64_t dp, const float* factor, float* to) {
@@ -332,11 +342,15 @@ void attention_state(const AttentionHead& h, int64_t begin, int64_t end, float* 
   for (int64_t s = begin; s < end; s += ATTENTION_BLOCK) {
     const int64_t n = smaller(ATTENTION_BLOCK, end - s);
     Ahead ahead;
-    soon(h, keys(h), s + n, end, ahead);
-    soon(h, values(h), s + n, end, ahead);
-    if (s + n == h.n) {  // attention_apply follows
-      soon(h, queries(h), 0, h.n, ahead);
-      soon(h, results(h.out, h.out_row), 0, h.n, ahead);
+    if (h.next_in.rows) {
+      soon_next(h, s, 0, 2, ahead);
+    } else {
+      soon(h, keys(h), s + n, end, ahead);
+      soon(h, values(h), s + n, end, ahead);
+      if (s + n == h.n) {  // attention_apply follows
+        soon(h, queries(h), 0, h.n, ahead);
+        soon(h, results(h.out, h.out_row), 0, h.n, ahead);
+      }
     }
     const Rows k = directions(h, keys(h), s, n, buffer, inverse);
     scaled(rows(h, values(h), s, n, V), n, dp, inverse, V);
@@ -352,11 +366,11 @@ void attention_apply(const AttentionHead& h, int64_t begin, int64_t end, const f
   for (int64_t s = begin; s < end; s += ATTENTION_BLOCK) {
     const int64_t n = smaller(ATTENTION_BLOCK, end - s);
     Ahead ahead;
-    soon(h, queries(h), s + n, end, ahead);
-    soon(h, results(h.out, h.out_row), s + n, end, ahead);
-    if (s + n == h.n) {
-      soon_next(h, keys(h), h.next, ahead);
-      soon_next(h, values(h), h.next, ahead);
+    if (h.next_in.rows) {
+      soon_next(h, s, 1, 2, ahead);
+    } else {
+      soon(h, queries(h), s + n, end, ahead);
+      soon(h, results(h.out, h.out_row), s + n, end, ahead);
     }
     const Rows q = directions(h, queries(h), s, n, buffer, inverse);
     for (int64_t i = 0; i < n; ++i) inverse[i] *= h.scale;
@@ -438,12 +452,17 @@ double attention_query_backward(const AttentionHead& h, int64_t begin, int64_t e
   for (int64_t s = begin; s < end; s += ATTENTION_BLOCK) {
     const int64_t n = smaller(ATTENTION_BLOCK, end - s);
     Ahead during, after;
-    soon(h, results(h.dq, h.d_row), s, end, during);
-    soon(h, queries(h), s + n, end, during);
-    soon(h, gradients(h), s + n, end, after);
-    if (s + n == h.n) {  // attention_key_backward follows
-      soon(h, keys(h), 0, h.n, during);
-      soon(h, values(h), 0, h.n, after);
+    if (h.next_in.rows) {
+      soon_next(h, s, 0, 4, during);
+      soon_next(h, s, 1, 4, after);
+    } else {
+      soon(h, results(h.dq, h.d_row), s, end, during);
+      soon(h, queries(h), s + n, end, during);
+      soon(h, gradients(h), s + n, end, after);
+      if (s + n == h.n) {  // attention_key_backward follows
+        soon(h, keys(h), 0, h.n, during);
+        soon(h, values(h), 0, h.n, after);
+      }
     }
     const Rows q = directions(h, queries(h), s, n, buffer, inverse), g = rows(h, gradients(h), s, n, G);
     rows_times(n, dp, dp, g.at, g.ld, state_t, dp, X, dp, nullptr, during);
@@ -468,13 +487,14 @@ void attention_key_backward(const AttentionHead& h, int64_t begin, int64_t end, 
   for (int64_t s = begin; s < end; s += ATTENTION_BLOCK) {
     const int64_t n = smaller(ATTENTION_BLOCK, end - s);
     Ahead during, after;
-    soon(h, results(h.dk, h.d_row), s, end, during);
-    soon(h, results(h.dv, h.d_row), s, end, during);
-    soon(h, keys(h), s + n, end, during);
-    soon(h, values(h), s + n, end, after);
-    if (s + n == h.n) {
-      soon_next(h, queries(h), h.next, during);
-      soon_next(h, gradients(h), h.next_grad, after);
+    if (h.next_in.rows) {
+      soon_next(h, s, 2, 4, during);
+      soon_next(h, s, 3, 4, after);
+    } else {
+      soon(h, results(h.dk, h.d_row), s, end, during);
+      soon(h, results(h.dv, h.d_row), s, end, during);
+      soon(h, keys(h), s + n, end, during);
+      soon(h, values(h), s + n, end, after);
     }
     const Rows k = directions(h, keys(h), s, n, buffer, inverse), v = rows(h, values(h), s, n, V);
     rows_times(n, dp, dp, v.at, v.ld, sum_t, dp, X, dp, nullptr, during);

@@ -142,21 +142,48 @@ Tables tables(const Call& c) {
 struct View {
   char* data = nullptr;
   int64_t sequence = 0, row = 0, part = 0, head = 0, elem = 0;
+  int64_t whole = 0;  // elements of a row that lies in one piece, else 0
 };
 View view(const Call& c, const Tensor& x, bool packed) {
   const int64_t lead = c.varlen ? 1 : 2, behind = packed ? lead + 1 : lead;
-  return {static_cast<char*>(const_cast<void*>(x.const_data_ptr())),
-          c.varlen ? 0 : x.stride(0),
-          x.stride(lead - 1),
-          packed ? x.stride(lead) : 0,
-          x.stride(behind),
-          x.stride(behind + 1)};
+  View v{static_cast<char*>(const_cast<void*>(x.const_data_ptr())),
+         c.varlen ? 0 : x.stride(0),
+         x.stride(lead - 1),
+         packed ? x.stride(lead) : 0,
+         x.stride(behind),
+         x.stride(behind + 1)};
+  if (v.elem == 1 && v.head == c.d && (!packed || v.part == c.heads * c.d)) v.whole = (packed ? 3 : 1) * c.heads * c.d;
+  return v;
 }
 
 struct Views {
   View qkv, out, grad, dqkv;
   bool forward;
 };
+
+// A head's share of the valid rows of the sequence behind its own. Sequences too long to wait in the second-level
+// cache are not fetched so.
+constexpr int64_t MOST_AHEAD = 512 * 1024;
+
+void share_next(const Call& c, int64_t b, int64_t hd, const Views& views, AttentionHead& h) {
+  if (++b >= c.sequences) return;
+  const int64_t start = c.varlen ? c.offset[b] : 0, size = c.bf16 ? 2 : 4;
+  int64_t first = 0, last = c.length ? c.length[b * c.length_step] : c.varlen ? c.offset[b + 1] - start : c.positions;
+  if (c.valid) {
+    const uint8_t* valid = c.valid + b * c.valid_row;
+    while (last > 0 && !valid[(last - 1) * c.valid_step]) --last;
+    while (first < last && !valid[first * c.valid_step]) ++first;
+  }
+  if ((last - first) * views.qkv.whole * size > MOST_AHEAD) return;
+  const int64_t from = first + (last - first) * hd / c.heads, to = first + (last - first) * (hd + 1) / c.heads;
+  const auto share = [&](const View& x) {
+    return AttentionShare{x.data + (b * x.sequence + (start + from) * x.row) * size, x.whole ? to - from : 0,
+                          x.row * size, x.whole * size};
+  };
+  h.next_in = share(views.qkv);
+  h.next_out = share(views.forward ? views.out : views.dqkv);
+  if (!views.forward) h.next_grad = share(views.grad);
+}
 
 // The head, trimmed; `logarithm` is what the gradient of its exponent is multiplied by.
 AttentionHead head(const Call& c, const Tables& t, int64_t unit, const Views& views, double* logarithm) {
@@ -165,19 +192,12 @@ AttentionHead head(const Call& c, const Tables& t, int64_t unit, const Views& vi
   const auto at = [&](const View& x, int64_t part) {
     return x.data + (b * x.sequence + start * x.row + part * x.part + hd * x.head) * size;
   };
-  // From here to the head after this one, for what is fetched ahead.
-  const auto further = [&](const View& x) {
-    if (unit + 1 == c.sequences * c.heads) return int64_t{0};
-    if (hd + 1 < c.heads) return x.head * size;
-    return ((c.varlen ? (c.offset[b + 1] - start) * x.row : x.sequence) - hd * x.head) * size;
-  };
   AttentionHead h{};
   h.q = at(views.qkv, 0);
   h.k = at(views.qkv, 1);
   h.v = at(views.qkv, 2);
   h.row = views.qkv.row;
   h.elem = views.qkv.elem;
-  h.next = further(views.qkv);
   if (views.forward) {
     h.out = at(views.out, 0);
     h.out_row = views.out.row;
@@ -185,7 +205,6 @@ AttentionHead head(const Call& c, const Tables& t, int64_t unit, const Views& vi
     h.grad = at(views.grad, 0);
     h.grad_row = views.grad.row;
     h.grad_elem = views.grad.elem;
-    h.next_grad = further(views.grad);
     h.dq = at(views.dqkv, 0);
     h.dk = at(views.dqkv, 1);
     h.dv = at(views.dqkv, 2);
@@ -195,6 +214,7 @@ AttentionHead head(const Call& c, const Tables& t, int64_t unit, const Views& vi
     h.mask = c.valid + b * c.valid_row;
     h.mask_step = c.valid_step;
   }
+  share_next(c, b, hd, views, h);
   h.n = c.varlen ? c.offset[b + 1] - start : c.positions;
   h.limit = c.length ? c.length[b * c.length_step] : h.n;
   h.d = c.d;

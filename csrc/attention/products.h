@@ -104,7 +104,9 @@ struct RowsTimes {
       ahead->step();
 #pragma GCC unroll 4
       for (int x = 0; x < 4; ++x, b += ldb)
-        t.step(b, [&](int i) { return (i < 4 ? a0 : i < 8 ? a1 : a2)[i % 4 * lda + x]; });
+        t.step(b, [&](int i) {  // not one subscript of a chosen pointer: gcc 12's sanitizer computes that wrongly
+          return i < 4 ? a0[i * lda + x] : i < 8 ? a1[(i - 4) * lda + x] : a2[(i - 8) * lda + x];
+        });
     }
     float* c = C + row * ldc + col;
     if (factor)
