@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 import recengine
-from recengine.cli.tune import search_space
+from recengine.cli.search_space import fits_directly, search_space
 from recengine.contracts.tuner import Observation
 from recengine.data import Interactions
 from recengine.evaluation.statistics import crossed_test
@@ -53,7 +53,8 @@ def start(model: str) -> dict[str, Any]:
 def space_of(model: str) -> Space:
     # ml-100k has 1,682 items
     ranges = ["loss.negatives=32:1024"] if model == "mf" else []
-    return search_space(model, start(model), None, ["training.epochs"], ranges, [], [])
+    fixed = [] if fits_directly(model) else ["training.epochs"]
+    return search_space(model, start(model), None, fixed, ranges, [], [])
 
 
 def fitted(model: str, events: Interactions, point: dict[str, Any], seed: int) -> Any:

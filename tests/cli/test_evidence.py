@@ -161,6 +161,26 @@ def test_tune_says_when_nothing_is_to_be_changed(events: Path, tmp_path: Path) -
     assert "use it with" not in told
 
 
+def test_tune_searches_no_training_of_a_model_that_solves_itself(events: Path, tmp_path: Path) -> None:
+    words = [
+        "tune",
+        "ease",
+        "--data",
+        events,
+        "--fix",
+        "training.learning_rate",
+        "--study",
+        tmp_path / "s.db",
+    ]
+    assert "no tunable setting 'training.learning_rate'" in failed(*words)
+
+
+@pytest.mark.parametrize("tuner", ["random", "bonsai"])
+def test_one_trial_recommends_the_default(tuner: str, events: Path, tmp_path: Path) -> None:
+    words = ["--tuner", tuner, "--trials", "1", "--confirm", "0", "--study", tmp_path / "s.db"]
+    assert "recommended: the default settings" in call("tune", "itemknn", "--data", events, *words)
+
+
 @pytest.mark.parametrize(
     ("text", "terms", "at_most"),
     [

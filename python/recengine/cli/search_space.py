@@ -25,15 +25,17 @@ def search_space(
     costs: Sequence[str],
     limits: Sequence[str],
 ) -> Space:
-    """The knobs of the sections model, loss and training, around the settings ``start``."""
+    """The knobs of the sections model, loss and training, around the settings ``start``. Of a model that fits
+    itself in one call (no gradient steps) the section training has nothing to say."""
     from recengine.tuning import Parameter, Space
 
     narrowed = dict(_range(text) for text in ranges)
     weights = {key: _number(value, text) for text in costs for key, value in [_assignment(text)]}
     parameters: list[Parameter] = []
     known: list[str] = []
+    sections = tuple(name for name in SECTIONS if name != "training" or not fits_directly(model))
     for section, cls in sections_of(model).items():
-        if section not in SECTIONS:
+        if section not in sections:
             continue
         values = {k: v for k, v in dict(start.get(section) or {}).items() if k in cls.model_fields}
         declared = [f"{section}.{key}" for key in cls.search_space()]
@@ -63,6 +65,14 @@ def search_space(
                 fix=f"did you mean '{near}'?" if near else None,
             )
     return Space(tuple(parameters), tuple(linear_limit(text) for text in limits))
+
+
+def fits_directly(model: str) -> bool:
+    """Whether the model solves itself instead of being trained by gradient steps."""
+    from recengine.contracts.model import DirectFit
+    from recengine.hooks import host
+
+    return issubclass(host().registries["model"].get(model).load(), DirectFit)
 
 
 def _assignment(text: str) -> tuple[str, str]:

@@ -201,7 +201,8 @@ def _report(study: Study, objective: FitObjective, confirm: int, page: Path | No
 
     history = [observation(trial) for trial in study.trials() if trial.state != "running"]
     best = study.best()
-    conclusion = study.tuner.conclude(history) if isinstance(study.tuner, Concludes) else None
+    enough = sum(bool(one.values) for one in history) > 1
+    conclusion = study.tuner.conclude(history) if enough and isinstance(study.tuner, Concludes) else None
     recommended = conclusion.recommended if conclusion else best.parameters
     repeats = _confirm(study, objective, recommended, confirm)
     result = {
