@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from recengine.data.clicks import ClickSplit, ClickTable, serving_rows
 from recengine.errors import UsageError
-from recengine.hooks import emit
 from recengine.training.config import CLICKS
 from recengine.training.run import SUFFIXES, Run
 from recengine.training.validation import probabilities
@@ -56,12 +55,7 @@ class ClickRun(Run):
             propensities=table.propensities,
             choices=self._choices(),
         )
-        self.evaluations[task] = result
-        if self.directory is not None:
-            result.write(self.directory, suffix=SUFFIXES[task])
-            self._note_protocols(self.directory / "run.json")
-        if self.host is not None:
-            emit(self.host, "recengine_evaluation_end", run=self, evaluation=result)
+        self._keep(task, result)
         return result
 
     def predict(self, frame: Any) -> NDArray[np.float64]:

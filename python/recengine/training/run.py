@@ -67,12 +67,7 @@ class Run:
             "memory": chosen.memory,
         }
         result = evaluate(self.model, asked, **{**given, **options})
-        self.evaluations[task] = result
-        if self.directory is not None:
-            result.write(self.directory, suffix=SUFFIXES[task])
-            self._note_protocols(self.directory / "run.json")
-        if self.host is not None:
-            emit(self.host, "recengine_evaluation_end", run=self, evaluation=result)
+        self._keep(task, result)
         return result
 
     def recommend(self, users: Sequence[Any] | Mapping[Any, Sequence[Any]], k: int = 10) -> pl.DataFrame:
@@ -115,6 +110,15 @@ class Run:
             "protocols": self._protocols(),
             "environment": self.record or environment(),
         }
+
+    def _keep(self, task: str, result: Any) -> None:
+        """Remember what was measured, write it beside the run, and tell the plugins."""
+        self.evaluations[task] = result
+        if self.directory is not None:
+            result.write(self.directory, suffix=SUFFIXES[task])
+            self._note_protocols(self.directory / "run.json")
+        if self.host is not None:
+            emit(self.host, "recengine_evaluation_end", run=self, evaluation=result)
 
     def _note_protocols(self, path: Path) -> None:
         if path.is_file():
