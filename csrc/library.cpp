@@ -71,6 +71,8 @@ STABLE_TORCH_LIBRARY(recengine, m) {
       "sampled_logsumexp_backward(Tensor grad, Tensor anchors, Tensor table, Tensor negatives, Tensor? log_weight, "
       "Tensor? temperature, Tensor? positives, Tensor? exclude, Tensor lse, float scale) "
       "-> (Tensor anchors, Tensor table, Tensor share, Tensor temperature)");
+  m.def("logsumexp_rows(Tensor logits, Tensor? live) -> Tensor");
+  m.def("logsumexp_rows_backward(Tensor grad, Tensor logits, Tensor? live, Tensor lse) -> Tensor");
   // token_mixing
   m.def(
       "token_mixing(Tensor x, Tensor? residual, Tensor? weight, int heads, float eps, bool keep_mixed, "

@@ -51,8 +51,8 @@ TITLES = {
     "electronic": "Amazon Electronics",
     "electronic-shift": "Amazon Electronics under popularity shift",
 }
-LOSSES = ("bpr", "bsl", "psl", "sl", "sl_at_k", "dsl_r", "dsl_w")
-OURS = ("dsl_r", "dsl_w")
+LOSSES = ("bpr", "bsl", "psl", "sl", "sl_at_k", "dsl_r", "dsl_w", "dsl_k")
+OURS = ("dsl_r", "dsl_w", "dsl_k")
 ABLATIONS = ("dsl_r-weights", "dsl_r-temperatures", "dsl_r-sign")
 TEMPERATURES = (0.1, 0.15, 0.2, 0.25, 0.3, 0.4)
 Setting = tuple[dict[str, Any], dict[str, Any]]  # of the loss; of the cell
@@ -79,6 +79,9 @@ def settings_of(loss: str, data: str, store: Path) -> list[Setting]:
         top = {"name": "sl_at_k", **many, "temperature": temperature, "k": 20, "refresh": 2}
         return [({**top, "weight_temperature": w}, {}) for w in (0.5, 0.75, 1.0, 1.5, 2.25, 3.0)]
     dsl = {"name": "dsl_r", **many, "temperature": temperature, "warmup": 1, "ramp": 1}
+    if loss == "dsl_k":
+        grid = [(gamma, reach) for gamma in (-0.5, -1.0) for reach in (1.5, 2.25, 3.0)]
+        return [({**dsl, "kappa": 1.0, "gamma": g, "reach_temperature": reach}, {}) for g, reach in grid]
     if loss == "dsl_w":
         grid = [(gamma, weight) for gamma in (0.5, -0.5) for weight in (1.1, 1.25, 1.5)]
         return [({**dsl, "kappa": 1.0, "gamma": g, "negative_weight": w}, {}) for g, w in grid]
@@ -293,8 +296,9 @@ HEAD = (
     "item as zero. *Over SL*: ratio of mean NDCG@20, interval of the crossed t test over users and seeds "
     "divided by SL's mean, p not corrected for the number of comparisons. *Rarest tenth*: users whose "
     "targets are in the least popular decile of items. Ablations keep DSL-R's chosen setting with one "
-    "strength at zero, or the other sign of gamma. `dsl_w` is the mending that was tried: DSL-R with BSL's "
-    "weight on the sampled side, six trials of its own. `bsl` is the authors' form; IR-Benchmark's form is "
+    "strength at zero, or the other sign of gamma. `dsl_w` and `dsl_k` are the mendings that were tried: "
+    "DSL-R with BSL's weight on the sampled side, and DSL-R whose rows are weighed by their reach of the "
+    "slate, as SL@K does, six trials each. `bsl` is the authors' form; IR-Benchmark's form is "
     "SL times a constant, which Adam does not see. A set whose trials are listed without a table was "
     "searched, not measured on its test part."
 )

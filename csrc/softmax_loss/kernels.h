@@ -54,6 +54,14 @@ struct SampledLogSumExp {
   }
 };
 
+// Logits that exist already, [rows][count]: entry (b, j) takes part where live is null or live[b, j] is not zero.
+struct GivenLogits {
+  Matrix logits;
+  const uint8_t* live;
+  int64_t live_row, live_col;
+  int64_t rows, count;
+};
+
 }  // namespace recengine
 
 #define RECENGINE_SOFTMAX_LOSS_KERNELS                                                                      \
@@ -95,4 +103,9 @@ struct SampledLogSumExp {
   /* Rows of the gradient of the table: item i is the sum of coefficient * anchor over its entries. */      \
   void sampled_table_row(const float* anchors, int64_t width, const int32_t* row, const float* coefficient, \
                          int64_t count, int64_t item, const ::recengine::MutableMatrix& table_grad,         \
-                         float* scratch);
+                         float* scratch);                                                                  \
+  /* Log-sum-exp of the live entries of row b, and its gradient for those logits: grad * softmax, 0 elsewhere. */ \
+  int64_t given_scratch(const ::recengine::GivenLogits& p);                                                 \
+  float given_forward(const ::recengine::GivenLogits& p, int64_t b, float* scratch);                        \
+  void given_backward(const ::recengine::GivenLogits& p, int64_t b, float lse, float grad,                  \
+                      const ::recengine::MutableMatrix& logits_grad, float* scratch);

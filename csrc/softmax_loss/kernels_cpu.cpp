@@ -13,6 +13,7 @@ namespace KERN_NS {
 
 using recengine::CatalogueScratch;
 using recengine::CatalogueTiles;
+using recengine::GivenLogits;
 using recengine::MutableMatrix;
 using recengine::SampledLogSumExp;
 
@@ -401,6 +402,59 @@ void sampled_table_row(const float* anchors, int64_t width, const int32_t* row, 
     store_n(scratch + k, s, n);
   }
   write_row(table_grad, item, width, scratch);
+}
+
+// --- log-sum-exp of logits that exist already
+
+namespace {
+
+RE_INLINE int64_t given_width(const GivenLogits& p) { return (p.count + W - 1) / W * W; }
+
+// Row b with LOWEST where nothing takes part, up to a multiple of W.
+RE_INLINE void read_given(const GivenLogits& p, int64_t b, float* z) {
+  const float* from = read_row(p.logits, b, p.count, z);
+  if (p.live && p.live_col == 1) {
+    const uint8_t* live = p.live + b * p.live_row;
+    for (int64_t j = 0; j < p.count; ++j) z[j] = live[j] == 0 || from[j] < LOWEST ? LOWEST : from[j];
+  } else if (p.live) {
+    const uint8_t* live = p.live + b * p.live_row;
+    for (int64_t j = 0; j < p.count; ++j) z[j] = live[j * p.live_col] == 0 || from[j] < LOWEST ? LOWEST : from[j];
+  } else {
+    for (int64_t j = 0; j < p.count; ++j) z[j] = from[j] < LOWEST ? LOWEST : from[j];
+  }
+  for (int64_t j = p.count; j < given_width(p); ++j) z[j] = LOWEST;
+}
+
+}  // namespace
+
+int64_t given_scratch(const GivenLogits& p) { return given_width(p); }
+
+float given_forward(const GivenLogits& p, int64_t b, float* scratch) {
+  if (p.count == 0) return -__builtin_inff();
+  read_given(p, b, scratch);
+  vf top = splat(LOWEST), sum{};
+  for (int64_t j = 0; j < p.count; j += W) top = vmax(top, load(scratch + j));
+  const float largest = hmax(top);
+  for (int64_t j = 0; j < p.count; j += W) sum += vexp(load(scratch + j) - largest);
+  const float total = hsum(sum);
+  if (largest <= 0.5f * LOWEST && total == total) return -__builtin_inff();
+  return largest + __builtin_logf(total);
+}
+
+void given_backward(const GivenLogits& p, int64_t b, float lse, float grad, const MutableMatrix& logits_grad,
+                    float* scratch) {
+  if (p.count == 0) return;
+  if (lse == -__builtin_inff()) {
+    for (int64_t j = 0; j < p.count; ++j) scratch[j] = 0.f;
+  } else {
+    read_given(p, b, scratch);
+    for (int64_t j = 0; j < p.count; j += W) {
+      const vf z = load(scratch + j);
+      const vf share = grad * vexp(z - lse);
+      store(scratch + j, z > LOWEST ? share : vf{});
+    }
+  }
+  write_row(logits_grad, b, p.count, scratch);
 }
 
 }  // namespace KERN_NS

@@ -422,6 +422,56 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> sampled_logsumexp_backward(
   return {anchors_grad, table_grad, share, temperature_grad};
 }
 
+// --- log-sum-exp of logits that exist already
+
+GivenLogits given(const char* op, const Tensor& logits, const std::optional<Tensor>& live) {
+  check_dim(op, "logits", logits, 2);
+  check_float_or_bf16(op, "logits", logits);
+  if (live) {
+    check_dim(op, "live", *live, 2);
+    for (int64_t axis : {0, 1}) check_size(op, "live", *live, axis, logits.size(axis));
+    check_dtype(op, "live", *live, ScalarType::Bool, "bool");
+    STD_TORCH_CHECK(live->is_cpu(), op, ": live must be on the CPU as logits is");
+  }
+  return {view(logits), live ? static_cast<const uint8_t*>(live->const_data_ptr()) : nullptr, live ? live->stride(0) : 0,
+          live ? live->stride(1) : 0, logits.size(0), logits.size(1)};
+}
+
+Tensor logsumexp_rows(const Tensor& logits, const std::optional<Tensor>& live) {
+  const GivenLogits p = given("logsumexp_rows", logits, live);
+  Tensor lse = new_empty(logits, {p.rows}, ScalarType::Float);
+  float* out = lse.mutable_data_ptr<float>();
+  const auto forward = RECENGINE_PICK(given_forward);
+  const int64_t scratch = RECENGINE_PICK(given_scratch)(p);
+  parallel_for(0, p.rows, 16, [&](int64_t begin, int64_t end) {
+    const Scratch own(scratch);
+    for (int64_t b = begin; b < end; ++b) out[b] = forward(p, b, own.get());
+  });
+  return lse;
+}
+
+Tensor logsumexp_rows_backward(const Tensor& grad, const Tensor& logits, const std::optional<Tensor>& live,
+                               const Tensor& lse) {
+  const char* op = "logsumexp_rows_backward";
+  const GivenLogits p = given(op, logits, live);
+  for (const auto& [name, t] : {std::pair<const char*, const Tensor&>{"grad", grad}, {"lse", lse}}) {
+    check_dim(op, name, t, 1);
+    check_size(op, name, t, 0, p.rows);
+    check_dtype(op, name, t, ScalarType::Float, "float32");
+  }
+  Tensor logits_grad = new_empty(logits, {p.rows, p.count});
+  const MutableMatrix to = mutable_view(logits_grad);
+  const float *upstream = grad.const_data_ptr<float>(), *sums = lse.const_data_ptr<float>();
+  const auto backward = RECENGINE_PICK(given_backward);
+  const int64_t scratch = RECENGINE_PICK(given_scratch)(p);
+  parallel_for(0, p.rows, 16, [&](int64_t begin, int64_t end) {
+    const Scratch own(scratch);
+    for (int64_t b = begin; b < end; ++b)
+      backward(p, b, sums[b * lse.stride(0)], upstream[b * grad.stride(0)], to, own.get());
+  });
+  return logits_grad;
+}
+
 }  // namespace
 }  // namespace recengine
 
@@ -432,4 +482,6 @@ STABLE_TORCH_LIBRARY_IMPL(recengine, CPU, m) {
   m.impl("sampled_scores_backward", TORCH_BOX(&recengine::sampled_scores_backward));
   m.impl("sampled_logsumexp", TORCH_BOX(&recengine::sampled_logsumexp));
   m.impl("sampled_logsumexp_backward", TORCH_BOX(&recengine::sampled_logsumexp_backward));
+  m.impl("logsumexp_rows", TORCH_BOX(&recengine::logsumexp_rows));
+  m.impl("logsumexp_rows_backward", TORCH_BOX(&recengine::logsumexp_rows_backward));
 }

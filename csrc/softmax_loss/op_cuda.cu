@@ -575,6 +575,92 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> sampled_logsumexp_backward(
   return {of_anchors, of_table, share, of_temperature};
 }
 
+// --- log-sum-exp of logits that exist already
+
+template <class T>
+struct Given {
+  Table<T> logits;
+  Table<bool> live;  // or null
+  int64_t rows, count;
+  __device__ float operator()(int64_t b, int64_t j) const {
+    return live.at && !live(b, j) ? -INFINITY : to_float(logits(b, j));
+  }
+};
+
+// A block a row.
+template <class T>
+__global__ void __launch_bounds__(THREADS, 1) given_reduce(Given<T> p, float* lse) {
+  __shared__ float shared[THREADS];
+  const int64_t b = blockIdx.x;
+  float top = -INFINITY, total = 0.f;
+#pragma unroll 1
+  for (int64_t j = threadIdx.x; j < p.count; j += THREADS) top = fmaxf(top, p(b, j));
+  top = block_reduce(top, shared, [](float x, float y) { return fmaxf(x, y); });
+  const float shift = top > -INFINITY ? top : 0.f;  // a logit that is not a number must reach the sum
+#pragma unroll 1
+  for (int64_t j = threadIdx.x; j < p.count; j += THREADS) total += expf(p(b, j) - shift);
+  total = block_reduce(total, shared, [](float x, float y) { return x + y; });
+  if (threadIdx.x == 0) lse[b] = total == 0.f ? -INFINITY : shift + logf(total);
+}
+
+template <class T>
+__global__ void __launch_bounds__(THREADS, 1) given_shares(Given<T> p, Floats grad, Floats lse, T* out) {
+  const int64_t b = blockIdx.x;
+  const float whole = lse(b), upstream = grad(b);
+  for (int64_t j = threadIdx.x; j < p.count; j += THREADS) {
+    const float z = p(b, j);
+    const bool counts = whole != -INFINITY && z != -INFINITY;
+    out[b * p.count + j] = from_float<T>(counts ? upstream * expf(z - whole) : 0.f);
+  }
+}
+
+template <class T>
+Given<T> given(const Tensor& logits, const std::optional<Tensor>& live) {
+  return {table<T>(logits), live ? table<bool>(*live) : Table<bool>{nullptr, 0, 0}, logits.size(0), logits.size(1)};
+}
+
+void check_given(const char* op, const Tensor& logits, const std::optional<Tensor>& live) {
+  check_dim(op, "logits", logits, 2);
+  if (!live) return;
+  check_dim(op, "live", *live, 2);
+  for (int64_t axis : {0, 1}) check_size(op, "live", *live, axis, logits.size(axis));
+  check_dtype(op, "live", *live, ScalarType::Bool, "bool");
+  check_device(op, "live", *live, logits);
+}
+
+Tensor logsumexp_rows(const Tensor& logits, const std::optional<Tensor>& live) {
+  const char* op = "logsumexp_rows";
+  check_given(op, logits, live);
+  const torch::stable::accelerator::DeviceGuard guard(logits.get_device_index());
+  Tensor lse = new_empty(logits, {logits.size(0)}, ScalarType::Float);
+  if (logits.size(0) == 0) return lse;
+  const cudaStream_t stream = current_stream(logits);
+  by_dtype(op, "logits", logits, [&]<class T>(T) {
+    given_reduce<T><<<static_cast<unsigned>(logits.size(0)), THREADS, 0, stream>>>(given<T>(logits, live),
+                                                                                   mutable_data<float>(lse));
+  });
+  STD_CUDA_KERNEL_LAUNCH_CHECK();
+  return lse;
+}
+
+Tensor logsumexp_rows_backward(const Tensor& grad, const Tensor& logits, const std::optional<Tensor>& live,
+                               const Tensor& lse) {
+  const char* op = "logsumexp_rows_backward";
+  check_given(op, logits, live);
+  check_floats(op, "grad", grad, logits.size(0), logits);
+  check_floats(op, "lse", lse, logits.size(0), logits);
+  const torch::stable::accelerator::DeviceGuard guard(logits.get_device_index());
+  Tensor out = new_empty(logits, {logits.size(0), logits.size(1)});
+  if (out.numel() == 0) return out;
+  const cudaStream_t stream = current_stream(logits);
+  by_dtype(op, "logits", logits, [&]<class T>(T) {
+    given_shares<T><<<static_cast<unsigned>(logits.size(0)), THREADS, 0, stream>>>(given<T>(logits, live), floats(grad),
+                                                                                   floats(lse), mutable_data<T>(out));
+  });
+  STD_CUDA_KERNEL_LAUNCH_CHECK();
+  return out;
+}
+
 }  // namespace
 }  // namespace recengine::cuda
 
@@ -584,4 +670,6 @@ STABLE_TORCH_LIBRARY_IMPL(recengine, CUDA, m) {
   m.impl("sampled_scores", TORCH_BOX(&recengine::cuda::sampled_scores));
   m.impl("sampled_logsumexp", TORCH_BOX(&recengine::cuda::sampled_logsumexp));
   m.impl("sampled_logsumexp_backward", TORCH_BOX(&recengine::cuda::sampled_logsumexp_backward));
+  m.impl("logsumexp_rows", TORCH_BOX(&recengine::cuda::logsumexp_rows));
+  m.impl("logsumexp_rows_backward", TORCH_BOX(&recengine::cuda::logsumexp_rows_backward));
 }

@@ -111,8 +111,44 @@ void sampled(int64_t rows, int64_t items, int64_t count, int64_t d, bool bf16, i
   close(found, da, "sampled gradient of the anchors");
 }
 
+void given(int64_t rows, int64_t count, bool bf16, int threads) {
+  Buffer logits(rows, count, bf16, 2);
+  std::vector<uint8_t> live;
+  for (int64_t e = 0; e < rows * count; ++e) live.push_back(below(3) ? 1 : 0);
+  const GivenLogits p{logits.view(), live.data(), count, 1, rows, count};
+  const int64_t floats = RECENGINE_PICK(given_scratch)(p);
+  std::vector<float> lse(static_cast<size_t>(rows));
+  Buffer found(rows, count, bf16, 0, false);
+  parallel(rows, threads, [&](int64_t b) {
+    Scratch scratch(floats);
+    lse[b] = RECENGINE_PICK(given_forward)(p, b, scratch.get());
+    RECENGINE_PICK(given_backward)(p, b, lse[b], 1.f, found.to(), scratch.get());
+  });
+  std::vector<double> share(rows * count);
+  for (int64_t b = 0; b < rows; ++b) {
+    double total = 0;
+    for (int64_t j = 0; j < count; ++j)
+      if (live[b * count + j]) total += share[b * count + j] = std::exp(logits.at(b, j));
+    if (total > 0)
+      close(lse[b], std::log(total), 10, "log-sum-exp of given logits");
+    else
+      expect(lse[b] == -INFINITY, "log-sum-exp of nothing");
+    for (int64_t j = 0; j < count && total > 0; ++j) share[b * count + j] /= total;
+  }
+  close(found, share, "gradient of given logits");
+}
+
 }  // namespace
 
+NATIVE_TEST(given_against_loops) {
+  for (const bool bf16 : {false, true})
+    for (const int threads : {1, 4}) {
+      given(1, 1, bf16, threads);
+      given(7, 2, bf16, threads);
+      given(9, 33, bf16, threads);
+      given(5, 130, bf16, threads);
+    }
+}
 NATIVE_TEST(catalogue_against_loops) {
   for (const bool bf16 : {false, true}) {
     catalogue(1, 1, 1, bf16);

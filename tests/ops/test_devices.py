@@ -20,6 +20,7 @@ from recengine.ops import (
     grouped_swiglu,
     info_nce,
     linear_cross_entropy,
+    logsumexp_rows,
     mix_norm,
     route,
     sampled_logsumexp,
@@ -93,6 +94,12 @@ def sampled() -> Case:
     return inputs, lambda a, t: sampled_logsumexp(a, t, negatives.to(a.device), temperature=0.5)
 
 
+def given() -> Case:
+    live = torch.rand(33, 50, generator=torch.Generator().manual_seed(9)) < 0.7
+    live[4] = True
+    return [draw(33, 50)], lambda x: logsumexp_rows(x, live.to(x.device))
+
+
 def in_batch() -> Case:
     return [draw(40, 32, scale=0.4), draw(40, 32, seed=1, scale=0.4)], lambda a, b: info_nce(
         a, b, temperature=0.5
@@ -116,6 +123,7 @@ CASES: dict[str, Callable[[], Case]] = {
     "mixture": mixture,
     "catalogue-ce": catalogue,
     "sampled-lse": sampled,
+    "given-lse": given,
     "info-nce": in_batch,
     "bags": bags,
 }

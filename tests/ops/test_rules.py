@@ -160,6 +160,24 @@ TABLE: dict[str, dict[str, str | tuple[str, ...]]] = {
         "captured in a CUDA graph": (CAPTURED,),
         "kernels without torch, sanitizers": ("../native/test_softmax_loss.cpp",),
     },
+    "softmax_loss, given logits": {
+        "float32 against float64": ("softmax_loss::test_log_sum_exp_of_rows", ON_DEVICES),
+        "bfloat16 against float64": ("softmax_loss::test_log_sum_exp_of_rows", ON_DEVICES),
+        "strided inputs": ("softmax_loss::test_log_sum_exp_of_rows_takes_any_strides_and_threads",),
+        "arguments are named": ("softmax_loss::test_log_sum_exp_of_rows_names_its_arguments_and_compiles",),
+        "empty": ("softmax_loss::test_log_sum_exp_of_rows_at_the_edges",),
+        "degenerate values": ("softmax_loss::test_log_sum_exp_of_rows_at_the_edges",),
+        "any number of threads": ("softmax_loss::test_log_sum_exp_of_rows_takes_any_strides_and_threads",),
+        "gradcheck of the reference": (
+            "softmax_loss::test_the_reference_of_given_logits_has_the_right_gradient",
+        ),
+        "opcheck": ("softmax_loss::test_log_sum_exp_of_rows_names_its_arguments_and_compiles",),
+        "compile and export": ("softmax_loss::test_log_sum_exp_of_rows_names_its_arguments_and_compiles",),
+        "autocast": "there is no product in it; logits come as the product before it left them",
+        "no wait for the device": (NO_WAIT,),
+        "captured in a CUDA graph": (CAPTURED,),
+        "kernels without torch, sanitizers": ("../native/test_softmax_loss.cpp",),
+    },
     "retrieval": {
         "float32 against float64": (
             "retrieval::test_topk_agrees_with_float64",

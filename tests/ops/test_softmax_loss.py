@@ -9,7 +9,11 @@ from torch.library import opcheck
 
 from recengine.ops import info_nce, linear_cross_entropy, logsumexp_rows, sampled_logsumexp, sampled_scores
 from recengine.ops._library import native
-from recengine.ops.softmax_loss import linear_cross_entropy_reference, sampled_logsumexp_reference
+from recengine.ops.softmax_loss import (
+    linear_cross_entropy_reference,
+    logsumexp_rows_reference,
+    sampled_logsumexp_reference,
+)
 
 needs_kernels = pytest.mark.skipif(not native().cpu, reason=f"no kernels: {native().reason}")
 TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 2e-3}
@@ -324,22 +328,102 @@ def test_shared_negatives_with_weights_of_their_own(
     )
 
 
-def test_log_sum_exp_of_rows() -> None:
-    logits = torch.randn(5, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
-    live = torch.rand(5, 7, generator=torch.Generator().manual_seed(3)) < 0.6
-    live[3] = False
+def given_logits(rows: int, count: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits, what takes part in them (nothing of the last row), what comes from above."""
+    generator = torch.Generator().manual_seed(2)
+    logits = (4 * torch.randn(rows, count, generator=generator)).to(dtype)
+    live = torch.rand(rows, count, generator=generator) < 0.6
+    live[:, 0], live[-1] = True, False
+    return logits, live, torch.rand(rows, generator=generator)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("rows", "count"), [(2, 1), (5, 7), (3, 16), (40, 1003)])
+def test_log_sum_exp_of_rows(rows: int, count: int, dtype: torch.dtype) -> None:
+    logits, live, upstream = given_logits(rows, count, dtype)
+    exact = logits.double().requires_grad_()
+    wanted = torch.stack([exact[r][live[r]].logsumexp(0) for r in range(rows - 1)])
+    (slope,) = torch.autograd.grad(wanted, exact, upstream[:-1].double())
     logits.requires_grad_()
-    wanted = torch.stack([logits[r][live[r]].logsumexp(0) for r in range(5)])
     found = logsumexp_rows(logits, live)
-    torch.testing.assert_close(found, wanted)
-    assert found[3] == -torch.inf
-    kept = torch.tensor([0, 1, 2, 4])
-    (one,) = torch.autograd.grad(found[kept].sum(), logits, retain_graph=True)
-    (two,) = torch.autograd.grad(wanted[kept].sum(), logits)
-    torch.testing.assert_close(one, two)
-    (none,) = torch.autograd.grad(found[3], logits)
-    assert none.abs().sum() == 0
+    assert found.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    assert found[-1] == -torch.inf
+    (gradient,) = torch.autograd.grad(found, logits, upstream.to(found.dtype))
+    assert gradient.dtype == dtype
+    assert relative(found[:-1].detach(), wanted.detach()) <= TOLERANCE.get(dtype, 1e-12)
+    assert relative(gradient, slope) <= GRADIENT_TOLERANCE.get(dtype, 1e-12)
+    assert gradient[~live].abs().sum() == 0
+    assert gradient[-1].abs().sum() == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_log_sum_exp_of_rows_at_the_edges(dtype: torch.dtype) -> None:
+    logits, live, _ = given_logits(6, 40, dtype)
     assert (logsumexp_rows(logits[:, :0]) == -torch.inf).all()
+    assert logsumexp_rows(logits[:0]).shape == (0,)
+    without = logits.masked_fill(~live, -torch.inf).requires_grad_()
+    torch.testing.assert_close(logsumexp_rows(without), logsumexp_rows(logits, live))
+    assert torch.autograd.grad(logsumexp_rows(without)[:-1].sum(), without)[0].isfinite().all()
+    broken = logits.clone()
+    broken[2, 3] = torch.nan
+    assert logsumexp_rows(broken).isnan().tolist() == [False, False, True, False, False, False]
+    torch.testing.assert_close(
+        logsumexp_rows(logits * 1e30), (logits * 1e30).amax(1), msg="one entry is all of the sum"
+    )
+
+
+@needs_kernels
+def test_log_sum_exp_of_rows_takes_any_strides_and_threads() -> None:
+    logits, live, upstream = given_logits(60, 33, torch.float32)
+    shared = live[0].expand(60, -1)
+    wanted = [logsumexp_rows(logits, live), logsumexp_rows(logits, shared)]
+    turned = [t.t().contiguous().t() for t in (logits, live)]
+    assert torch.equal(logsumexp_rows(*turned), wanted[0])
+    assert torch.equal(logsumexp_rows(turned[0], shared.contiguous()), wanted[1])
+    before = torch.get_num_threads()
+    results = []
+    try:
+        for threads in (1, 2, 5):
+            torch.set_num_threads(threads)
+            leaf = turned[0].clone().requires_grad_()
+            lse = logsumexp_rows(leaf, live)
+            results.append((lse, *torch.autograd.grad(lse[:-1], leaf, upstream[:-1])))
+    finally:
+        torch.set_num_threads(before)
+    for other in results[1:]:
+        assert all(torch.equal(one, two) for one, two in zip(results[0], other, strict=True))
+
+
+@needs_kernels
+def test_log_sum_exp_of_rows_names_its_arguments_and_compiles() -> None:
+    logits, live, _ = given_logits(6, 40, torch.float32)
+    with pytest.raises(RuntimeError, match="live has size 39"):
+        logsumexp_rows(logits, live[:, 1:])
+    with pytest.raises(RuntimeError, match="live must be bool"):
+        logsumexp_rows(logits, live.float())
+    with pytest.raises(RuntimeError, match="logits has 1 dimension"):
+        logsumexp_rows(logits[0])
+    operator = torch.ops.recengine.logsumexp_rows.default
+    leaf = logits.requires_grad_()
+    opcheck(operator, (leaf, live))
+    opcheck(operator, (leaf, None))
+    compiled = torch.compile(logsumexp_rows, fullgraph=True, dynamic=True, backend="aot_eager")
+    for rows in (6, 4):
+        one = torch.autograd.grad(logsumexp_rows(leaf[:rows], live[:rows])[: rows - 1].sum(), leaf)
+        two = torch.autograd.grad(compiled(leaf[:rows], live[:rows])[: rows - 1].sum(), leaf)
+        assert torch.equal(*one, *two)
+
+    class Reduce(torch.nn.Module):
+        def forward(self, logits: Tensor, live: Tensor) -> Tensor:
+            return logsumexp_rows(logits, live)
+
+    exported = torch.export.export(Reduce(), (logits.detach(), live)).module()
+    assert torch.equal(exported(logits.detach(), live), logsumexp_rows(logits, live))
+
+
+def test_the_reference_of_given_logits_has_the_right_gradient() -> None:
+    logits, live, _ = given_logits(4, 6, torch.float64)
+    assert torch.autograd.gradcheck(lambda x: logsumexp_rows_reference(x, live)[:-1], logits.requires_grad_())
 
 
 def test_a_row_without_entries_is_minus_infinity_without_gradient() -> None:

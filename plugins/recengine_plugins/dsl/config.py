@@ -9,7 +9,8 @@ from recengine.contracts.loss import LossConfig
 
 
 class DSLRConfig(LossConfig):
-    """Either branch alone: kappa = 0 leaves the temperatures, gamma = 0 the weights; both zero is SL."""
+    """Either branch alone: kappa = 0 leaves the temperatures, gamma = 0 the weights; both zero is SL, and
+    with a reach_temperature SL@K with a threshold read from the sampled items."""
 
     negatives: int = knob(256, "sampled items a row", ge=1, low=32, high=2048, log=True)
     shared: bool = knob(False, "one set of sampled items for the whole batch")
@@ -30,6 +31,12 @@ class DSLRConfig(LossConfig):
         "of the sampled side against the target's; above 1 the target is pulled less",
         gt=0,
         choices=(1.0, 1.1, 1.25, 1.5),
+    )
+    reach_temperature: float = knob(
+        0.0,
+        "t_w of a row's weight sigmoid((s_p - b) / t_w), b the slate's least cosine; 0: rows count alike",
+        ge=0,
+        choices=(0.0, 1.0, 2.25, 3.0, 4.5),
     )
     slate: int = knob(20, "competitors that the intensity is read from", ge=1, choices=(5, 10, 20, 50))
     clip_low: float = knob(0.5, "least temperature over t0", gt=0, le=1)

@@ -21,12 +21,13 @@ from recengine_plugins.dsl.config import DSLRConfig
 @dataclass(frozen=True)
 class Competition:
     """log_weight [R, N] (log w_j; zero where an entry does not live) and temperature [R] of a batch, with the
-    slate int64 [R, M] and its intensity q [R]."""
+    slate int64 [R, M], its intensity q [R] and its least cosine [R] (-1 where it has no entry)."""
 
     log_weight: Tensor
     temperature: Tensor
     slate: Tensor
     intensity: Tensor
+    threshold: Tensor
 
 
 def log_weights(scores: Tensor, likeness: Tensor, live: Tensor, kappa: float, rho: float) -> Tensor:
@@ -63,7 +64,10 @@ class DSLR(nn.Module):
     high), q_r the intensity of the row's slate and q its moving average over batches. After ``warmup`` epochs
     of SL both strengths rise over ``ramp`` epochs. A ``negative_weight`` v other than one gives
     v log((1 / N) sum_j w_j exp(s_j / t_r)) - s_p / t_r: no temperature changes how much a row pulls its
-    target for how much it pushes the sampled items away, v does (BSL's weight).
+    target for how much it pushes the sampled items away, v does (BSL's weight). A ``reach_temperature`` t_w
+    weighs the rows, as SL@K does: the row's log-sum (not divided by N, so that it is not below zero where the
+    weight's own gradient would turn round) times sigmoid((s_p - b_r) / t_w), b_r the least cosine of the
+    slate, held.
     """
 
     needs: frozenset[Need] = frozenset({"negatives", "item_similarity"})
@@ -107,6 +111,9 @@ class DSLR(nn.Module):
         loss = self.config.negative_weight * (normaliser - entries) - positive / temperature
         if self.config.scale_by_tau:
             loss = loss * (temperature / self.config.temperature)
+        if self.config.reach_temperature:
+            reach = torch.sigmoid((positive - found.threshold) / self.config.reach_temperature)
+            loss = (loss + entries) * reach
         return torch.where(live.any(1), loss, 0.0).mean()
 
     @torch.no_grad()
@@ -127,8 +134,9 @@ class DSLR(nn.Module):
         nothing = torch.zeros(live.shape, dtype=positive.dtype, device=positive.device)
         empty = torch.zeros((rows, 0), dtype=torch.int64, device=positive.device)
         kappa, gamma = share * config.kappa, share * config.gamma
-        if not kappa and not gamma:
-            return Competition(nothing, level, empty, torch.zeros_like(positive))
+        if not kappa and not gamma and not config.reach_temperature:
+            none = torch.zeros_like(positive)
+            return Competition(nothing, level, empty, none, none - 1.0)
         scores = sampled_scores(anchors, items, negatives).to(positive.dtype)
         log_weight = nothing
         if kappa:
@@ -142,7 +150,9 @@ class DSLR(nn.Module):
             centre = self._centred(intensity)
             ratio = torch.exp(-gamma * (intensity - centre)).clamp(config.clip_low, config.clip_high)
             level = level * ratio
-        return Competition(log_weight, level, slate, intensity)
+        least = scores.gather(1, slate).masked_fill(~live.gather(1, slate), torch.inf).amin(1)
+        threshold = torch.where(torch.isfinite(least), least, -1.0)
+        return Competition(log_weight, level, slate, intensity, threshold)
 
     def _centred(self, intensity: Tensor) -> Tensor:
         """The moving average before this batch (its own mean for the first), then renewed."""

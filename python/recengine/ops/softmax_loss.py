@@ -203,13 +203,31 @@ def sampled_logits(anchors: Tensor, table: Tensor, negatives: Tensor) -> Tensor:
 
 
 def logsumexp_rows(logits: Tensor, live: Tensor | None = None) -> Tensor:
-    """Log-sum-exp of every row of ``logits`` [B, N] over its live entries (bool [B, N]; None: all), [B].
+    r"""Log-sum-exp of every row of ``logits`` [B, N] over its live entries (bool [B, N]; None: all), [B].
 
-    What :func:`sampled_logsumexp` does with logits that exist already: minus infinity, without a gradient,
+    .. math:: \mathrm{lse}_b = \log \sum_{j :\, live_{bj}} e^{x_{bj}}, \qquad
+              \frac{\partial\, \mathrm{lse}_b}{\partial x_{bj}} = live_{bj}\, e^{x_{bj} - \mathrm{lse}_b}
+
+    What :func:`sampled_logsumexp` does, with logits that exist already: minus infinity, without a gradient,
     for a row without entries.
+
+    Parameters
+    ----------
+    logits: [B, N] float32 or bfloat16 (float16 on CUDA), any strides; minus infinity is no entry.
+    live: bool [B, N], any strides (an expanded row costs nothing).
+
+    Returns
+    -------
+    [B], float32 (float64 for float64); the gradient comes in the dtype of ``logits``.
+
+    Raises
+    ------
+    RuntimeError: naming the argument, where shapes, dtypes or devices do not fit.
     """
-    lse: Tensor = _RowsLogSumExp.apply(logits, live)  # type: ignore[no-untyped-call]
-    return lse
+    if _kernel_takes(logits):
+        lse: Tensor = torch.ops.recengine.logsumexp_rows(logits, live)
+        return lse
+    return logsumexp_rows_reference(logits, live)
 
 
 def info_nce(
@@ -324,29 +342,6 @@ def _and_positive(
     return torch.where(positives >= 0, torch.logaddexp(lse, logit), lse)
 
 
-class _RowsLogSumExp(torch.autograd.Function):
-    """Log-sum-exp over the live entries of every row; keeps the softmax for the backward pass."""
-
-    @staticmethod
-    def forward(ctx: Any, logits: Tensor, live: Tensor | None) -> Tensor:
-        masked = _wide(logits) if live is None else _wide(logits).masked_fill(~live, -torch.inf)
-        if masked.shape[1] == 0:
-            ctx.save_for_backward(masked)
-            return masked.sum(1) - torch.inf
-        top = masked.amax(1, keepdim=True)
-        top = torch.where(top > -torch.inf, top, 0.0)
-        share = (masked - top).exp_()
-        total = share.sum(1, keepdim=True)
-        share.div_(total.clamp(min=torch.finfo(total.dtype).tiny))
-        ctx.save_for_backward(share)
-        return (total.log() + top).squeeze(1)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        (share,) = ctx.saved_tensors
-        return share * grad[:, None], None
-
-
 def linear_cross_entropy_reference(
     hidden: Tensor,
     weight: Tensor,
@@ -406,6 +401,11 @@ def sampled_logsumexp_reference(
     return _safe_logsumexp(logits.masked_fill(~live, -torch.inf))
 
 
+def logsumexp_rows_reference(logits: Tensor, live: Tensor | None = None) -> Tensor:
+    """The same in plain torch, [B]."""
+    return _safe_logsumexp(_wide(logits) if live is None else _wide(logits).masked_fill(~live, -torch.inf))
+
+
 def _safe_logsumexp(logits: Tensor) -> Tensor:
     """Over the last dimension; minus infinity, with a zero gradient (torch's is NaN), if all are."""
     if logits.shape[-1] == 0:
@@ -459,8 +459,17 @@ def _scores_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     return of_anchors, of_table, None, None
 
 
+def _rows_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs, output)
+
+
+def _rows_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    return torch.ops.recengine.logsumexp_rows_backward(grad, *ctx.saved_tensors), None
+
+
 def _register() -> None:
     library: Any = torch.library
+    library.register_autograd("recengine::logsumexp_rows", _rows_backward, setup_context=_rows_setup)
     library.register_autograd("recengine::sampled_scores", _scores_backward, setup_context=_scores_setup)
     library.register_autograd(
         "recengine::linear_cross_entropy",
@@ -494,6 +503,14 @@ def _register() -> None:
         grad: Tensor, anchors: Tensor, table: Tensor, negatives: Tensor, scale: float
     ) -> tuple[Tensor, Tensor]:
         return anchors.new_empty(anchors.shape), table.new_empty(table.shape)
+
+    @library.register_fake("recengine::logsumexp_rows")  # type: ignore[untyped-decorator,unused-ignore]
+    def _(logits: Tensor, live: Tensor | None) -> Tensor:
+        return logits.new_empty(logits.shape[0], dtype=torch.float32)
+
+    @library.register_fake("recengine::logsumexp_rows_backward")  # type: ignore[untyped-decorator,unused-ignore]
+    def _(grad: Tensor, logits: Tensor, *_: Any) -> Tensor:
+        return logits.new_empty(logits.shape)
 
     @library.register_fake("recengine::sampled_logsumexp_backward")  # type: ignore[untyped-decorator,unused-ignore]
     def _(

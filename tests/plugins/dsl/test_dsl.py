@@ -110,6 +110,24 @@ def test_the_weight_of_the_sampled_side_is_bsls() -> None:
     torch.testing.assert_close(found, bsl(alone, StepContext()))
 
 
+@pytest.mark.parametrize("kappa", [0.0, 1.0])
+def test_the_reach_weighs_rows_by_the_least_cosine_of_the_slate(kappa: float) -> None:
+    case, loss = given(), made(kappa=kappa, gamma=0.0, slate=3, reach_temperature=0.7)
+    found, live = parts(made(kappa=kappa, gamma=0.0, slate=3, reach_temperature=0.7), case)
+    anchors = case.anchors.clone().requires_grad_()
+    unit = torch.nn.functional.normalize
+    every = unit(anchors, dim=1) @ unit(case.items, dim=1).T
+    s, p = every.gather(1, case.negatives), every.gather(1, case.positives[:, None])
+    least = torch.stack([s[r][found.slate[r]].min() for r in range(8)]).detach()
+    torch.testing.assert_close(found.threshold, least)
+    rows = torch.logsumexp((found.log_weight + (s - p) / 0.2).masked_fill(~live, -torch.inf), 1)
+    wanted = (rows * torch.sigmoid((p[:, 0] - least) / 0.7)).mean()
+    leaf = case.anchors.clone().requires_grad_()
+    value = loss(replace(case, anchors=leaf), LATE)
+    torch.testing.assert_close(value, wanted)
+    torch.testing.assert_close(*torch.autograd.grad(value, leaf), *torch.autograd.grad(wanted, anchors))
+
+
 def test_weights_have_mean_one_within_their_bounds() -> None:
     case = given()
     found, live = parts(made(kappa=4.0), case)
