@@ -9,6 +9,7 @@ namespace avx512 { RECENGINE_SOFTMAX_LOSS_KERNELS }
 
 using namespace native;
 using recengine::CatalogueLoss;
+using recengine::GivenLogits;
 using recengine::SampledLogSumExp;
 
 namespace {
