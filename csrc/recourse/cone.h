@@ -1,6 +1,7 @@
 // One person's projection on a second-order cone within bounds: Newton on the optimality conditions over
 // the free coordinates, together with the multiplier; who leaves the bounds is held there, and coordinates
-// held with a multiplier of the wrong sign are let go once nobody is outside.
+// held with a multiplier of the wrong sign are let go. Matrices are factored in float, residuals and the
+// certificate are in double; whoever does not settle that way is done again in double.
 #pragma once
 
 #include <algorithm>
@@ -8,263 +9,264 @@
 #include <limits>
 
 #include "common/vec.h"
+#include "recourse/factor.h"
 #include "recourse/kernels.h"
 
 namespace KERN_NS {
 
-typedef double vd __attribute__((vector_size(sizeof(vf))));
-typedef vd vd_u __attribute__((aligned(8), may_alias));
-inline constexpr int64_t lanes = sizeof(vd) / sizeof(double);
-RE_INLINE vd loaded(const double* p) { return *reinterpret_cast<const vd_u*>(p); }
-
-inline double dot(const double* a, const double* b, int64_t n) {
-  double s[8] = {};
-  int64_t i = 0;
-  for (; i + 8 <= n; i += 8)
-    for (int64_t j = 0; j < 8; ++j) s[j] += a[i + j] * b[i + j];
-  for (; i < n; ++i) s[0] += a[i] * b[i];
-  return ((s[0] + s[4]) + (s[1] + s[5])) + ((s[2] + s[6]) + (s[3] + s[7]));
-}
+// What all people share. Rows of P are padded with zeros, twice (2 w) with 2.
+struct ConeShared {
+  const double *P, *theta, *twice;
+  const float* rough;  // P in float
+};
 
 class ConePerson {
  public:
-  ConePerson(const recengine::ConeArgs& a, const double* P, int64_t row, double* scratch)
-      : a_(a), P_(P), d_(a.d), m_(a.d + 1), x0_(a.x0 + row * a.d), low_(a.low + row * a.d), high_(a.high + row * a.d) {
-    const int64_t wide = recengine::padded(m_);
-    A_ = scratch;
-    double* next = A_ + recengine::padded(d_) * recengine::padded(d_ + 2);
-    for (double** part : {&h_, &Ph_, &slope_, &u_, &v_, &yu_, &yv_, &inverse_, &move_, &base_, &q_})
-      *part = next, next += wide;
-    free_ = reinterpret_cast<int64_t*>(next), next += wide;
-    held_ = reinterpret_cast<int64_t*>(next);
-    h_[d_] = 1.0;
+  ConePerson(const recengine::ConeArgs& a, const ConeShared& shared, int64_t row, double* scratch)
+      : a_(a),
+        shared_(shared),
+        d_(a.d),
+        m_(a.d + 1),
+        stride_(recengine::padded(m_)),
+        exact_(scratch, d_),
+        rough_(reinterpret_cast<float*>(scratch + recengine::factor_scratch(d_)), d_) {
+    const int64_t wide = recengine::padded16(m_);
+    double* next = scratch + recengine::factor_scratch(d_) * 3 / 2;
+    for (double** part : {&x0_, &low_, &high_, &h_, &Ph_, &slope_, &rho_, &move_, &base_}) *part = next, next += wide;
+    held_ = reinterpret_cast<int64_t*>(next), next += wide;
+    free_.at = reinterpret_cast<int32_t*>(next), next += wide;
+    free_.earlier = reinterpret_cast<int32_t*>(next), next += wide;
+    free_.bits = reinterpret_cast<uint8_t*>(next);
+    std::fill(held_, held_ + wide, -1);
+    const double* given[] = {a.x0 + row * d_, a.low + row * d_, a.high + row * d_};
+    double* into[] = {x0_, low_, high_};
+    for (int side = 0; side < 3; ++side) {
+      std::copy(given[side], given[side] + d_, into[side]);
+      std::fill(into[side] + d_, into[side] + wide, 0.0);
+      into[side][d_] = 1.0;  // the constant: never moves
+    }
   }
 
   int64_t solve(const double* start, double* x, double* bound) {
-    for (int64_t j = 0; j < d_; ++j) h_[j] = std::clamp(x0_[j], low_[j], high_[j]);
+    each([&](int64_t j) { stored(h_ + j, within(j, loaded(x0_ + j))); });
     look();
     if (worst_ >= a_.tau) return finish(0.0, x, bound);
     if (rejected_everywhere()) return recengine::cone_infeasible;
-    const bool known = std::isfinite(dot(start, start, d_));
+    bool known = true;
+    for (int64_t j = 0; j < d_; ++j) known &= std::isfinite(start[j]);
     int64_t state = recengine::cone_undecided;
     if (known) {
-      begin(start);
-      if (inside(start)) {  // no bound binds: it is the answer already, but for rounding
+      if (begin(start)) {  // no bound binds: it is the answer already, but for rounding
         state = finish(lambda_, x, bound);
-        double cost = 0;
-        for (int64_t j = 0; j < d_; ++j) cost += a_.weights[j] * (x[j] - x0_[j]) * (x[j] - x0_[j]);
-        if (state == recengine::cone_solved && cost - *bound <= 1e-10 * cost) return state;
+        if (state == recengine::cone_solved && cost() - *bound <= 1e-10 * cost()) return state;
         begin(start);
       }
       state = eager();
-      if (state == recengine::cone_undecided) begin(start), state = patient();
+      if (state == recengine::cone_undecided) begin(start), look(), state = patient();
     }
     if (state == recengine::cone_undecided) {
-      begin(known ? start : h_);
+      begin(known ? start : nullptr), look();
       state = by_multiplier();
     }
     return state == recengine::cone_solved ? finish(lambda_, x, bound) : state;
   }
 
  private:
-  template <int count>
-  void times(int64_t j, int64_t stride) {
-    vd even[count] = {}, odd[count] = {};
-    const double* p = P_ + j;
+  template <class Work>
+  RE_INLINE void each(Work&& work) const {
+    const int64_t end = stride_;
+    for (int64_t j = 0; j < end; j += lanes) work(j);
+  }
+  vd within(int64_t j, vd x) const {
+    const vd low = loaded(low_ + j), high = loaded(high_ + j);
+    x = x < low ? low : x;
+    return x > high ? high : x;
+  }
+  vl held(int64_t j) const { return *reinterpret_cast<const vl_u*>(held_ + j); }
+  void hold(int64_t j, vl which) { *reinterpret_cast<vl_u*>(held_ + j) = which; }
+  static bool any(vl which) { return total(which != 0 ? vd{} + 1.0 : vd{}) > 0; }
+
+  // P h, some vectors of the result at a time, in registers.
+  template <int count, class T>
+  void times(const T* P, int64_t stride, const T* h, double* out) const {
+    typedef typename Wide<T>::type V;
+    typedef V V_u __attribute__((aligned(4), may_alias));
+    constexpr int64_t width = sizeof(V) / sizeof(T);
+    const auto get = [](const T* p) { return *reinterpret_cast<const V_u*>(p); };
+    V even[count] = {}, odd[count] = {};
+    const int64_t m = m_;
     int64_t k = 0;
-    for (; k + 2 <= m_; k += 2, p += 2 * stride)
+    for (; k + 2 <= m; k += 2, P += 2 * stride)
       for (int r = 0; r < count; ++r) {
-        even[r] += h_[k] * loaded(p + r * lanes);
-        odd[r] += h_[k + 1] * loaded(p + stride + r * lanes);
+        even[r] += h[k] * get(P + r * width);
+        odd[r] += h[k + 1] * get(P + stride + r * width);
       }
-    if (k < m_)
-      for (int r = 0; r < count; ++r) even[r] += h_[k] * loaded(p + r * lanes);
-    for (int r = 0; r < count; ++r) *reinterpret_cast<vd_u*>(Ph_ + j + r * lanes) = even[r] + odd[r];
+    if (k < m)
+      for (int r = 0; r < count; ++r) even[r] += h[k] * get(P + r * width);
+    T made[count * width];
+    for (int r = 0; r < count; ++r) *reinterpret_cast<V_u*>(made + r * width) = even[r] + odd[r];
+    for (int64_t i = 0; i < count * width; ++i) out[i] = made[i];
+  }
+  template <class T>
+  void multiply(const T* P, int64_t stride, const T* h) {
+    constexpr int64_t width = sizeof(typename Wide<T>::type) / sizeof(T);
+    double* out = Ph_;
+    for (int64_t left = stride / width; left > 0;) {
+      const int64_t count = left % 4 == 1 && left >= 5 ? 5 : std::min<int64_t>(4, left);
+      if (count == 5) times<5>(P, stride, h, out);
+      else if (count == 4) times<4>(P, stride, h, out);
+      else if (count == 3) times<3>(P, stride, h, out);
+      else if (count == 2) times<2>(P, stride, h, out);
+      else times<1>(P, stride, h, out);
+      P += count * width, out += count * width, left -= count;
+    }
   }
 
-  // Worst model and worst logit at the current point.
-  void look() {
-    const int64_t stride = recengine::padded(m_);
-    for (int64_t j = 0; j < stride; j += 4 * lanes) {  // four vectors of the result at a time, in registers
-      const int64_t count = std::min<int64_t>(4, (stride - j) / lanes);
-      if (count == 4) {
-        times<4>(j, stride);
-      } else {
-        for (int64_t r = 0; r < count; ++r) times<1>(j + r * lanes, stride);
-      }
+  // Worst model and worst logit at the current point; ``roughly``: to the precision of float.
+  void look(bool roughly = false) {
+    if (roughly) {
+      float* const h = reinterpret_cast<float*>(move_);
+      for (int64_t k = 0; k < m_; ++k) h[k] = static_cast<float>(h_[k]);
+      multiply(shared_.rough, recengine::padded16(m_), h);
+    } else {
+      multiply(shared_.P, stride_, h_);
     }
-    spread_ = std::sqrt(std::max(dot(h_, Ph_, m_), 1e-300));
+    vd along{}, size{};
+    each([&](int64_t i) {
+      along += loaded(shared_.theta + i) * loaded(h_ + i);
+      size += loaded(h_ + i) * loaded(Ph_ + i);
+    });
+    spread_ = std::sqrt(std::max(total(size), 1e-300));
     bend_ = a_.radius / spread_;
-    for (int64_t j = 0; j < m_; ++j) slope_[j] = a_.theta[j] - bend_ * Ph_[j];
-    worst_ = dot(a_.theta, h_, m_) - a_.radius * spread_;
+    worst_ = total(along) - a_.radius * spread_;
+    each([&](int64_t i) { stored(slope_ + i, loaded(shared_.theta + i) - bend_ * loaded(Ph_ + i)); });
   }
 
   // Whether the worst model at this point rejects every point within the bounds: a proof of infeasibility.
   bool rejected_everywhere() const {
-    double sum[8] = {}, size[8] = {};
-    for (int64_t j = 0; j < d_; ++j) {
-      const double at = slope_[j] > 0 ? high_[j] : low_[j], term = slope_[j] == 0 ? 0.0 : slope_[j] * at;
-      sum[j % 8] += term, size[j % 8] += std::fabs(term);
-    }
-    double best = slope_[d_], scale = std::fabs(slope_[d_]);
-    for (int lane = 0; lane < 8; ++lane) best += sum[lane], scale += size[lane];
-    return best < a_.tau - 1e-12 * scale;
+    vd sum{}, size{};
+    each([&](int64_t j) {
+      const vd slope = loaded(slope_ + j), at = slope > 0 ? loaded(high_ + j) : loaded(low_ + j);
+      const vd term = slope == 0 ? vd{} : slope * at;
+      sum += term, size += term < 0 ? -term : term;
+    });
+    return total(sum) < a_.tau - 1e-12 * total(size);
   }
 
-  bool inside(const double* start) const {
-    for (int64_t j = 0; j < d_; ++j)
-      if (start[j] < low_[j] || start[j] > high_[j]) return false;
-    return true;
+  // From ``start`` (null: from where we are): the multiplier, and who is held. Whether it lies within the bounds;
+  // where not, the last look was a rough one.
+  bool begin(const double* start) {
+    if (start) std::copy(start, start + d_, h_);
+    look(true);
+    vd top{}, below{}, beyond{};
+    each([&](int64_t j) {
+      const vd x = loaded(h_ + j), low = loaded(low_ + j), high = loaded(high_ + j), slope = loaded(slope_ + j);
+      const vl moves = low < high;
+      top += moves ? loaded(shared_.twice + j) * (x - loaded(x0_ + j)) * slope : vd{};
+      below += moves ? slope * slope : vd{};
+      const vl out = (x < low) | (x > high);
+      beyond += out ? vd{} + 1.0 : vd{};
+      hold(j, ~moves | out);
+      stored(h_ + j, within(j, x));
+    });
+    lambda_ = std::max(total(top) / std::max(total(below), 1e-300), 0.0);
+    const bool inside = total(beyond) == 0;
+    look(!inside);
+    if (!inside) raise();
+    return inside;
   }
 
-  void begin(const double* start) {
-    if (start != h_) std::copy(start, start + d_, h_);
-    look();
-    double top = 0, below = 1e-300;
-    for (int64_t j = 0; j < d_; ++j)
-      if (low_[j] < high_[j]) top += 2 * a_.weights[j] * (h_[j] - x0_[j]) * slope_[j], below += slope_[j] * slope_[j];
-    lambda_ = std::max(top / below, 0.0);
-    for (int64_t j = 0; j < d_; ++j) {
-      held_[j] = low_[j] == high_[j] || h_[j] < low_[j] || h_[j] > high_[j];
-      h_[j] = std::clamp(h_[j], low_[j], high_[j]);
+  // The multiplier at which the nearest point within the bounds meets the present worst model.
+  void raise() {
+    for (int round = 0; round < 6; ++round) {
+      vd reach{}, pull{};
+      each([&](int64_t j) {
+        const vd slope = loaded(slope_ + j), twice = loaded(shared_.twice + j);
+        const vd x = loaded(x0_ + j) + lambda_ * slope / twice, at = within(j, x);
+        reach += slope * at;
+        pull += (x == at) & (loaded(low_ + j) < loaded(high_ + j)) ? slope * slope / twice : vd{};
+      });
+      const double step = (a_.tau - total(reach)) / std::max(total(pull), 1e-300);
+      lambda_ = std::clamp(lambda_ + step, 0.5 * lambda_, 4 * lambda_);
+      if (std::fabs(step) < 0.02 * lambda_) break;
     }
-    look();
   }
 
-  // One Newton step over the free coordinates, whose order is free_[0 .. count_). Moves h_, lambda_; sets
-  // step_, the largest relative change. Without the constraint the multiplier stays what it is. ``again``: with
-  // the matrix of the step before, whose free coordinates were the same. False where nothing is free or the
-  // system cannot be solved.
-  bool newton(bool constrained, bool again = false) {
-    if (!again) {
-      count_ = 0;
-      for (int64_t j = 0; j < d_; ++j)
-        if (!held_[j]) free_[count_++] = j;
-    }
-    if (count_ == 0) return false;
-    const int64_t n = count_, wide = recengine::padded(n + 2);
+  // One Newton step over the free coordinates: sets move_, lambda_ and change_, the latter's. Without the
+  // constraint the multiplier stays what it is. ``again``: with the matrix of the step before, whose free
+  // coordinates were the same. False where nothing is free or the system cannot be solved.
+  //
+  // The Hessian of the Lagrangian is B - t q q', B = curve P_FF + diag(2 w), q = (P h)_F, t = curve / h'Ph:
+  // B is factored, the rest is added by Sherman and Morrison, with the present q even where B is of before.
+  template <class T>
+  bool newton(Factor<T>& factor, const T* P, int64_t stride, bool constrained, bool again = false) {
+    if (!again) free_.list(held_, d_);
+    if (free_.count == 0) return false;
+    each([&](int64_t j) {
+      stored(rho_ + j, lambda_ * loaded(slope_ + j) - loaded(shared_.twice + j) * (loaded(h_ + j) - loaded(x0_ + j)));
+    });
+    const double* const right[] = {slope_, rho_, Ph_};
     if (again) {
-      for (int64_t i = 0; i < n; ++i) {
-        const int64_t at = free_[i];
-        u_[i] = slope_[at], v_[i] = -2 * a_.weights[at] * (h_[at] - x0_[at]);
-      }
-      forward(n, wide);
+      factor.carry(free_, right);
     } else {
-      assemble(n, wide);
-      if (!factor(n, wide)) return false;
+      curve_ = lambda_ * bend_;
+      if (!factor.make(P, stride, free_, curve_, shared_.twice, right)) return false;
     }
-    // theta_F . (v + lambda u) = tau - g, both still in the triangular frame
-    double uu = 0, uv = 0;
-    for (int64_t i = 0; i < n; ++i) uu += yu_[i] * yu_[i] * inverse_[i], uv += yu_[i] * yv_[i] * inverse_[i];
-    const double after = constrained ? std::max((a_.tau - worst_ - uv) / uu, 0.0) : lambda_;
-    backward(n, wide, after);
-    double moved = 0, reach = 0;
-    for (int64_t i = 0; i < n; ++i) {
-      moved = std::max(moved, std::fabs(move_[i]));
-      h_[free_[i]] += move_[i];
-    }
-    for (int64_t j = 0; j < d_; ++j) reach = std::max(reach, std::fabs(h_[j]));
-    step_ = std::max(moved / (1 + reach), 1e-2 * std::fabs(after - lambda_) / (1 + after));
+    const auto [product] = factor.products();
+    const double tilt = curve_ / (spread_ * spread_), rest = 1 - tilt * product[2][2];
+    if (!(rest > 0)) return false;
+    const double uq = product[0][2], vq = product[1][2], back = tilt / rest;
+    const double uu = product[0][0] + back * uq * uq, uv = product[0][1] + back * uq * vq;
+    const double after = constrained ? std::max(lambda_ + (a_.tau - worst_ - uv) / uu, 0.0) : lambda_;
+    change_ = after - lambda_;
+    const T* found = factor.solve({change_, 1.0, back * (vq + change_ * uq)});
+    each([&](int64_t j) { stored(move_ + j, vd{}); });
+    const int32_t* const at = free_.at;
+    for (int64_t i = 0, n = free_.count; i < n; ++i) move_[at[i]] = found[i];
     lambda_ = after;
-    return std::isfinite(moved);
-  }
-
-  // Upper triangle of the Hessian over the free coordinates, row by row; two more columns for the right sides.
-  void assemble(int64_t n, int64_t wide) {
-    const double curve = lambda_ * bend_, shrink = curve / (spread_ * spread_);
-    for (int64_t j = 0; j < n; ++j) q_[j] = Ph_[free_[j]];
-    for (int64_t i = 0; i < n; ++i) {
-      const int64_t at = free_[i];
-      const double *row = P_ + at * recengine::padded(m_), tilt = shrink * Ph_[at];
-      double* out = A_ + i * wide;
-      std::fill(out + i / 8 * 8, out + i, 0.0);
-#pragma GCC ivdep
-      for (int64_t j = i; j < n; ++j) out[j] = curve * row[free_[j]] - tilt * q_[j];
-      std::fill(out + n, out + wide, 0.0);
-      out[i] += 2 * a_.weights[at];
-      out[n] = slope_[at];
-      out[n + 1] = -2 * a_.weights[at] * (h_[at] - x0_[at]);
-    }
-  }
-
-  // A = L D L': rows of D L' in the upper triangle (below it in each eight: leftovers), eight pivots at once,
-  // 1/D in inverse_, L^-1 of the right sides in yu_, yv_.
-  bool factor(int64_t n, int64_t wide) {
-    for (int64_t k0 = 0; k0 < n; k0 += 8) {
-      const int64_t k1 = std::min(n, k0 + 8);
-      for (int64_t k = k0; k < k1; ++k) {
-        const double* pivot = A_ + k * wide;
-        if (!(pivot[k] > 0)) return false;
-        const double inverse = inverse_[k] = 1 / pivot[k];
-        for (int64_t i = k + 1; i < k1; ++i) {
-          const double c = pivot[i] * inverse;
-          double* row = A_ + i * wide;
-#pragma GCC ivdep
-          for (int64_t j = k0; j < wide; ++j) row[j] -= c * pivot[j];
-        }
-        yu_[k] = pivot[n], yv_[k] = pivot[n + 1];
-      }
-      if (k1 < k0 + 8) break;
-      const double* p = A_ + k0 * wide;
-      int64_t i = k1;
-      for (; i + 2 <= n; i += 2) take<2>(p, inverse_ + k0, wide, i);
-      if (i < n) take<1>(p, inverse_ + k0, wide, i);
-    }
     return true;
   }
+  bool newton(bool constrained) { return newton(exact_, shared_.P, stride_, constrained); }
 
-  // rows i .. i + count of A lose their part along the eight finished rows p
-  template <int count>
-  void take(const double* p, const double* inverse, int64_t wide, int64_t i) {
-    double c[count][8];
-    for (int r = 0; r < count; ++r)
-      for (int q = 0; q < 8; ++q) c[r][q] = p[q * wide + i + r] * inverse[q];
-    double* row = A_ + i * wide;
-    for (int64_t j = i / 8 * 8; j < wide; j += lanes) {
-      vd sum[count];
-      for (int r = 0; r < count; ++r) sum[r] = loaded(row + r * wide + j);
-      for (int q = 0; q < 8; ++q) {
-        const vd along = loaded(p + q * wide + j);
-        for (int r = 0; r < count; ++r) sum[r] -= c[r][q] * along;
-      }
-      for (int r = 0; r < count; ++r) *reinterpret_cast<vd_u*>(row + r * wide + j) = sum[r];
-    }
+  static double largest(vd v) {
+    double most = v[0];
+    for (int64_t lane = 1; lane < lanes; ++lane) most = std::max(most, static_cast<double>(v[lane]));
+    return most;
   }
 
-  // L^-1 of u_, v_ under a factor that stands already; what the leftovers spoil is not read again
-  void forward(int64_t n, int64_t wide) {
-    for (int64_t k = 0; k < n; ++k) {
-      const double *row = A_ + k * wide, cu = u_[k] * inverse_[k], cv = v_[k] * inverse_[k];
-      yu_[k] = u_[k], yv_[k] = v_[k];
-#pragma GCC ivdep
-      for (int64_t j = k / 8 * 8; j < n; ++j) u_[j] -= cu * row[j], v_[j] -= cv * row[j];
-    }
+  // Makes the move, and sets step_, the largest relative change. Who leaves the bounds goes back and is held
+  // there; whether there were any.
+  bool advance() {
+    vd moved{}, reach{};
+    vl out{};
+    each([&](int64_t j) {
+      const vd move = loaded(move_ + j), x = loaded(h_ + j) + move, inside = within(j, x);
+      const vl beyond = x != inside;
+      const vd far = move < 0 ? -move : move, size = x < 0 ? -x : x;
+      moved = far > moved ? far : moved, reach = size > reach ? size : reach;
+      stored(h_ + j, inside);
+      hold(j, held(j) | beyond);
+      out |= beyond;
+    });
+    step_ = std::max(largest(moved) / (1 + largest(reach)), 1e-2 * std::fabs(change_) / (1 + lambda_));
+    return any(out);
   }
 
-  // move_ = L'^-1 D^-1 (yv_ + after yu_), eight at a time: first what the finished ones take from each of them
-  void backward(int64_t n, int64_t wide, double after) {
-    const int64_t full = recengine::padded(n);
-    std::fill(move_, move_ + full, 0.0);
-    for (int64_t k0 = full - 8; k0 >= 0; k0 -= 8) {
-      const int64_t k1 = std::min(n, k0 + 8);
-      double left[8];
-      for (int64_t k = k0; k < k1; ++k) {
-        const double* row = A_ + k * wide;
-        vd sum = {};
-        for (int64_t j = k0 + 8; j < full; j += lanes) sum += loaded(row + j) * loaded(move_ + j);
-        left[k - k0] = yv_[k] + after * yu_[k];
-        for (int64_t lane = 0; lane < lanes; ++lane) left[k - k0] -= sum[lane];
-      }
-      for (int64_t k = k1 - 1; k >= k0; --k) {
-        const double found = move_[k] = left[k - k0] * inverse_[k];
-        for (int64_t i = k0; i < k; ++i) left[i - k0] -= A_[i * wide + k] * found;
-      }
-    }
+  // Held at a bound against the gradient.
+  vl wrong(int64_t j) const {
+    const vd x = loaded(h_ + j), low = loaded(low_ + j);
+    const vd gradient = loaded(shared_.twice + j) * (x - loaded(x0_ + j)) - lambda_ * loaded(slope_ + j);
+    const vl against = ((x <= low) & (gradient < -1e-9)) | ((x > low) & (gradient > 1e-9));
+    return held(j) & (low < loaded(high_ + j)) & against;
   }
-
-  bool wrong_sign(int64_t j) const {
-    const double gradient = 2 * a_.weights[j] * (h_[j] - x0_[j]) - lambda_ * slope_[j];
-    return h_[j] <= low_[j] ? gradient < -1e-9 : gradient > 1e-9;
+  bool let_go() {
+    vl some{};
+    each([&](int64_t j) {
+      const vl which = wrong(j);
+      hold(j, held(j) & ~which);
+      some |= which;
+    });
+    return any(some);
   }
 
   static constexpr double done = 1e-7;  // Newton squares the error: what is left is far below rounding of costs
@@ -273,20 +275,11 @@ class ConePerson {
   int64_t patient() {
     for (int64_t round = 0; round < a_.iterations; ++round) {
       if (!newton(true)) break;
-      bool outside = false;
-      for (int64_t i = 0; i < count_; ++i) {
-        const int64_t j = free_[i];
-        if (h_[j] >= low_[j] && h_[j] <= high_[j]) continue;
-        h_[j] = std::clamp(h_[j], low_[j], high_[j]);
-        held_[j] = outside = true;
-      }
+      const bool outside = advance();
       look();
       if (rejected_everywhere()) return recengine::cone_infeasible;
       if (outside || step_ > 1e-3) continue;
-      bool let_go = false;
-      for (int64_t j = 0; j < d_; ++j)
-        if (held_[j] && low_[j] < high_[j] && wrong_sign(j)) held_[j] = 0, let_go = true;
-      if (!let_go && step_ < done) return recengine::cone_solved;
+      if (!let_go() && step_ < done) return recengine::cone_solved;
     }
     return recengine::cone_undecided;
   }
@@ -294,50 +287,51 @@ class ConePerson {
   // The same with the held coordinates chosen anew after every step: fewer steps where it works at all. While
   // they stay what they were and steps shrink well, the matrix stays, too.
   int64_t eager() {
-    bool again = false;
-    double before = 0;  // the step before, 0 where the free coordinates were others
-    for (int round = 0; round < 12; ++round) {
-      if (!newton(true, again)) break;
-      bool changed = false;
-      for (int64_t i = 0; i < count_; ++i) {
-        const int64_t j = free_[i];
-        if (h_[j] >= low_[j] && h_[j] <= high_[j]) continue;
-        h_[j] = std::clamp(h_[j], low_[j], high_[j]);
-        held_[j] = changed = true;
-      }
-      look();
-      if (round > 1 && rejected_everywhere()) return recengine::cone_infeasible;
-      if (round > 0)
-        for (int64_t j = 0; j < d_; ++j)
-          if (held_[j] && low_[j] < high_[j] && wrong_sign(j)) held_[j] = 0, changed = true;
+    bool again = false, sure = false;  // sure: the step was from a place seen in double
+    double before = 0;                 // the step before, 0 where the free coordinates were others
+    for (int round = 0; round < 16; ++round) {
+      if (!newton(rough_, shared_.rough, recengine::padded16(m_), true, again)) break;
+      bool changed = advance();
+      if (!std::isfinite(step_)) break;
+      const bool roughly = changed;
+      look(roughly);
+      if (!roughly && round > 1 && rejected_everywhere()) return recengine::cone_infeasible;
+      if (round > 0) changed |= let_go();
       // an old matrix leaves the share step_ / before of the step to do, a new one about its square
-      if (!changed && (again ? step_ * step_ < 1e-10 * before : step_ < done)) return recengine::cone_solved;
-      again = !changed && step_ < 0.1 && !(again && step_ > 0.2 * before);
+      const double left = again ? step_ * step_ / before : step_ * step_;
+      if (sure && !changed && left < 1e-9) return recengine::cone_solved;
+      again = !changed && std::fabs(lambda_ * bend_ - curve_) < 0.1 * curve_ && !(again && step_ > 0.2 * before);
       before = changed ? 0 : step_;
+      sure = !roughly;
     }
     return recengine::cone_undecided;
   }
 
-  double objective() const {
-    double value = -lambda_ * worst_;
-    for (int64_t j = 0; j < d_; ++j) value += a_.weights[j] * (h_[j] - x0_[j]) * (h_[j] - x0_[j]);
-    return value;
+  double cost() const {
+    vd value{};
+    each([&](int64_t j) {
+      const vd away = loaded(h_ + j) - loaded(x0_ + j);
+      value += 0.5 * loaded(shared_.twice + j) * away * away;
+    });
+    return total(value);
   }
+  double objective() const { return cost() - lambda_ * worst_; }
 
   // argmin over the box of cost - lambda g for the present lambda: projected Newton with backtracking, which
   // converges from everywhere. True when a proof of infeasibility was met.
   bool settle() {
     for (int round = 0; round < 60; ++round) {
-      for (int64_t j = 0; j < d_; ++j)
-        held_[j] = low_[j] == high_[j] || ((h_[j] <= low_[j] || h_[j] >= high_[j]) && !wrong_sign(j));
-      std::copy(h_, h_ + d_, base_);
+      each([&](int64_t j) {
+        const vd x = loaded(h_ + j), low = loaded(low_ + j), high = loaded(high_ + j);
+        hold(j, vl{} - 1);
+        const vl against = wrong(j);
+        hold(j, ~(low < high) | (((x <= low) | (x >= high)) & ~against));
+        stored(base_ + j, x);
+      });
       const double before = objective();
       if (!newton(false)) return false;
       for (double part = 1;; part /= 2) {
-        for (int64_t i = 0; i < count_; ++i) {
-          const int64_t j = free_[i];
-          h_[j] = std::clamp(base_[j] + part * move_[i], low_[j], high_[j]);
-        }
+        each([&](int64_t j) { stored(h_ + j, within(j, loaded(base_ + j) + part * loaded(move_ + j))); });
         look();
         if (objective() <= before + 1e-14 * std::fabs(before) || part < 1e-9) break;
       }
@@ -386,44 +380,58 @@ class ConePerson {
     const double slack = lambda > 0 ? 1e-14 * (std::fabs(a_.tau) + a_.radius * spread_) : 0.0;
     for (int attempt = 0; worst_ < a_.tau + slack; ++attempt) {
       if (attempt == 30) return recengine::cone_undecided;
-      double below = 1e-300;
-      for (int64_t j = 0; j < d_; ++j)
-        if (!held_[j]) below += slope_[j] * slope_[j];
-      const double size = (a_.tau + slack - worst_ + slack * static_cast<double>(1 << std::min(attempt, 20))) / below;
-      for (int64_t j = 0; j < d_; ++j)
-        if (!held_[j]) h_[j] = std::clamp(h_[j] + size * slope_[j], low_[j], high_[j]);
+      vd below{};
+      each([&](int64_t j) {
+        const vd slope = held(j) ? vd{} : loaded(slope_ + j);
+        below += slope * slope;
+      });
+      const double size = (a_.tau + slack - worst_ + slack * static_cast<double>(1 << std::min(attempt, 20))) /
+                          std::max(total(below), 1e-300);
+      each([&](int64_t j) {
+        const vd step = held(j) ? vd{} : size * loaded(slope_ + j);
+        stored(h_ + j, within(j, loaded(h_ + j) + step));
+      });
       look();
     }
-    double value = -lambda * (slope_[d_] - a_.tau);
-    for (int64_t j = 0; j < d_; ++j) {
-      const double w = a_.weights[j];
-      const double best = std::clamp(x0_[j] + lambda * slope_[j] / (2 * w), low_[j], high_[j]);
-      value += w * (best - x0_[j]) * (best - x0_[j]) - lambda * slope_[j] * best;
-    }
+    vd value{};
+    each([&](int64_t j) {
+      const vd twice = loaded(shared_.twice + j), from = loaded(x0_ + j), pull = lambda * loaded(slope_ + j);
+      const vd best = within(j, from + pull / twice), away = best - from;
+      value += 0.5 * twice * away * away - pull * best;
+    });
     std::copy(h_, h_ + d_, x);
-    *bound = std::max(value, 0.0);
+    *bound = std::max(total(value) + lambda * a_.tau, 0.0);
     return recengine::cone_solved;
   }
 
+  typedef vl vl_u __attribute__((aligned(8), may_alias));
+
   const recengine::ConeArgs& a_;
-  const double* P_;  // a.P with rows of whole eights
-  const int64_t d_, m_;
-  const double *x0_, *low_, *high_;
-  double *A_, *h_, *Ph_, *slope_, *u_, *v_, *yu_, *yv_, *inverse_, *move_, *base_, *q_;
-  int64_t *free_, *held_, count_ = 0;
-  double spread_ = 1, bend_ = 0, worst_ = 0, lambda_ = 0, step_ = 0;
+  const ConeShared& shared_;
+  const int64_t d_, m_, stride_;
+  Factor<double> exact_;
+  Factor<float> rough_;
+  double *x0_, *low_, *high_, *h_, *Ph_, *slope_, *rho_, *move_, *base_;
+  int64_t* held_;
+  Free free_{};
+  double spread_ = 1, bend_ = 0, worst_ = 0, lambda_ = 0, step_ = 0, change_ = 0, curve_ = 0;
 };
 
 void cone_rows(const recengine::ConeArgs& a, int64_t begin, int64_t end, double* scratch) {
-  const int64_t m = a.d + 1, wide = recengine::padded(m);
+  const int64_t m = a.d + 1, wide = recengine::padded(m), wider = recengine::padded16(m);
   double* P = reinterpret_cast<double*>((reinterpret_cast<uintptr_t>(scratch) + 63) / 64 * 64);
-  scratch = P + m * wide;
+  float* rough = reinterpret_cast<float*>(P + m * wide);
+  double *theta = reinterpret_cast<double*>(rough + m * wider), *twice = theta + wider;
+  scratch = twice + wider;
   for (int64_t k = 0; k < m; ++k) {
-    std::copy(a.P + k * m, a.P + (k + 1) * m, P + k * wide);
-    std::fill(P + k * wide + m, P + (k + 1) * wide, 0.0);
+    for (int64_t j = 0; j < wide; ++j) P[k * wide + j] = j < m ? a.P[k * m + j] : 0.0;
+    for (int64_t j = 0; j < wider; ++j) rough[k * wider + j] = j < m ? static_cast<float>(a.P[k * m + j]) : 0.0f;
   }
+  for (int64_t j = 0; j < wider; ++j)
+    theta[j] = j < m ? a.theta[j] : 0.0, twice[j] = j < a.d ? 2 * a.weights[j] : 2.0;
+  const ConeShared shared{P, theta, twice, rough};
   for (int64_t row = begin; row < end; ++row) {
-    ConePerson person(a, P, row, scratch);
+    ConePerson person(a, shared, row, scratch);
     double *x = a.x + row * a.d, *bound = a.bound + row;
     a.status[row] = person.solve(a.start + row * a.d, x, bound);
     if (a.status[row] == recengine::cone_solved) continue;

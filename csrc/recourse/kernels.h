@@ -38,8 +38,13 @@ struct ConeArgs {
 inline constexpr int64_t cone_solved = 0, cone_infeasible = 1, cone_undecided = 2;
 
 inline int64_t padded(int64_t n) { return (n + 7) / 8 * 8; }
+inline int64_t padded16(int64_t n) { return (n + 15) / 16 * 16; }
 inline int64_t quadric_scratch(int64_t k) { return 4 * padded(k); }
-inline int64_t cone_scratch(int64_t d) { return padded(d + 1) * (padded(d) + padded(d + 2) + 14) + 8; }
+inline int64_t factor_scratch(int64_t d) { return (d + 13) * padded16(d + 3) + 16; }  // elements
+// P in double and float, a factor in each, the vectors of a person
+inline int64_t cone_scratch(int64_t d) {
+  return padded(d + 1) * padded16(d + 1) * 2 + 2 * factor_scratch(d) + 16 * padded16(d + 1) + 64;
+}
 
 }  // namespace recengine
 

@@ -7,35 +7,70 @@
 #include <limits>
 
 #include "recourse/kernels.h"
+#include "recourse/lanes.h"
 
 namespace KERN_NS {
 
 struct Quadric {
-  const double *z0, *mu, *m, *slope;  // [k], padded with zeros to whole eights
+  const double *z0, *mu, *m, *slope;  // [k], padded with zeros to whole vectors, zero at ``top`` too
   double m0, level;
   int64_t k;
+  struct Top {
+    double z0, mu, m, slope;
+    double at(double nu) const { return (z0 + 2 * nu * m) / (1 - 2 * nu * mu); }
+  } top;  // the one coordinate with mu > 0, else zeros
 
   // q(z(nu)); the side of the nappe too when asked.
   double at(double nu, double* side = nullptr) const {
-    double q[8] = {}, s[8] = {};
-    for (int64_t i = 0; i < k; i += 8)
-      for (int64_t j = 0; j < 8; ++j) {
-        const double z = (z0[i + j] + 2 * nu * m[i + j]) / (1 - 2 * nu * mu[i + j]);
-        q[j] += (z * mu[i + j] + 2 * m[i + j]) * z;
-        s[j] += z * slope[i + j];
-      }
-    if (side) *side = level + (((s[0] + s[4]) + (s[1] + s[5])) + ((s[2] + s[6]) + (s[3] + s[7])));
-    return m0 + (((q[0] + q[4]) + (q[1] + q[5])) + ((q[2] + q[6]) + (q[3] + q[7])));
-  }
-  double away(double nu) const {
-    double sum = 0;
-    for (int64_t i = 0; i < k; ++i) {
-      const double move = (z0[i] + 2 * nu * m[i]) / (1 - 2 * nu * mu[i]) - z0[i];
-      sum += move * move;
+    vd q{}, s{};
+    for (int64_t i = 0; i < k; i += lanes) {
+      const vd pull = loaded(m + i), curve = loaded(mu + i);
+      const vd z = (loaded(z0 + i) + 2 * nu * pull) / (1 - 2 * nu * curve);
+      q += (z * curve + 2 * pull) * z;
+      s += z * loaded(slope + i);
     }
-    return sum;
+    const double z = top.at(nu);
+    if (side) *side = level + total(s) + z * top.slope;
+    return m0 + total(q) + (z * top.mu + 2 * top.m) * z;
+  }
+  // -q without the terms of ``top``, and its derivative by nu.
+  double beside(double nu, double* rate) const {
+    vd q{}, r{};
+    for (int64_t i = 0; i < k; i += lanes) {
+      const vd curve = loaded(mu + i), pull = loaded(m + i);
+      const vd part = 1 / (1 - 2 * nu * curve), z = (loaded(z0 + i) + 2 * nu * pull) * part, push = pull + z * curve;
+      q += (push + pull) * z;
+      r += push * push * part;
+    }
+    *rate = -4 * total(r);
+    return -total(q) - m0;
   }
 };
+
+// The root of q before (sign 1) or beyond (-1) the pole 1/(2 mu_top), mu_top > 0 the only positive one, by
+// Newton: with R = q_top - q, q_top = (far/(1 - 2 nu mu_top))^2, it solves the almost linear
+// sign (1 - 2 nu mu_top) = far/sqrt(R). R falls with nu: before the pole there is no root unless R > far^2 at
+// nu = 0, and -1 is returned. NaN where it does not settle.
+inline double fast_root(const Quadric& quadric, double sign) {
+  constexpr double none = std::numeric_limits<double>::quiet_NaN();
+  const double mu = quadric.top.mu, centre = -quadric.top.m / mu;
+  const double far = std::sqrt(mu) * std::fabs(quadric.top.z0 - centre), least = sign > 0 ? 0.0 : 0.5 / mu;
+  const double most = sign > 0 ? 0.5 / mu : std::numeric_limits<double>::infinity();
+  double nu = sign > 0 ? 0.0 : 1 / mu;
+  for (int step = 0; step < 12; ++step) {
+    double rate;
+    const double R = quadric.beside(nu, &rate) + mu * centre * centre;
+    if (step == 0 && sign > 0 && R <= far * far) return -1;
+    if (!(R > 0)) return none;
+    const double reach = far / std::sqrt(R);
+    const double next = nu - (sign * (1 - 2 * nu * mu) - reach) / (-2 * sign * mu + 0.5 * reach * rate / R);
+    if (!(next >= least && next <= most)) return none;
+    const double moved = std::fabs(next - nu);
+    nu = next;
+    if (moved <= 1e-9 * nu) return nu;  // the error is about its square
+  }
+  return none;
+}
 
 // Root of q(nu_of(t)) for t between the edges by Chandrupatla's rule (inverse quadratic interpolation where
 // it is safe, else halving); NaN without a change of sign.
@@ -67,33 +102,43 @@ inline double root(const Quadric& quadric, NuOf&& nu_of) {
 }
 
 void quadric_rows(const recengine::QuadricArgs& a, int64_t begin, int64_t end, double* scratch) {
-  const int64_t wide = recengine::padded(a.k);
+  const int64_t wide = recengine::padded(a.k), last = a.k - 1;
   double *z0 = scratch, *m = z0 + wide, *mu = m + wide, *slope = mu + wide;
   std::fill(scratch, scratch + 4 * wide, 0.0);
   std::copy(a.mu, a.mu + a.k, mu);
   std::copy(a.slope, a.slope + a.k, slope);
-  const double top = a.mu[a.k - 1], pole = top > 0 ? 1 / (2 * top) : 1.0;
+  const bool two = mu[last] > 0;
+  const double pole = two ? 1 / (2 * mu[last]) : 1.0;
+  Quadric::Top top{0, mu[last], 0, slope[last]};
+  if (two) mu[last] = slope[last] = 0;
+  else top = {};
   for (int64_t row = begin; row < end; ++row) {
     std::copy(a.z0 + row * a.k, a.z0 + (row + 1) * a.k, z0);
     std::copy(a.m + row * a.k, a.m + (row + 1) * a.k, m);
-    const Quadric quadric{z0, mu, m, slope, a.m0[row], a.level[row], wide};
-    double best = std::numeric_limits<double>::quiet_NaN(), least = std::numeric_limits<double>::infinity();
+    if (two) top.z0 = z0[last], top.m = m[last], z0[last] = m[last] = 0;
+    const Quadric quadric{z0, mu, m, slope, a.m0[row], a.level[row], wide, top};
+    double best = std::numeric_limits<double>::quiet_NaN();
     const auto consider = [&](double nu) {
-      if (std::isnan(nu)) return;
+      if (!(nu >= 0)) return;
       double side;
       quadric.at(nu, &side);
-      if (!(side > 0)) return;
-      if (const double far = quadric.away(nu); far < least) best = nu, least = far;
+      if (side > 0) best = nu;
     };
-    if (top > 0) {  // before and beyond the pole
-      consider(pole * root(quadric, [=](double t) { return pole * t; }));
-      consider(pole / root(quadric, [=](double t) { return pole / t; }));
+    if (two) {
+      // before the pole the point is the nearest of the whole quadric
+      const auto either = [](double fast, auto&& slow) { return std::isnan(fast) ? slow() : fast; };
+      consider(
+          either(fast_root(quadric, 1), [&] { return pole * root(quadric, [=](double t) { return pole * t; }); }));
+      if (std::isnan(best))
+        consider(
+            either(fast_root(quadric, -1), [&] { return pole / root(quadric, [=](double t) { return pole / t; }); }));
     } else {  // the inside of an ellipsoid: nu runs to infinity
       const double t = root(quadric, [](double t) { return t / (1 - t); });
       consider(t / (1 - t));
     }
-    for (int64_t i = 0; i < a.k; ++i)
-      a.z[row * a.k + i] = (z0[i] + 2 * best * m[i]) / (1 - 2 * best * mu[i]);
+    double* z = a.z + row * a.k;
+    for (int64_t i = 0; i < a.k; ++i) z[i] = (z0[i] + 2 * best * m[i]) / (1 - 2 * best * mu[i]);
+    if (two) z[last] = top.at(best);
   }
 }
 

@@ -34,6 +34,8 @@ void projects(int64_t d) {
     low[t] = x0[t] - width, high[t] = x0[t] + width;
   }
   std::vector<double> start(n * d, std::numeric_limits<double>::quiet_NaN()), x(n * d), bound(n);
+  for (int64_t row = 0; row < n; row += 2)  // every second one has a place to begin from
+    for (int64_t j = 0; j < d; ++j) start[row * d + j] = x0[row * d + j] + normal(random);
   std::vector<int64_t> status(n);
   const ConeArgs args{x0.data(), start.data(), theta.data(), P.data(), weights.data(), low.data(), high.data(),
                       0.3, 0.0, d, 80, x.data(), bound.data(), status.data()};
