@@ -12,12 +12,13 @@ namespace recengine {
 struct QuadricArgs {
   const double* z0;     // [n, k]
   const double* mu;     // [k], ascending
-  const double* m;      // [n, k]
-  const double* m0;     // [n]
+  const double* m;      // [n, k], or [1, k] for everybody
+  const double* m0;     // [n] or [1]
   const double* slope;  // [k]
-  const double* level;  // [n]
+  const double* level;  // [n] or [1]
   double* z;            // [n, k]; NaN where there is none
   int64_t k;
+  bool shared;          // one m, m0, level for everybody
 };
 
 // min sum w (x - x0)^2  with  theta.h - radius sqrt(h' P h) >= tau, h = [x; 1], low <= x <= high.

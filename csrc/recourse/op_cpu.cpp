@@ -35,14 +35,17 @@ Tensor quadric_nearest(const Tensor& z0, const Tensor& mu, const Tensor& m, cons
   STD_TORCH_CHECK(k > 0, op, ": z0 has no columns");
   check(op, "z0", z0, {n, k});
   check(op, "mu", mu, {k});
-  check(op, "m", m, {n, k});
-  check(op, "m0", m0, {n});
+  check_dim(op, "m", m, 2);
+  const bool shared = n != 1 && m.size(0) == 1;
+  const int64_t rows = shared ? 1 : n;
+  check(op, "m", m, {rows, k});
+  check(op, "m0", m0, {rows});
   check(op, "slope", slope, {k});
-  check(op, "level", level, {n});
+  check(op, "level", level, {rows});
   Tensor z = torch::stable::new_empty(z0, {n, k});
   const QuadricArgs args{z0.const_data_ptr<double>(),    mu.const_data_ptr<double>(),    m.const_data_ptr<double>(),
                          m0.const_data_ptr<double>(),    slope.const_data_ptr<double>(), level.const_data_ptr<double>(),
-                         z.mutable_data_ptr<double>(),   k};
+                         z.mutable_data_ptr<double>(),   k,                              shared};
   const auto kernel = RECENGINE_PICK(quadric_rows);
   over_people(n, [&](int64_t begin, int64_t end) {
     std::vector<double> scratch(quadric_scratch(k));

@@ -114,9 +114,10 @@ void quadric_rows(const recengine::QuadricArgs& a, int64_t begin, int64_t end, d
   else top = {};
   for (int64_t row = begin; row < end; ++row) {
     std::copy(a.z0 + row * a.k, a.z0 + (row + 1) * a.k, z0);
-    std::copy(a.m + row * a.k, a.m + (row + 1) * a.k, m);
+    const int64_t own = a.shared ? 0 : row;
+    std::copy(a.m + own * a.k, a.m + (own + 1) * a.k, m);
     if (two) top.z0 = z0[last], top.m = m[last], z0[last] = m[last] = 0;
-    const Quadric quadric{z0, mu, m, slope, a.m0[row], a.level[row], wide, top};
+    const Quadric quadric{z0, mu, m, slope, a.m0[own], a.level[own], wide, top};
     double best = std::numeric_limits<double>::quiet_NaN();
     const auto consider = [&](double nu) {
       if (!(nu >= 0)) return;

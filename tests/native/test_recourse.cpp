@@ -70,7 +70,7 @@ void roots(int64_t k) {
   for (auto* part : {&z0, &m, &slope, &m0, &level})
     for (double& value : *part) value = normal(random);
   for (int64_t i = 0; i < k; ++i) mu[i] = i + 1 == k ? 0.8 : -1.0 / static_cast<double>(i + 1);
-  const QuadricArgs args{z0.data(), mu.data(), m.data(), m0.data(), slope.data(), level.data(), z.data(), k};
+  const QuadricArgs args{z0.data(), mu.data(), m.data(), m0.data(), slope.data(), level.data(), z.data(), k, false};
   std::vector<double> scratch(quadric_scratch(k));
   RECENGINE_PICK(quadric_rows)(args, 0, n, scratch.data());
   int64_t found = 0;

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from recengine.ops.recourse import INFEASIBLE, UNDECIDED, cone_nearest
 from recengine_plugins.ellice import conic
 from recengine_plugins.ellice.cone import Cone
-from recengine_plugins.ellice.secular import project
+from recengine_plugins.ellice.secular import onto_surface, project
 
 Array = NDArray[np.float64]
 _ROUNDS = 30
@@ -57,11 +57,6 @@ def solve_box(
         rest = _by_masks(ellipsoid, people[left], weights, low[left], high[left], tau)
         x[left], cost[left], bound[left] = rest.points, rest.cost, rest.bound
         feasible[left], by_conic[left] = rest.feasible, rest.conic
-    outside = np.flatnonzero(feasible)
-    outside = outside[ellipsoid.worst_logit(np.c_[x[outside], np.ones(len(outside))]) < tau]
-    if outside.size:
-        x[outside] = _nudge(ellipsoid, x[outside], low[outside], high[outside], tau)
-        cost[outside] = np.square(x[outside] - people[outside]) @ weights
     return BoxSolution(x, cost, bound, feasible, by_conic)
 
 
@@ -70,10 +65,8 @@ def _newton(
 ) -> tuple[Array, Array, NDArray[np.int64]]:
     """Points [N, d] and lower bounds [N] of the cost (NaN where not solved), status [N] of each person."""
     movable = (low < high).any(axis=0)
-    clipped = np.clip(people, low, high)
-    start = clipped
-    if movable.any():
-        start = project(ellipsoid, np.where(movable, people, clipped), weights, movable, tau=tau)
+    begin = people if movable.all() else np.where(movable, people, np.clip(people, low, high))
+    start = onto_surface(ellipsoid, begin, weights, movable, tau=tau)
     arrays = (people, start, ellipsoid.theta, ellipsoid.P)
     points, first, theta, P = (torch.from_numpy(np.ascontiguousarray(part)) for part in arrays)
     w, lower, upper = (torch.from_numpy(np.ascontiguousarray(part)) for part in (weights, low, high))

@@ -226,8 +226,12 @@ class ElliCE:
     def _unmoved(self, points: Array, x0: Array, limits: Constraints) -> Array:
         """The points, where a change of next to nothing is none at all."""
         with np.errstate(invalid="ignore"):
-            close = np.flatnonzero(self.cost(points, x0, limits) <= 1e-9)
-        close = close[kept(x0[close], x0[close], limits)] if close.size else close
+            near = (np.abs(points - x0) * limits.cost).max(axis=1, initial=0.0) <= 1e-4
+        close = np.flatnonzero(near)
+        if not close.size:
+            return points
+        close = close[self.cost(points[close], x0[close], limits) <= 1e-9]
+        close = close[kept(x0[close], x0[close], limits)]
         if close.size:
             stay = close[self.worst(x0[close]) >= 0.5 * self.config.margin]
             points[stay] = x0[stay]
@@ -257,12 +261,12 @@ class ElliCE:
     ) -> RecourseAnswer:
         """Certify points [N, d] (NaN: none), wherever they come from, as answers for ``x0``."""
         feasible = np.isfinite(points).all(axis=1)
-        worst = np.full(len(x0), np.nan)
-        worst[feasible] = self.worst(points[feasible])
-        certified = feasible & (worst >= 0.5 * self.config.margin)
-        certified[certified] = kept(points[certified], x0[certified], limits)
-        cost = np.full(len(x0), np.nan)
-        cost[feasible] = self.cost(points[feasible], x0[feasible], limits)
+        worst, cost = np.full(len(x0), np.nan), np.full(len(x0), np.nan)
+        certified = feasible.copy()
+        some = slice(None) if feasible.all() else feasible  # a slice copies nothing
+        worst[some] = self.worst(points[some])
+        cost[some] = self.cost(points[some], x0[some], limits)
+        certified[some] = (worst[some] >= 0.5 * self.config.margin) & kept(points[some], x0[some], limits)
         stayed = feasible & (points == x0).all(axis=1)
         searched = (extras or {}).get("search_complete", np.ones(len(x0), bool))
         none = np.where(searched, "none under these constraints", "none found before the search ended")
@@ -356,8 +360,12 @@ class ElliCE:
 
     def cost(self, points: Array, x0: Array, limits: Constraints) -> Array:
         """Cost of each change: sum (c delta)^2 or sum c |delta|; categories always c |delta|."""
-        away = np.abs(points - x0) * limits.cost
+        away = np.abs(points - x0)
         flat = limits.indicator | (self.config.cost == "l1")
+        if not flat.any():
+            away *= away
+            return np.asarray(away @ limits.cost**2)
+        away *= limits.cost
         return np.asarray(np.where(flat, away, away**2).sum(axis=1))
 
     def worst(self, points: Array) -> Array:
@@ -394,10 +402,9 @@ class ElliCE:
         return min(true_worst(self.layer, eps, one).bound for one in v) - self.config.threshold
 
     def _over_ellipsoid(self, v: Array, eps: float) -> Array:
-        from scipy.linalg import solve_triangular
-
         flat = v.reshape(-1, v.shape[-1])
-        spread = np.square(solve_triangular(self.head.factor, flat.T, lower=True)).sum(axis=0)
+        rooted = flat @ self.head.inverse.T
+        spread = np.einsum("np,np->n", rooted, rooted)
         worst = flat @ self.layer.theta - np.sqrt(2 * eps * spread)
         return np.asarray(worst.reshape(v.shape[:2]).min(axis=1)) - self.config.threshold
 

@@ -8,10 +8,12 @@ of cost, so that money and years do not spoil each other's digits.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg import solve_triangular
 
 from recengine.contracts.recourse import Piece
 from recengine.recourse import Constraints
@@ -39,13 +41,17 @@ class Relaxation(Protocol):
 class Head:
     """A fitted last layer and what is asked of it: every contrast of its scores at least tau.
 
-    factor: L with L L' = H. contrasts [J, C]: weights of the scores (1 x 1 for two classes).
+    factor: L with L L' = H; inverse: L^-1. contrasts [J, C]: weights of the scores (1 x 1 for two classes).
     """
 
     layer: FittedLayer
     factor: Array
     contrasts: Array
     eps: float
+
+    @cached_property
+    def inverse(self) -> Array:
+        return np.asarray(solve_triangular(self.factor, np.eye(len(self.factor)), lower=True))
 
     def maps(self, piece: Piece) -> list[Array]:
         """T_j [p, d + 1] with contrast j = theta.(T_j [x; 1])."""
@@ -61,6 +67,8 @@ class Head:
     def directions(self, activations: Array) -> Array:
         """Contrast vectors [N, J, p] of rows phi [N, m - 1]: contrast j of person i is theta.v_ij."""
         h = np.c_[activations, np.ones(len(activations))]
+        if self.contrasts.size == 1:
+            return np.asarray(h if self.contrasts[0, 0] == 1 else self.contrasts[0, 0] * h)[:, None]
         made = np.einsum("jc,nm->njcm", self.contrasts, h)
         return made.reshape(len(h), len(self.contrasts), self.contrasts.shape[1] * h.shape[1])
 
@@ -120,20 +128,28 @@ class Scaled:
         return self.problem.cost(points, people)
 
     def into(self, x: Array) -> Array:
-        return np.asarray((x - self.centre) / self.scale)
+        u = x - self.centre
+        u /= self.scale
+        return np.asarray(u)
 
     def out(self, found: BoxSolution, held: tuple[tuple[Array, Array], ...]) -> BoxSolution:
         """Back to the units of the features; what has not moved, or rests at a bound, is so to the bit.
 
         held: least, greatest and own values [n, d], each in units of cost and in those of the features."""
+        (least, low), (most, high), (there, own) = held
         u = found.points
-        x = self.centre + self.scale * u
-        near = np.where(found.conic, 1e-7, 1e-10)[:, None]  # an interior point stops short of where it rests
-        near = near * np.maximum(1.0, np.abs(u))
-        for there, exact in held:
-            np.copyto(x, exact, where=np.abs(u - there) <= near)
-        (_, low), (_, high), _ = held
-        return BoxSolution(np.clip(x, low, high), found.cost, found.bound, found.feasible, found.conic)
+        near = 1e-10 * np.maximum(1.0, np.abs(u).max(axis=1, initial=0.0))
+        if found.conic.any():
+            near[found.conic] *= 1e3  # an interior point stops short of where it rests
+        near = near[:, None]
+        x = u * self.scale
+        x += self.centre
+        np.copyto(x, low, where=u <= least + near)
+        np.copyto(x, high, where=u >= most - near)
+        np.copyto(x, own, where=np.abs(u - there) <= near)
+        np.maximum(x, low, out=x)
+        np.minimum(x, high, out=x)
+        return BoxSolution(x, found.cost, found.bound, found.feasible, found.conic)
 
 
 class EllipsoidRelaxation(Scaled):

@@ -27,29 +27,38 @@ def project(ellipsoid: Cone, points: Array, weights: Array, free: NDArray[np.boo
     weights [d] > 0. A row is NaN where the fixed coordinates leave no robust point. Points that are robust
     already stay.
     """
-    n = len(points)
+    todo = ellipsoid.worst_logit(np.c_[points, np.ones(len(points))]) < tau
     result = points.copy()
-    h = np.c_[points, np.ones(n)]
-    todo = ellipsoid.worst_logit(h) < tau
-    if not todo.any():
-        return result
+    if todo.any():
+        result[todo] = onto_surface(ellipsoid, points[todo], weights, free, tau=tau)
+    return result
+
+
+def onto_surface(
+    ellipsoid: Cone, points: Array, weights: Array, free: NDArray[np.bool_], *, tau: float
+) -> Array:
+    """The same for points that are not robust; what becomes of others is not said."""
     index = np.flatnonzero(free)
     if index.size == 0:
-        result[todo] = np.nan
-        return result
+        return np.full_like(points, np.nan)
+    everything = index.size == len(free)
     theta, eps = ellipsoid.theta, ellipsoid.eps
     G = np.outer(theta, theta) - 2 * eps * ellipsoid.P
-    fixed = h[todo][:1] if index.size == len(free) else h[todo]  # the constant alone: the same for everybody
-    fixed[:, index] = 0.0
+    fixed = np.c_[
+        np.zeros_like(points[:1]) if everything else points, np.ones(1 if everything else len(points))
+    ]
+    fixed[:, index] = 0.0  # where everything is free the constant alone is left: the same for everybody
     root = np.sqrt(weights[index])
     mu, U = np.linalg.eigh(G[np.ix_(index, index)] / np.outer(root, root))
-    m = ((fixed @ G)[:, index] - tau * theta[index]) / root @ U
-    m0 = np.einsum("ni,ij,nj->n", fixed, G, fixed, optimize=True) - 2 * tau * (fixed @ theta) + tau**2
-    slope = (theta[index] / root) @ U
+    into, back = root[:, None] * U, U.T / root
+    m = (fixed @ G[:, index] - tau * theta[index]) / root @ U
     level = fixed @ theta - tau
-    z0 = points[todo][:, index] * root @ U
-    m, m0, level = np.broadcast_to(m, z0.shape), np.broadcast_to(m0, len(z0)), np.broadcast_to(level, len(z0))
-    parts = (np.require(part, requirements=["C", "W"]) for part in (z0, mu, m, m0, slope, level))
-    moved = quadric_nearest(*(torch.from_numpy(part) for part in parts)).numpy()
-    result[np.ix_(np.flatnonzero(todo), index)] = moved @ U.T / root
+    m0 = np.einsum("ni,ij,nj->n", fixed, G, fixed, optimize=True) - 2 * tau * (fixed @ theta) + tau**2
+    z0 = (points if everything else points[:, index]) @ into
+    parts = (np.ascontiguousarray(part) for part in (z0, mu, m, m0, theta[index] / root @ U, level))
+    moved = quadric_nearest(*(torch.from_numpy(part) for part in parts)).numpy() @ back
+    if everything:
+        return np.asarray(moved)
+    result = points.copy()
+    result[:, index] = moved
     return result
