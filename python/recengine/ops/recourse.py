@@ -24,8 +24,9 @@ def quadric_nearest(z0: Tensor, mu: Tensor, m: Tensor, m0: Tensor, slope: Tensor
     """For each row the z [n, k] nearest to z0 [n, k] with q(z) = 0 and slope.z + level > 0; NaN if none.
 
     q(z) = sum_i mu_i z_i^2 + 2 m.z + m0, mu [k] ascending with at most one positive entry; m [n, k],
-    m0, level [n], or one row of the three for everybody; slope [k]. Along the path z_i(nu) = (z0_i + 2 nu m_i)/(1 - 2 nu mu_i), nu >= 0, the root of
-    q is bracketed before and beyond the pole 1/(2 max mu) and the nearer of the two taken.
+    m0, level [n], or one row of the three for everybody; slope [k]. Along the path
+    z_i(nu) = (z0_i + 2 nu m_i)/(1 - 2 nu mu_i), nu >= 0, the root of q is sought before and beyond the pole
+    1/(2 max mu) and the nearer of the two taken.
     """
     if not has_kernel(z0):
         return quadric_nearest_reference(z0, mu, m, m0, slope, level)
