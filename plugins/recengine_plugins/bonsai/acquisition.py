@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from recengine_plugins.bonsai.config import BonsaiConfig
+from recengine_plugins.bonsai.improvement import LogImprovement
 from recengine_plugins.bonsai.surrogate import Feasibility
 
 
@@ -72,9 +73,8 @@ def build(
 ) -> Acquisition:
     """The acquisition that the config names, given the data X [n, d], Y [n, m] and pending points.
 
-    Noise-free improvement with points pending is taken over its noisy form, which can wait for them.
+    The closed form of improvement cannot wait for pending points; its Monte Carlo form then takes its place.
     """
-    from botorch.acquisition.analytic import LogExpectedImprovement
     from botorch.acquisition.logei import qLogNoisyExpectedImprovement
     from botorch.acquisition.monte_carlo import qUpperConfidenceBound
     from botorch.acquisition.multi_objective.logei import qLogNoisyExpectedHypervolumeImprovement
@@ -93,6 +93,6 @@ def build(
         inner = qUpperConfidenceBound(model, config.beta, sampler=sampler, X_pending=pending)
         return Acquisition(inner, False, weight, floor=float(Y.min()))
     if config.acquisition == "log_ei" and pending is None:
-        return Acquisition(LogExpectedImprovement(model, best_f=Y.max()), True, weight)
+        return Acquisition(LogImprovement(model, X), True, weight)
     inner = qLogNoisyExpectedImprovement(model, X, sampler=sampler, X_pending=pending, prune_baseline=True)
     return Acquisition(inner, True, weight)

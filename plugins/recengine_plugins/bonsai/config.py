@@ -14,8 +14,13 @@ class BonsaiConfig(Config):
         "auto",
         "Gaussian process: one, or an ensemble under a sparsity prior; auto: the latter from 10 columns on",
     )
+    members: int = knob(4, "fits of an ensemble", ge=1)
+    even: float = knob(0.5, "x", ge=0.0, le=1.0)
+    explore: Literal["hypothesis", "probe", "dense"] = knob("hypothesis", "x")
     acquisition: Literal["log_ei", "qlognei", "ucb", "qlognehvi"] = knob(
-        "qlognei", "log expected improvement (noise-free or noisy), upper confidence bound, or hypervolume"
+        "log_ei",
+        "log expected improvement (over the best posterior mean; or Monte Carlo, noisy), upper confidence "
+        "bound, or hypervolume",
     )
     prune: bool = knob(True, "put coordinates back to their default where little is lost")
     rho: float = knob(0.2, "share of the acquisition gain that pruning may cost", ge=0.0, le=1.0)

@@ -47,11 +47,25 @@ def recommend(
     limits, default = Limits(space), torch.as_tensor(space.encode(space.default))
     incumbent = known.top(1)[0]
     if delta is None:
-        gain, _ = _difference(known.model, incumbent, default[None])
-        delta = config.loss_share * max(0.0, float(gain[0]))
-    path = [incumbent]
-    current, pruned, still_good = incumbent, incumbent, True
-    while trials := _reversions(space, limits, current, default):
+        delta = tolerated(known, default, config.loss_share)
+    path, kept = prune_incumbent(space, known, limits, incumbent, delta, confidence)
+    pruned = path[kept]
+    return Conclusion(
+        space.decode(incumbent.numpy()),
+        space.decode(pruned.numpy()),
+        [_frontier_point(space, known.model, x, measured, objective) for x in reversed(path)],
+        _table(space, known.model, pruned, default),
+    )
+
+
+def prune_incumbent(
+    space: Space, known: Knowledge, limits: Limits, incumbent: Tensor, delta: float, confidence: float
+) -> tuple[list[Tensor], int]:
+    """``incumbent`` [d] with one change after the other put back, the likeliest to cost at most ``delta``
+    first, down to none; and how many of these go back while that is as likely as ``confidence``."""
+    default = torch.as_tensor(space.encode(space.default))
+    path, kept, still_good = [incumbent], 0, True
+    while trials := _reversions(space, limits, path[-1], default):
         tried = torch.stack(trials)
         mean, sd = _difference(known.model, incumbent, tried)
         good = norm.cdf((delta - mean) / sd)
@@ -59,17 +73,17 @@ def recommend(
             safe = known.feasibility.log_probability(tried[:, None]).exp().numpy()
         order = np.where(safe >= confidence, good, good - 1.0)
         at = int(order.argmax())
-        current = trials[at]
-        path.append(current)
+        path.append(trials[at])
         still_good = still_good and bool(order[at] >= confidence)
         if still_good:
-            pruned = current
-    return Conclusion(
-        space.decode(incumbent.numpy()),
-        space.decode(pruned.numpy()),
-        [_frontier_point(space, known.model, x, measured, objective) for x in reversed(path)],
-        _table(space, known.model, pruned, default),
-    )
+            kept = len(path) - 1
+    return path, kept
+
+
+def tolerated(known: Knowledge, default: Tensor, share: float) -> float:
+    """``share`` of what the best measured point is expected to gain over ``default``."""
+    gain, _ = _difference(known.model, known.top(1)[0], default[None])
+    return share * max(0.0, float(gain[0]))
 
 
 def _reversions(space: Space, limits: Limits, x: Tensor, default: Tensor) -> list[Tensor]:

@@ -21,6 +21,20 @@ def usable(entry: Observation) -> bool:
     return bool(entry.values) and bool(np.isfinite(entry.values).all())
 
 
+FL = "reach"
+
+
+def raised(Y: Tensor, kind="reach") -> Tensor:
+    """Y [n, 1] with hopeless values raised."""
+    if kind == "tukey":
+        q1, q3 = (torch.quantile(Y, q) for q in (0.25, 0.75))
+        return Y.clamp_min(float(q1 - 1.5 * (q3 - q1)))
+    if kind == "no":
+        return Y
+    middle = Y.median()
+    return Y.clamp_min(float(2 * middle - Y.max()))
+
+
 @dataclass(frozen=True)
 class Knowledge:
     """X [n, d], Y [n, m]: feasible points with their values; model of Y, None while there is no such point;
@@ -39,9 +53,12 @@ class Knowledge:
         history: Sequence[Observation],
         config: BonsaiConfig,
         objectives: Sequence[int] | None = None,
+        *,
+        spread: bool = False,
+        seed: int = 0,
     ) -> Knowledge:
         """Fit to ``history``, where a trial without finite values counts as infeasible; all objectives by
-        default."""
+        default. spread, seed: starts of an ensemble's fits."""
         encoded = torch.stack([torch.as_tensor(space.encode(entry.parameters)) for entry in history])
         good = [entry.feasible and usable(entry) for entry in history]
         feasibility = Feasibility(encoded, torch.tensor(good))
@@ -49,7 +66,13 @@ class Knowledge:
         Y = torch.tensor([e.values for e, use in zip(history, good, strict=True) if use], dtype=torch.float64)
         if objectives is not None and len(X):
             Y = Y[:, list(objectives)]
-        model = fit_surrogate(X, Y, config.surrogate) if len(X) else None
+        model = (
+            fit_surrogate(
+                X, raised(Y, FL) if Y.shape[1] == 1 else Y, config.surrogate, config.members, spread, seed
+            )
+            if len(X)
+            else None
+        )
         defaults = sum(not space.changed(entry.parameters) for entry in history if usable(entry))
         return cls(X, Y, model, feasibility, defaults)
 

@@ -34,7 +34,7 @@ from recengine_plugins.bonsai.dense import dense_step, refine
 from recengine_plugins.bonsai.knowledge import Knowledge, usable
 
 _ANCHORS = 3  # best points from which sparse starts are drawn
-_PRUNED = 4  # local optima that are pruned side by side
+_PRUNED = 2  # local optima that are pruned side by side
 
 
 class Bonsai:
@@ -62,7 +62,11 @@ class Bonsai:
                     warnings.simplefilter("ignore")  # botorch warns of every imperfect fit; trials are kept
                     torch.manual_seed(int(np.random.SeedSequence([self.seed, at]).generate_state(1)[0]))
                     try:
-                        known = known or Knowledge.of(self.space, history, self.config)
+                        spread = self.config.explore == "hypothesis" and self._explores(at)
+                        if known is None or spread:
+                            known = Knowledge.of(
+                                self.space, history, self.config, spread=spread, seed=self.seed + at
+                            )
                         point, facts = self._model_based(known, taken, i, at)
                     except ModelFittingError:
                         point, facts = (
@@ -107,12 +111,17 @@ class Bonsai:
             only = OnlyFeasibility(known.feasibility)
             x = dense_step(only, space, self.limits, config, self.default[None], seed)[0]
             return space.decode(x.numpy()), {"origin": "feasibility"}
+        if self._explores(at) and config.explore == "hypothesis" and known.Y.shape[1] == 1:
+            x = self._sparser_incumbent(known)
+            if x is not None:
+                point = space.decode(x.numpy())
+                return point, {"origin": "incumbent", "changed": len(space.changed(point))}
         pending = torch.stack([torch.as_tensor(space.encode(point)) for point in taken]) if taken else None
         acquisition = build(config, known.model, known.X, known.Y, pending, known.feasibility, seed)
         anchors = torch.cat([self.default[None], known.top(_ANCHORS)])
         dense = dense_step(acquisition, space, self.limits, config, anchors, seed)
-        exploring = config.dense_every > 0 and at % config.dense_every == config.dense_every - 1
-        if not config.prune or (exploring and config.dense_share == 1.0):
+        exploring = self._explores(at) and config.explore != "hypothesis"
+        if not config.prune or (exploring and config.explore == "dense"):
             return space.decode(dense[0].numpy()), {"origin": "dense"}
         last = pending[-1:] if i > 0 and pending is not None else None
         pruned = self._prune(acquisition, dense, known, last, at)
@@ -127,6 +136,20 @@ class Bonsai:
             "changed_dense": len(space.changed(space.decode(dense[0].numpy()))),
             "changed": len(space.changed(point)),
         }
+
+    def _sparser_incumbent(self, known: Knowledge) -> Tensor | None:
+        """The best measured point without the changes that are expected to do nothing; None where that point
+        is known already."""
+        from recengine_plugins.bonsai.final import prune_incumbent, tolerated
+
+        delta = tolerated(known, self.default, self.config.loss_share)
+        path, kept = prune_incumbent(self.space, known, self.limits, known.top(1)[0], delta, self.config.even)
+        x = path[kept]
+        return None if bool(((known.X - x).abs().max(dim=1).values <= 1e-9).any()) else x
+
+    def _explores(self, at: int) -> bool:
+        every = self.config.dense_every
+        return every > 0 and at % every == every - 1
 
     # --- pieces -----------------------------------------------------------------------------------
 

@@ -23,6 +23,7 @@ Pin = Callable[[Tensor, int, frozenset[int]], Tensor | None]
 _CHUNK = 1024
 _MOST = 0.5  # share of the gain that an absolute tolerance may cost
 _STRIDE = 0.5  # share of the tolerance left that one prefix may use
+_ROUNDING = 1e-9  # of the gain: what arithmetic loses
 
 
 @dataclass(frozen=True)
@@ -94,8 +95,10 @@ def revert(
     gain = max(0.0, dense_gain, max(values) - base)
     paths = [_Path(row.clone(), value, default, groups) for row, value in zip(x, values, strict=True)]
     if gain <= 0.0:
-        return [Reverted(p.x, tuple(p.away), gain, p.value, False, {}, evaluations) for p in paths]
-    tolerance = max(rho, min(delta / gain, _MOST))
+        # nothing to gain: what costs nothing at all still goes back
+        gain = _ROUNDING * max(1e-300, abs(max(values)))
+        base, rho, delta = max(values) - gain, 0.0, 0.0
+    tolerance = max(rho + _ROUNDING, min(delta / gain, _MOST))
 
     def loss(value: float) -> float:
         return (gain - max(0.0, value - base)) / gain

@@ -310,7 +310,7 @@ def test_infeasible_outcomes_make_a_bound_less_attractive() -> None:
     X = torch.rand(12, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     Y = -5.0 - (X**2).sum(dim=1, keepdim=True)
     feasible = X[:, 0] < 0.5
-    model = fit_surrogate(X[feasible], Y[feasible], "gp")
+    model = fit_surrogate(X[feasible], Y[feasible], "gp", 1, False, 0)
     config = QUICK.model_copy(update={"acquisition": "ucb"})
     told = (config, model, X[feasible], Y[feasible], None)
     plain = build(*told, Feasibility(X[feasible], feasible[feasible]), 0)
