@@ -83,7 +83,7 @@ def times(rounds: int, sizes: tuple[int, ...], name: str = "hartmann25") -> list
 def support(proposals: int) -> tuple[int, int, list[int]]:
     """Proposals within the relevant set, proposals, and how many parameters the dense ones had changed."""
     problem = PROBLEMS["hartmann25"]()
-    config = BonsaiConfig(rho=0.0, dense_every=0, surrogate="gp")
+    config = BonsaiConfig(rho=0.0, delta_share=0.0, dense_every=0, surrogate="gp")
     tuner = Bonsai(config, problem.space, 0)
     history = history_of(problem, 10, 0)
     inside, dense = 0, []

@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import torch
 from problems import PROBLEMS, Problem
-from synthetic_report import write
+from regularised import KINDS, Regularised
+from synthetic_report import proposals, write
 
 from peers.runner import interpreter
 from recengine.contracts.tuner import Observation
@@ -42,6 +43,13 @@ from recengine_plugins.tuners.search import RandomSearch
 
 INITIAL = 10
 CONFIRMATIONS = 2
+VARIANTS: dict[str, dict[str, Any]] = {
+    "bonsai": {},
+    "bonsai-always": {"dense_every": 0},
+    "bonsai-dense": {"explore": "dense"},
+    "bonsai-plain": {"refine": False},
+    "bonsai-relative": {"delta_share": 0.0},
+}
 Proposal = tuple[dict[str, Any], float, str]  # point, seconds, where it comes from
 Ask = Callable[[list[Observation]], Proposal]
 
@@ -138,29 +146,34 @@ def opened(method: str, problem: Problem, seed: int, initial: list[Observation])
         return tuner(RandomSearch(SearchConfig(), problem.space, seed))
     if method == "sobol":
         return tuner(plain_bo(config.model_copy(update={"initial": 10**6}), problem.space, seed))
-    variants = {
-        "bonsai": {},
-        "bonsai-always": {"dense_every": 0},
-        "bonsai-dense": {"dense_share": 1.0},
-        "bonsai-refine": {"refine": True},
-        "bonsai-rho3": {"rho": 0.3},
-    }
-    return tuner(Bonsai(config.model_copy(update=variants[method]), problem.space, seed))
+    if method in KINDS:
+        return tuner(Regularised(method, config, problem.space, seed))
+    return tuner(Bonsai(config.model_copy(update=VARIANTS[method]), problem.space, seed))
 
 
 def cell(name: str, method: str, seed: int, trials: int) -> dict[str, Any]:
+    """One run: the design, then proposals; ``bonsai`` spends its last trials on its recommendation where that
+    was not measured."""
     problem = PROBLEMS[name]()
     history = start(problem, seed)
     rows: list[dict[str, Any]] = []
-    confirms = CONFIRMATIONS if method.startswith("bonsai") else 0
+    policy = Bonsai(BonsaiConfig(initial=INITIAL), problem.space, seed) if is_bonsai(method) else None
     with opened(method, problem, seed, history) as ask:
-        while len(history) < trials - confirms:
-            point, seconds, origin = ask(history)
+        while len(history) < trials:
+            found = None
+            if policy is not None and trials - len(history) <= CONFIRMATIONS:
+                found = policy.conclude(history).recommended
+            if found is not None and not known(problem, history, found):
+                point, seconds, origin = found, 0.0, "confirmation"
+            else:
+                point, seconds, origin = ask(history)
             history.append(observed(problem, point))
             rows.append({"origin": origin, "seconds": seconds})
-    final, confirmed = best(history).parameters, 0
-    if confirms:
-        final, confirmed = concluded(problem, seed, history, confirms)
+    final = best(history).parameters
+    if policy is not None:
+        concluded = policy.conclude(history)
+        incumbent = dict(concluded.frontier[-1].parameters)  # the sparsest measured point that is good enough
+        final = concluded.recommended if known(problem, history, concluded.recommended) else incumbent
     changes = [len(problem.space.changed(seen.parameters)) for seen in history]
     return {
         "problem": name,
@@ -175,29 +188,22 @@ def cell(name: str, method: str, seed: int, trials: int) -> dict[str, Any]:
         "final_value": problem.value(final),
         "final_changed": len(problem.space.changed(final)),
         "final_irrelevant": len(set(problem.space.changed(final)) - set(problem.relevant)),
-        "confirmations": confirmed,
         "best": problem.best,
         "parameters": len(problem.space.names),
     }
 
 
+def is_bonsai(method: str) -> bool:
+    return method.startswith("bonsai")
+
+
+def known(problem: Problem, history: list[Observation], point: Mapping[str, Any]) -> bool:
+    here = problem.space.encode(point)
+    return any(abs(problem.space.encode(seen.parameters) - here).max() <= 1e-9 for seen in history)
+
+
 def best(history: list[Observation]) -> Observation:
     return max((seen for seen in history if seen.feasible), key=lambda seen: seen.values[0])
-
-
-def concluded(problem: Problem, seed: int, history: list[Observation], confirms: int) -> tuple[Any, int]:
-    """What bonsai recommends after at most ``confirms`` trials of its recommendations, which are added."""
-    policy = Bonsai(BonsaiConfig(initial=INITIAL), problem.space, seed)
-    for spent in range(confirms + 1):
-        found = policy.conclude(history).recommended
-        if any(
-            problem.space.encode(seen.parameters).tolist() == problem.space.encode(found).tolist()
-            for seen in history
-        ):
-            return found, spent
-        if spent < confirms:
-            history.append(observed(problem, found))
-    return best(history).parameters, confirms
 
 
 def run(asked: argparse.Namespace) -> None:
@@ -212,7 +218,7 @@ def run(asked: argparse.Namespace) -> None:
                 found = cell(name, method, seed, asked.trials) | {"wall": time.perf_counter() - before}
                 with asked.out[0].open("a") as file:
                     file.write(json.dumps(found) + "\n")
-                bo = found["changed"][INITIAL : len(found["origins"]) + INITIAL]
+                bo = proposals(found, INITIAL)
                 print(
                     f"{name} {method} {seed}: {found['wall']:.0f} s, "
                     f"regret {found['best'] - found['final_value']:.3f}, changed {sum(bo) / len(bo):.1f}, "

@@ -4,11 +4,11 @@
 * ``internal``: improvement of value - lambda L0;
 * ``external``: log improvement of the value, less lambda L0.
 
-L0 is smoothed while it is optimised, L0_a(x) = d - sum_j exp(-(x_j - default_j)^2 / (2 a^2)), and a falls from
-0.2 to 0.001 in thirty steps, each starting where the last one ended; what is then within 0.01 of the default
-is put there. The surrogate is BONSAI's. Values are in units of the measured values' standard deviation, so
-that one lambda does for all problems. Real-valued parameters only. Source: S. Liu et al., "Sparse Bayesian
-optimization", AISTATS 2023.
+L0 is smoothed while it is optimised, L0_a(x) = d - sum_j exp(-(x_j - default_j)^2 / (2 a^2)), and a falls
+from 0.2 to 0.001 in thirty steps, each starting where the last one ended; what is then within 0.01 of the
+default is put there. The surrogate is BONSAI's. Values are in units of the measured values' standard
+deviation, so that one lambda does for all problems. Real-valued parameters only. Source: S. Liu et al.,
+"Sparse Bayesian optimization", AISTATS 2023.
 """
 
 from __future__ import annotations

@@ -24,7 +24,8 @@ def regret(row: Row, upto: int | None = None) -> float:
 
 def proposals(row: Row, initial: int) -> list[int]:
     """Changed parameters of the model's proposals, without design and confirmations."""
-    return row["changed"][initial : initial + len(row["origins"])]
+    own = zip(row["changed"][initial:], row["origins"], strict=True)
+    return [changed for changed, origin in own if origin != "confirmation"]
 
 
 def last_third(row: Row, initial: int) -> float:

@@ -15,8 +15,6 @@ class BonsaiConfig(Config):
         "Gaussian process: one, or an ensemble under a sparsity prior; auto: the latter from 10 columns on",
     )
     members: int = knob(4, "fits of an ensemble", ge=1)
-    even: float = knob(0.5, "x", ge=0.0, le=1.0)
-    explore: Literal["hypothesis", "probe", "dense"] = knob("hypothesis", "x")
     acquisition: Literal["log_ei", "qlognei", "ucb", "qlognehvi"] = knob(
         "log_ei",
         "log expected improvement (over the best posterior mean; or Monte Carlo, noisy), upper confidence "
@@ -35,7 +33,10 @@ class BonsaiConfig(Config):
         ge=0.0,
     )
     delta_share: float = knob(
-        0.0, "the same as a share of what the best point known gains over the default", ge=0.0, le=1.0
+        0.05,
+        "the same as a share of what the best point known gains over the default; none under no_regret",
+        ge=0.0,
+        le=1.0,
     )
     baseline: Literal["observed_max", "default", "none"] = knob(
         "observed_max", "what the gain is measured against: best observed point, default point, or nothing"
@@ -43,15 +44,13 @@ class BonsaiConfig(Config):
     dense_every: int = knob(
         4, "every k-th proposal explores, so that no relevant coordinate is locked out; 0: never", ge=0
     )
-    dense_share: float = knob(
-        0.05,
-        "share of the parameters that such a proposal changes beside the ones that pay, least tried first; "
-        "1: it stays unpruned",
-        gt=0.0,
-        le=1.0,
+    explore: Literal["sparse", "dense"] = knob(
+        "sparse",
+        "how: by putting idle changes of the best point back, or by what another maximum of the surrogate's "
+        "posterior proposes; or by an unpruned proposal",
     )
     refine: bool = knob(
-        False, "optimise what pruning left once more, and prune again: one more local search a proposal"
+        True, "optimise what pruning left once more, and prune again: one more local search a proposal"
     )
     default_repeats: int = knob(
         3, "times that the default itself may be measured, where pruning leads back to it", ge=1
@@ -61,6 +60,6 @@ class BonsaiConfig(Config):
     )
     initial: int = knob(10, "points before the first model: the default, then a Sobol sequence", ge=1)
     beta: float = knob(4.0, "of the confidence bound: mean + sqrt(beta) sd", gt=0.0)
-    restarts: int = knob(8, "starts of the acquisition's optimiser", ge=1)
-    raw_samples: int = knob(256, "points from which the starts are drawn", ge=1)
+    restarts: int = knob(12, "starts of the acquisition's optimiser", ge=1)
+    raw_samples: int = knob(512, "points from which the starts are drawn", ge=1)
     mc_samples: int = knob(128, "draws of a Monte Carlo acquisition", ge=1)

@@ -21,18 +21,14 @@ def usable(entry: Observation) -> bool:
     return bool(entry.values) and bool(np.isfinite(entry.values).all())
 
 
-FL = "reach"
+def raised(Y: Tensor) -> Tensor:
+    """Y [n, 1] with hopeless values raised to Tukey's lower fence, 1.5 interquartile ranges below the first
+    quartile.
 
-
-def raised(Y: Tensor, kind="reach") -> Tensor:
-    """Y [n, 1] with hopeless values raised."""
-    if kind == "tukey":
-        q1, q3 = (torch.quantile(Y, q) for q in (0.25, 0.75))
-        return Y.clamp_min(float(q1 - 1.5 * (q3 - q1)))
-    if kind == "no":
-        return Y
-    middle = Y.median()
-    return Y.clamp_min(float(2 * middle - Y.max()))
+    A search needs the surrogate near the top; a few very bad points would set its scale otherwise.
+    """
+    low, high = torch.quantile(Y, 0.25), torch.quantile(Y, 0.75)
+    return Y.clamp_min(float(low - 1.5 * (high - low)))
 
 
 @dataclass(frozen=True)
@@ -68,7 +64,7 @@ class Knowledge:
             Y = Y[:, list(objectives)]
         model = (
             fit_surrogate(
-                X, raised(Y, FL) if Y.shape[1] == 1 else Y, config.surrogate, config.members, spread, seed
+                X, raised(Y) if Y.shape[1] == 1 else Y, config.surrogate, config.members, spread, seed
             )
             if len(X)
             else None

@@ -31,9 +31,11 @@ from botorch.exceptions.errors import ModelFittingError
 
 from recengine_plugins.bonsai.acquisition import Acquisition, OnlyFeasibility, build
 from recengine_plugins.bonsai.dense import dense_step, refine
+from recengine_plugins.bonsai.incumbent import prune_incumbent, tolerated
 from recengine_plugins.bonsai.knowledge import Knowledge, usable
 
 _ANCHORS = 3  # best points from which sparse starts are drawn
+_EVEN = 0.5  # confidence at which a sparser incumbent is worth a trial
 _PRUNED = 2  # local optima that are pruned side by side
 
 
@@ -62,7 +64,7 @@ class Bonsai:
                     warnings.simplefilter("ignore")  # botorch warns of every imperfect fit; trials are kept
                     torch.manual_seed(int(np.random.SeedSequence([self.seed, at]).generate_state(1)[0]))
                     try:
-                        spread = self.config.explore == "hypothesis" and self._explores(at)
+                        spread = self.config.explore == "sparse" and self._explores(at)
                         if known is None or spread:
                             known = Knowledge.of(
                                 self.space, history, self.config, spread=spread, seed=self.seed + at
@@ -84,7 +86,7 @@ class Bonsai:
         with torch.random.fork_rng(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             torch.manual_seed(self.seed)
-            return recommend(self.space, history, self.config)
+            return recommend(self.space, history, self.config, seed=self.seed)
 
     # --- the two kinds of proposal ----------------------------------------------------------------
 
@@ -111,7 +113,7 @@ class Bonsai:
             only = OnlyFeasibility(known.feasibility)
             x = dense_step(only, space, self.limits, config, self.default[None], seed)[0]
             return space.decode(x.numpy()), {"origin": "feasibility"}
-        if self._explores(at) and config.explore == "hypothesis" and known.Y.shape[1] == 1:
+        if self._explores(at) and config.explore == "sparse" and known.Y.shape[1] == 1:
             x = self._sparser_incumbent(known)
             if x is not None:
                 point = space.decode(x.numpy())
@@ -120,17 +122,14 @@ class Bonsai:
         acquisition = build(config, known.model, known.X, known.Y, pending, known.feasibility, seed)
         anchors = torch.cat([self.default[None], known.top(_ANCHORS)])
         dense = dense_step(acquisition, space, self.limits, config, anchors, seed)
-        exploring = self._explores(at) and config.explore != "hypothesis"
-        if not config.prune or (exploring and config.explore == "dense"):
+        if not config.prune or (self._explores(at) and config.explore == "dense"):
             return space.decode(dense[0].numpy()), {"origin": "dense"}
         last = pending[-1:] if i > 0 and pending is not None else None
         pruned = self._prune(acquisition, dense, known, last, at)
         x = self.limits.admit(pruned.x)
-        if exploring:
-            x = self.limits.admit(self._probe(x, dense[0], known, seed))
         point = space.decode(x.numpy())
         return point, {
-            "origin": "probe" if exploring else "pruned",
+            "origin": "hypothesis" if self._explores(at) else "pruned",
             "gain": pruned.gain,
             "losses": {space.names[g]: loss for g, loss in pruned.losses.items()},
             "changed_dense": len(space.changed(space.decode(dense[0].numpy()))),
@@ -139,13 +138,10 @@ class Bonsai:
 
     def _sparser_incumbent(self, known: Knowledge) -> Tensor | None:
         """The best measured point without the changes that are expected to do nothing; None where that point
-        is known already."""
-        from recengine_plugins.bonsai.final import prune_incumbent, tolerated
-
+        is known already, or was tried in vain with other changes put back."""
         delta = tolerated(known, self.default, self.config.loss_share)
-        path, kept = prune_incumbent(self.space, known, self.limits, known.top(1)[0], delta, self.config.even)
-        x = path[kept]
-        return None if bool(((known.X - x).abs().max(dim=1).values <= 1e-9).any()) else x
+        pruned = prune_incumbent(self.space, known, self.limits, delta, _EVEN)
+        return None if pruned.known or pruned.failed else pruned.x
 
     def _explores(self, at: int) -> bool:
         every = self.config.dense_every
@@ -171,11 +167,11 @@ class Bonsai:
             base = float(evaluate(known.X if last is None else last).max())
         elif config.baseline == "default":
             base = float(evaluate(self.default[None])[0])
-        rho = config.rho
+        rho, share = config.rho, config.delta_share
         if config.schedule == "no_regret":
-            rho /= max(1.0, at - config.initial + 1) ** 0.5
+            rho, share = rho / max(1.0, at - config.initial + 1) ** 0.5, 0.0
         costs = [parameter.cost for parameter in self.space.parameters]
-        delta = max(config.delta, config.delta_share * known.gain(self.default)) * math.exp(min(-unit, 600.0))
+        delta = max(config.delta, share * known.gain(self.default)) * math.exp(min(-unit, 600.0))
         rule = partial(
             revert,
             evaluate,
@@ -208,24 +204,6 @@ class Bonsai:
     @property
     def _conditional(self) -> bool:
         return any(parameter.when for parameter in self.space.parameters)
-
-    def _probe(self, x: Tensor, dense: Tensor, known: Knowledge, seed: int) -> Tensor:
-        """``x`` with a share of what is at its default changed after all: the parameters that have been
-        changed least often, to where the dense proposal had them, or anywhere."""
-        generator = np.random.default_rng([seed, 2])
-        groups = [list(columns) for columns in self.space.groups]
-        at_default = [g for g, c in enumerate(groups) if bool((x[c] - self.default[c]).abs().max() <= 1e-9)]
-        tried = {
-            g: int(((known.X[:, groups[g]] - self.default[groups[g]]).abs() > 1e-9).any(1).sum())
-            for g in at_default
-        }
-        order = sorted(generator.permutation(at_default).tolist(), key=lambda g: tried[g])
-        probed = x.clone()
-        for g in order[: math.ceil(self.config.dense_share * len(groups))]:
-            moved = bool((dense[groups[g]] - self.default[groups[g]]).abs().max() > 1e-9)
-            drawn = torch.as_tensor(generator.random(len(groups[g])))
-            probed[groups[g]] = dense[groups[g]] if moved else drawn
-        return probed
 
 
 def plain_bo(config: BonsaiConfig, space: Space, seed: int) -> Bonsai:

@@ -252,10 +252,18 @@ def _changes(study: Study, recommended: Mapping[str, Any], conclusion: Conclusio
         lost = losses.get(name)
         interval = f"[{lost.low:+.4f}, {lost.high:+.4f}]" if lost else None
         rows.append(
-            [name, study.space.default[name], recommended[name], lost.loss if lost else None, interval]
+            [
+                name,
+                study.space.default[name],
+                recommended[name],
+                lost.loss if lost else None,
+                interval,
+                lost.importance if lost else None,
+            ]
         )
     title = f"{len(changed)} of {len(study.space.names)} settings changed"
-    table(["setting", "default", "recommended", "lost if put back", "95 %"], rows, title=title)
+    columns = ["setting", "default", "recommended", "lost if put back", "95 %", "importance"]
+    table(columns, rows, title=title)
 
 
 def _background(objective: FitObjective) -> dict[str, Any]:

@@ -33,7 +33,10 @@ class Tuner(Protocol):
 
 @dataclass(frozen=True)
 class Reversion:
-    """One changed parameter: what putting it back to the default would lose, with a 95 % interval."""
+    """One changed parameter: what putting it back to the default would lose, with a 95 % interval.
+
+    importance: its share in how much the predicted value varies around the recommendation, 0 to 1.
+    """
 
     name: str
     default: Any
@@ -41,6 +44,7 @@ class Reversion:
     loss: float
     low: float
     high: float
+    importance: float | None = None
 
 
 @dataclass(frozen=True)

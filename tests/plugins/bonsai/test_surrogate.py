@@ -76,7 +76,7 @@ def test_fits_find_what_matters(spread: bool) -> None:
 
 
 def test_spread_starts_end_in_more_maxima() -> None:
-    """With few points the data allow many explanations: which parameters are short differs between members."""
+    """With few points the data allow many explanations: which parameters matter differs between members."""
     X, y = planted(10, 25, 4)
     kinds = {}
     for spread in (False, True):
