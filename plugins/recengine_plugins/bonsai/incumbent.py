@@ -2,9 +2,9 @@
 
 The joint posterior of two points tells their difference far better than either value: a change goes back
 while P(f(x) >= f(best) - delta | data) stays at or above a confidence. The posterior of a model that was
-fitted to few points is often sure of the wrong parameters, so measurements have the last word: each point
-between the incumbent and the default that was measured and found worse halves the number of changes that are
-put back at once. What is left after a few such trials are the changes that do something.
+fitted to few points is often sure of the wrong parameters, so measurements have the last word: where putting
+back some of these changes was measured and found worse, only the likelier half of them is put back. What is
+left after a few such trials are the changes that do something.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from recengine_plugins.bonsai.limits import Limits
 @dataclass(frozen=True)
 class Pruned:
     """path: the incumbent [d], then with one change after the other put back, down to none; kept: how many
-    of these steps are taken; known: whether the point there was measured; failed: measured points on the way
-    to the default that were worse."""
+    of these steps are taken; known: whether the point there was measured; doubted: whether measurements spoke
+    against more steps."""
 
     path: list[Tensor]
     kept: int
     known: bool
-    failed: int
+    doubted: bool
 
     @property
     def x(self) -> Tensor:
@@ -66,12 +66,15 @@ def prune_incumbent(
         still_good = still_good and bool(order[at] >= confidence)
         if still_good:
             kept = len(path) - 1
-    failed = _failed(known, incumbent, default, delta)
-    kept = min(kept, max(1, kept >> failed))
+    worse = known.X[known.Y[:, 0] < known.Y[:, 0].max() - delta]
+    judged = kept
+    while kept > 0 and _contradicted(worse, incumbent, default, path[kept]):
+        kept //= 2
+    doubted = kept < judged
     measured = {tuple(row) for row in known.X.tolist()}
     while kept > 0 and tuple(path[kept].tolist()) in measured:
         kept -= 1  # it was worse, or it would be the incumbent
-    return Pruned(path, kept, kept == 0, failed)
+    return Pruned(path, kept, kept == 0, doubted)
 
 
 def _sparsest(space: Space, known: Knowledge, delta: float) -> Tensor:
@@ -81,11 +84,13 @@ def _sparsest(space: Space, known: Knowledge, delta: float) -> Tensor:
     return known.X[min(near, key=lambda i: (changes[i], -float(value[i])))]
 
 
-def _failed(known: Knowledge, incumbent: Tensor, default: Tensor, delta: float) -> int:
-    """Measured points that are ``incumbent`` with some changes put back, and worse than it by ``delta``."""
-    kept, back = ((known.X - x).abs() <= 1e-9 for x in (incumbent, default))
-    between = (kept | back).all(dim=1) & ~kept.all(dim=1) & ~back.all(dim=1)
-    return int((between & (known.Y[:, 0] < known.Y[:, 0].max() - delta)).sum())
+def _contradicted(worse: Tensor, incumbent: Tensor, default: Tensor, x: Tensor) -> bool:
+    """Whether one of the points ``worse`` is ``incumbent`` with none but changes put back that ``x`` puts
+    back, too."""
+    at_default = (worse - default).abs() <= 1e-9
+    as_before = (worse - incumbent).abs() <= 1e-9
+    moved = (x - incumbent).abs() > 1e-9
+    return bool((as_before | (at_default & moved)).all(dim=1).any())
 
 
 def reversions(space: Space, limits: Limits, x: Tensor, default: Tensor) -> list[Tensor]:

@@ -141,7 +141,7 @@ class Bonsai:
         is known already, or was tried in vain with other changes put back."""
         delta = tolerated(known, self.default, self.config.loss_share)
         pruned = prune_incumbent(self.space, known, self.limits, delta, _EVEN)
-        return None if pruned.known or pruned.failed else pruned.x
+        return None if pruned.known or pruned.doubted else pruned.x
 
     def _explores(self, at: int) -> bool:
         every = self.config.dense_every

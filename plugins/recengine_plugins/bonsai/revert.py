@@ -97,7 +97,7 @@ def revert(
     if gain <= 0.0:
         # nothing to gain: what costs nothing at all still goes back
         gain = _ROUNDING * max(1e-300, abs(max(values)))
-        base, rho, delta = max(values) - gain, 0.0, 0.0
+        base, rho, delta = max(values) - gain, 0.5, 0.0
     tolerance = max(rho + _ROUNDING, min(delta / gain, _MOST))
 
     def loss(value: float) -> float:
