@@ -58,7 +58,12 @@ class BonsaiConfig(Config):
     loss_share: float = knob(
         0.05, "share of the incumbent's gain over the default that its final pruning may cost", ge=0.0, le=1.0
     )
-    initial: int = knob(10, "points before the first model: the default, then a Sobol sequence", ge=1)
+    initial: int = knob(
+        0,
+        "points before the first model: the default, then a Sobol sequence; 0: two more than there are "
+        "parameters, 4 to 10",
+        ge=0,
+    )
     beta: float = knob(4.0, "of the confidence bound: mean + sqrt(beta) sd", gt=0.0)
     restarts: int = knob(12, "starts of the acquisition's optimiser", ge=1)
     raw_samples: int = knob(512, "points from which the starts are drawn", ge=1)

@@ -45,6 +45,7 @@ class Bonsai:
     def __init__(self, config: BonsaiConfig, space: Space, seed: int) -> None:
         self.config, self.space, self.seed = config, space, seed
         self.limits = Limits(space)
+        self.initial = config.initial or min(10, max(4, len(space.names) + 2))
         self.default = torch.as_tensor(space.encode(space.default))
 
     def propose(
@@ -57,7 +58,7 @@ class Bonsai:
         for i in range(n):
             at = len(history) + len(taken)
             facts: dict[str, Any] = {"origin": "sobol"}
-            if at < self.config.initial or sum(usable(entry) for entry in history) < 2:
+            if at < self.initial or sum(usable(entry) for entry in history) < 2:
                 point = self._sobol(at)
             else:
                 with torch.random.fork_rng(), warnings.catch_warnings():
@@ -169,7 +170,7 @@ class Bonsai:
             base = float(evaluate(self.default[None])[0])
         rho, share = config.rho, config.delta_share
         if config.schedule == "no_regret":
-            rho, share = rho / max(1.0, at - config.initial + 1) ** 0.5, 0.0
+            rho, share = rho / max(1.0, at - self.initial + 1) ** 0.5, 0.0
         costs = [parameter.cost for parameter in self.space.parameters]
         delta = max(config.delta, share * known.gain(self.default)) * math.exp(min(-unit, 600.0))
         rule = partial(
