@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import torch
-from problems import PROBLEMS, Problem
+from problems import DEVELOPMENT, PROBLEMS, Problem
 from regularised import KINDS, Regularised
 from synthetic_report import proposals, write
 
@@ -154,7 +154,7 @@ def opened(method: str, problem: Problem, seed: int, initial: list[Observation])
 def cell(name: str, method: str, seed: int, trials: int) -> dict[str, Any]:
     """One run: the design, then proposals; ``bonsai`` spends its last trials on its recommendation where that
     was not measured."""
-    problem = PROBLEMS[name]()
+    problem = (PROBLEMS | DEVELOPMENT)[name]()
     history = start(problem, seed)
     rows: list[dict[str, Any]] = []
     policy = Bonsai(BonsaiConfig(initial=INITIAL), problem.space, seed) if is_bonsai(method) else None

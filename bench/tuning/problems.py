@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from recengine.tuning import LinearLimit, Parameter, Space
@@ -74,6 +75,51 @@ def ackley(u: list[float]) -> float:
     root = math.sqrt(sum(v * v for v in x) / len(x))
     waves = sum(math.cos(2 * math.pi * v) for v in x) / len(x)
     return -(20 - 20 * math.exp(-0.2 * root) + math.e - math.exp(waves))
+
+
+def rosenbrock(u: list[float]) -> float:
+    x = [4 * v - 2 for v in u]
+    return -math.log1p(sum(100 * (b - a * a) ** 2 + (1 - a) ** 2 for a, b in pairwise(x)))
+
+
+def styblinski_tang(u: list[float]) -> float:
+    x = [10 * v - 5 for v in u]
+    return -sum(v**4 - 16 * v * v + 5 * v for v in x) / 2
+
+
+def cosine_mixture(u: list[float]) -> float:
+    x = [2 * v - 1.3 for v in u]
+    return 0.1 * sum(math.cos(3 * math.pi * v) for v in x) - sum(v * v for v in x)
+
+
+_SHEKEL = (
+    (0.1, (4, 4, 4, 4)),
+    (0.2, (1, 1, 1, 1)),
+    (0.2, (8, 8, 8, 8)),
+    (0.4, (6, 6, 6, 6)),
+    (0.4, (3, 7, 3, 7)),
+    (0.6, (2, 9, 2, 9)),
+    (0.3, (5, 5, 3, 3)),
+    (0.7, (8, 1, 8, 1)),
+    (0.5, (6, 2, 6, 2)),
+    (0.5, (7, 3.6, 7, 3.6)),
+)
+
+
+def shekel(u: list[float]) -> float:
+    """With wider peaks than the usual one."""
+    return sum(
+        1 / (5 * b + 0.3 * sum((10 * v - c) ** 2 for v, c in zip(u, centre, strict=True)))
+        for b, centre in _SHEKEL
+    )
+
+
+_BOWL = ((1.0, 0.2), (0.8, 0.85), (1.5, 0.65), (0.6, 0.1), (2.0, 0.35), (0.5, 0.9))
+
+
+def bowl(u: list[float]) -> float:
+    total = sum(a * (v - c) ** 2 for v, (a, c) in zip(u, _BOWL, strict=True))
+    return -(total + 0.8 * (u[0] - 0.2) * (u[2] - 0.65) + 0.5 * (u[4] - 0.35) * (u[1] - 0.85))
 
 
 # --- problems ----------------------------------------------------------------------------------------
@@ -169,4 +215,13 @@ PROBLEMS: dict[str, Callable[[], Problem]] = {
     "disc25": lambda: _embedded(branin, 2, 25, BRANIN_BEST, 0.5, feasible=_off_the_disc),
     "trainer20": _trainer,
     "mixed20": _mixed_hartmann,
+}
+
+# settings are chosen on these, so that the others stay unseen
+DEVELOPMENT: dict[str, Callable[[], Problem]] = {
+    "rosenbrock25": lambda: _embedded(rosenbrock, 4, 25, 0.0, 0.35),
+    "styblinski30": lambda: _embedded(styblinski_tang, 5, 30, 5 * 39.16617, 0.5),
+    "bowl40": lambda: _embedded(bowl, 6, 40, 0.0, 0.5),
+    "cosine50": lambda: _embedded(cosine_mixture, 5, 50, 0.5, 0.4),
+    "shekel25": lambda: _embedded(shekel, 4, 25, shekel([0.4] * 4), 0.5),
 }
