@@ -48,7 +48,7 @@ def steps(quick: bool) -> list[dict[str, Any]]:
                 for name in MODELS
             }
             taken: dict[str, list[float]] = {name: [] for name in MODELS}
-            for _ in range(1 if quick else 3):
+            for _ in range(1 if quick else 7):
                 for name, step in made.items():
                     taken[name].append(seconds(step, 1))
             for name, step in made.items():

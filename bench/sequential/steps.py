@@ -75,9 +75,12 @@ def seconds(work: Callable[[], object], repeats: int) -> float:
 
 def peak_bytes(work: Callable[[], object]) -> int:
     """Most bytes of tensors that a call holds at a time, beyond those it found: torch's own allocations, as
-    ``torch.cuda.max_memory_allocated`` counts them; scratch of native kernels is not in it."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as watched:
-        work()
+    ``torch.cuda.max_memory_allocated`` counts them; scratch of native kernels is not in it. The second of two
+    calls: the profiler does not see that a call frees what was made before it was first started, so that
+    gradients of the last step would count in one call and not in the next."""
+    for _ in range(2):
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as watched:
+            work()
     kineto: Any = watched.profiler
     held = highest = 0
     records = [event for event in kineto.kineto_results.events() if event.name() == "[memory]"]
