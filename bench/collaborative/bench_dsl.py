@@ -33,24 +33,52 @@ from recengine.training.record import environment
 
 @dataclass(frozen=True)
 class Course:
-    """How a data set is fitted. chosen_on: where its settings are searched."""
+    """How a model is fitted to a data set (a name in cells.DATA). chosen_on: the course whose trials choose
+    the settings; claim: what follows "collaborative.dsl-r-" in its claim's name."""
 
-    trial_epochs: int
-    epochs: int
-    negatives: int
+    title: str
+    claim: str
+    data: str
     chosen_on: str
+    trial_epochs: int = 6
+    epochs: int = 15
+    negatives: int = 1000
+    model: str = "mf"
+    batch: int = 1024
+
+    @property
+    def more(self) -> dict[str, Any]:
+        """What its cells have beside the loss."""
+        return {"model": self.model, "batch": self.batch}
 
 
-COURSES = {
-    "beauty": Course(40, 40, 512, "beauty"),
-    "electronic": Course(6, 15, 1000, "electronic"),
-    "electronic-shift": Course(6, 15, 1000, "electronic"),
-}
-TITLES = {
-    "beauty": "Amazon Beauty",
-    "electronic": "Amazon Electronics",
-    "electronic-shift": "Amazon Electronics under popularity shift",
-}
+def _courses() -> dict[str, Course]:
+    sets = {
+        "beauty": "Amazon Beauty",
+        "electronic": "Amazon Electronics",
+        "cd": "Amazon CD",
+        "douban-book": "douban-book",
+        "gowalla": "Gowalla",
+    }
+    short: dict[str, dict[str, Any]] = {"beauty": {"trial_epochs": 40, "epochs": 40, "negatives": 512}}
+    large: dict[str, dict[str, Any]] = {"gowalla": {"batch": 4096}}
+    made = {}
+    for data, title in sets.items():
+        more = {**short.get(data, {}), **large.get(data, {})}
+        made[data] = Course(title, f"mf-{data}", data, data, **more)
+        graph = {**short.get(data, {}), "model": "lightgcn", "batch": 8192}
+        made[f"{data}-lightgcn"] = Course(
+            f"{title}, LightGCN", f"lightgcn-{data}", data, f"{data}-lightgcn", **graph
+        )
+    for data in ("cd", "electronic", "gowalla"):
+        shifted = f"{data}-shift"
+        made[shifted] = Course(
+            f"{sets[data]} under popularity shift", f"shift-{data}", shifted, data, **large.get(data, {})
+        )
+    return made
+
+
+COURSES = _courses()
 LOSSES = ("bpr", "bsl", "psl", "sl", "sl_at_k", "dsl_r", "dsl_w", "dsl_k")
 OURS = ("dsl_r", "dsl_w", "dsl_k")
 ABLATIONS = ("dsl_r-weights", "dsl_r-temperatures", "dsl_r-sign")
@@ -92,7 +120,15 @@ def settings_of(loss: str, data: str, store: Path) -> list[Setting]:
 def trials(loss: str, data: str, store: Path) -> list[Cell]:
     course = COURSES[data]
     return [
-        Cell(f"{data}-trial-{loss}-{i}", data, setting, course.trial_epochs, final=False, **more)
+        Cell(
+            f"{data}-trial-{loss}-{i}",
+            course.data,
+            setting,
+            course.trial_epochs,
+            final=False,
+            **course.more,
+            **more,
+        )
         for i, (setting, more) in enumerate(settings_of(loss, data, store))
     ]
 
@@ -118,13 +154,15 @@ def final(system: str, data: str, seed: int, store: Path) -> Cell:
         "temperatures": {"kappa": 0.0},
         "sign": {"gamma": -float(setting.get("gamma", 0.0))},
     }[part]
+    course = COURSES[data]
     return Cell(
         f"{data}-{system}-s{seed}",
-        data,
+        course.data,
         {**setting, **change},
-        COURSES[data].epochs,
+        course.epochs,
         final=True,
         seed=seed,
+        **course.more,
         **more,
     )
 
@@ -177,7 +215,7 @@ def figures(found: dict[str, dict[str, list[Outcome]]]) -> list[dict[str, Any]]:
         ours = systems["dsl_r"]
         others = [name for name in LOSSES if name not in OURS and name in systems]
         if others:
-            name = "shift-electronic" if data == "electronic-shift" else f"mf-{data}"
+            name = COURSES[data].claim
             ratio = min(ratio_with_interval(ours, systems[other])["ratio"] for other in others)
             made.append({"claim": f"collaborative.dsl-r-{name}", "figure": round(ratio, 4)})
         if data != "electronic" or "sl" not in systems:
@@ -207,9 +245,10 @@ def of_data(data: str, systems: dict[str, list[Outcome]], store: Path) -> list[s
     """The tables of one data set."""
     course = COURSES[data]
     lines = [
-        f"## {TITLES[data]}",
+        f"## {course.title}",
         "",
-        f"MF, 64 factors, {course.negatives:,} uniform negatives shared by the batch, batch 1,024, Adam at "
+        f"{course.model}, 64 factors, {course.negatives:,} uniform negatives shared by the batch, batch "
+        f"{course.batch:,}, Adam at "
         f"0.03 (BPR: searched) with a cosine course, {course.trial_epochs} epochs a trial, {course.epochs} "
         "a run.",
         "",

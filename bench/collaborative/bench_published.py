@@ -74,6 +74,9 @@ def _all() -> dict[str, Cell]:
         _gowalla("sl", {**sl, "temperature": 0.1}),
         _gowalla("sl-at-k", {**SL_AT_K, "temperature": 0.1, "weight_temperature": 2.25}),
         _gowalla("psl", {**psl, "temperature": 0.05}),
+        _gowalla("bsl", {**bsl, "temperature": 0.1, "positive_temperature": 0.2}),
+        _cell("gowalla-bpr", "gowalla", _PAIR, 60, batch=4096, rate=4e-3, spread=0.01, extra={"l2": 1e-4}),
+        _cell("shift-gowalla", "gowalla-shift", {**sl, "temperature": 0.1}, 20, batch=4096, rate=0.06),
         _cell("shift-electronic", "electronic-shift", {**sl, "temperature": 0.1}, 30),
         _cell("shift-cd", "cd-shift", {**sl, "temperature": 0.1}, 30),
         _cell(

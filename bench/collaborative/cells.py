@@ -27,8 +27,11 @@ DATA = {
     "beauty": "irbench/iid/amazon2014-beauty",
     "electronic": "irbench/iid/amazon2014-electronic",
     "electronic-shift": "irbench/ood/amazon2014-electronic-popularity",
+    "cd": "irbench/iid/amazon2014-cd",
     "cd-shift": "irbench/ood/amazon2014-cd-popularity",
+    "douban-book": "irbench/iid/douban-book",
     "gowalla": "irbench/iid/gowalla",
+    "gowalla-shift": "irbench/ood/gowalla-popularity",
     "gowalla-lightgcn": "cf/gowalla",
 }
 
