@@ -12,7 +12,9 @@ events, ours 20 %). CPU seconds of the whole ``fit`` over its epochs and peak re
 (libraries included; what the imports alone take is measured too), sides by turns, medians over rounds.
 Quality: NDCG@10 and recall@10 of the last event, after equally many epochs, one function for both sides.
 Cells go to a store as they are finished; ``report`` writes bench/results/sequential_peers.* of it.
-RecTools runs in its own environment: python bench/peers/install.py rectools.
+RecTools runs in its own environment: python bench/peers/install.py rectools. So does RecBole (--sides
+recbole), whose epoch is another thing: a training sequence of every prefix of a user's events. It is shown,
+not claimed.
 """
 
 from __future__ import annotations
@@ -34,7 +36,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from peers import runner
 
 HERE = Path(__file__).resolve().parent
-SIDES = {"recengine": (None, "ours_sequential.py"), "rectools": ("rectools", "peer_rectools.py")}
+SIDES = {
+    "recengine": (None, "ours_sequential.py"),
+    "rectools": ("rectools", "peer_rectools.py"),
+    "recbole": ("recbole", "peer_recbole.py"),
+}
 MODELS = ("sasrec", "bert4rec")
 
 
@@ -92,7 +98,7 @@ def by_turns(asked: argparse.Namespace, store: Path, ask: bool) -> None:
     for turn in range(rounds):
         for model in asked.models:
             for threads in asked.threads[:1] if ask else asked.threads:
-                for side in SIDES if turn % 2 == 0 else reversed(SIDES):
+                for side in asked.sides if turn % 2 == 0 else reversed(asked.sides):
                     key = {
                         "kind": "quality" if ask else "time",
                         "side": side,
@@ -130,7 +136,8 @@ def report(store: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]], dic
             ]
             for side in SIDES
         }
-        if not all(rows.values()):
+        rows = {side: found for side, found in rows.items() if found}
+        if not {"recengine", "rectools"} <= rows.keys():
             continue
         cpu = {side: median(c["cpu_s_per_epoch"] for c in found) for side, found in rows.items()}
         wall = {side: median(c["wall_s_per_epoch"] for c in found) for side, found in rows.items()}
@@ -147,6 +154,9 @@ def report(store: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]], dic
                 "peak MB": peak["recengine"],
                 "RecTools MB": peak["rectools"],
                 "peak ratio": peak["recengine"] / peak["rectools"],
+                "RecBole": f"{cpu['recbole']:.1f} s, {peak['recbole']:.0f} MB"
+                if "recbole" in cpu
+                else "not run",
                 "rounds": len(rows["recengine"]),
             }
         )
@@ -174,7 +184,7 @@ def report(store: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]], dic
                         "Recall@10": mean(c["recall@10"] for c in mine),
                     }
                 )
-        if len(means) == 2:
+        if {"recengine", "rectools"} <= means.keys():
             figures[f"sequential.peer-ndcg-{model}-{data}"] = means["recengine"] / means["rectools"]
     return times, qualities, figures
 
@@ -186,6 +196,7 @@ def main() -> int:
     parser.add_argument("what", nargs="?", choices=["time", "quality", "report"], default="report")
     parser.add_argument("--data", default="ml-100k")
     parser.add_argument("--models", nargs="+", default=list(MODELS))
+    parser.add_argument("--sides", nargs="+", choices=list(SIDES), default=["recengine", "rectools"])
     parser.add_argument("--epochs", type=int, default=0, help="0: 6 for time, 40 for quality")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--seeds", type=int, default=1)
@@ -206,7 +217,7 @@ def main() -> int:
         by_turns(asked, asked.store, ask=asked.what == "quality")
         return 0
     times, qualities, figures = report(asked.store)
-    head = record.head("bench_peers.py", figures=figures, peers={"rectools": "0.19.0"})
+    head = record.head("bench_peers.py", figures=figures, peers={"rectools": "0.19.0", "recbole": "1.2.1"})
     text = [
         "Ours beside RecTools 0.19.0, same rows, sizes and epochs, full softmax. CPU seconds are of the "
         "whole fit; peak is the resident set of the process, imports included.",
