@@ -64,9 +64,11 @@ class GBCEConfig(_Sampled):
     """gSASRec's loss."""
 
     negatives: int = knob(256, "sampled items a row", ge=1, low=16, high=512, log=True)
-    shared: bool = knob(True, "one set of sampled items for the whole batch")
     calibration: float = knob(
         0.75, "0: plain binary cross-entropy, 1: fully calibrated", ge=0, le=1, low=0, high=1
+    )
+    balanced: bool = knob(
+        True, "shift all scores by log(beta / N), so that target and sampled items weigh alike at the start"
     )
 
 

@@ -103,18 +103,26 @@ class GBCE(_Sampled):
 
     alpha = N / (items - 1) is the sampling rate and beta = alpha (t (1 - 1 / alpha) + 1 / alpha); t = 0 gives
     binary cross-entropy, t = 1 undoes the over-confidence that sampling causes.
+
+    ``balanced`` reads s + log(beta / N) for s, which changes no ranking: zero scores then pull the target as
+    much as they push the sampled items. Without it the N sampled items outweigh the target until all scores
+    are far below zero, which a dot product says by giving every row the same vector: on ml-100k training then
+    stayed at popularity's level (NDCG@10 .036 after 100 epochs, .09 after 24 with it). A decision of ours.
     Source: Petrov and Macdonald, "gSASRec", RecSys 2023.
     """
 
     def __init__(self, config: GBCEConfig) -> None:
         super().__init__(config)
-        self.calibration = config.calibration
+        self.calibration, self.balanced = config.calibration, config.balanced
 
     def __call__(self, given: LossInput, context: StepContext) -> Tensor:
         positive, negative = scores(given)
         count = negative.shape[1]
         alpha = min(1.0, count / max(1, given.items.shape[0] - 1))
         beta = alpha * (self.calibration * (1 - 1 / alpha) + 1 / alpha)
+        if self.balanced:
+            shift = math.log(beta / count)
+            positive, negative = positive + shift, negative + shift
         against = _without_targets(functional.softplus(negative), given, 0.0).sum(1)
         return ((beta * functional.softplus(-positive) + against) / (count + 1)).mean()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -71,7 +72,7 @@ def bce(positive: Tensor, negative: Tensor, log_q: Tensor | None) -> Tensor:
 
 
 FORMULAS = {
-    "gbce": (gbce, {"calibration": 0.75}),
+    "gbce": (gbce, {"calibration": 0.75, "balanced": False}),
     "sampled_softmax": (sampled_softmax, {"temperature": 0.5}),
     "bpr": (bpr, {}),
     "bce": (bce, {}),
@@ -93,6 +94,26 @@ def test_value_and_gradients(name: str, shared: bool, bias: bool, log_q: bool) -
         torch.autograd.grad(found, inputs), torch.autograd.grad(wanted, inputs), strict=True
     ):
         torch.testing.assert_close(ours, theirs)
+
+
+def test_a_balanced_gbce_pulls_as_much_as_it_pushes_at_zero_scores() -> None:
+    case = given(bias=True)
+    assert case.bias is not None
+    assert case.negatives is not None
+    free = (case.negatives != case.positives[:, None]).all(1)  # a collision is one push less
+    rows = {
+        "anchors": case.anchors[free] * 0,
+        "positives": case.positives[free],
+        "negatives": case.negatives[free],
+    }
+    bias = torch.zeros_like(case.bias).requires_grad_()
+    (slope,) = torch.autograd.grad(
+        loss("gbce", negatives=COUNT, shared=False)(replace(case, bias=bias, **rows), StepContext()), bias
+    )
+    assert float(slope.sum()) == pytest.approx(0, abs=1e-12)
+    plain = loss("gbce", negatives=COUNT, shared=False, balanced=False)
+    (pushed,) = torch.autograd.grad(plain(replace(case, bias=bias, **rows), StepContext()), bias)
+    assert float(pushed.sum()) > 0.1
 
 
 def test_softmax_is_cross_entropy_over_the_catalogue() -> None:

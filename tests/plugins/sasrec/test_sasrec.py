@@ -28,9 +28,10 @@ def test_gsasrec_is_sasrec_with_gbce() -> None:
     assert config.loss.model_dump() == {
         "name": "gbce",
         "negatives": 256,
-        "shared": True,
+        "shared": False,
         "sampler": "uniform",
         "calibration": 0.75,
+        "balanced": True,
     }
     assert type(build_model("gsasrec", config, DataFacts(5, ITEMS), 1, host())) is type(make())
 
