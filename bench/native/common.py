@@ -51,6 +51,9 @@ RETURNED = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
 # of milliseconds before they sleep, and would take a core from the next.
 SETTLE = 0.1
 LONG = 1.0  # seconds from which a call needs no other before it
+# After such a pause the clock and the vector units take two or three milliseconds to come up; who is called
+# then would be slow, the shorter the call the more so. Each candidate runs untimed for so long first.
+WARM = 0.005
 
 
 @dataclass(frozen=True)
@@ -126,7 +129,7 @@ def alternate(
 ) -> dict[str, list[float]]:
     """Seconds of every call; the candidates take turns until ``seconds`` per candidate are spent.
 
-    Each timed call follows another of the same candidate, which wakes the threads, the clock and the caches;
+    Each timed call follows others of the same candidate, which wake the threads, the clock and the caches;
     one that takes longer than a second does so itself, and three turns of such are enough.
     """
     long = set()
@@ -142,7 +145,10 @@ def alternate(
         for name, call in candidates.items():
             time.sleep(SETTLE)
             if name not in long:
+                ready = time.perf_counter() + WARM
                 call()
+                while time.perf_counter() < ready:
+                    call()
             start = time.perf_counter()
             call()
             taken[name].append(time.perf_counter() - start)

@@ -177,9 +177,7 @@ void inverse_lengths(Rows x, int64_t n, int64_t dp, float* inverse) {
       for (int64_t j = 0; j < dp; j += W) sum += load(row + j) * load(row + j);
       squares[i] = sum;
     }
-    vf length = sum_each(squares);
-    for (int i = 0; i < W; ++i) length[i] = __builtin_sqrtf(length[i]);
-    store(inverse + s, 1.f / vmax(length, splat(EPS)));
+    store(inverse + s, 1.f / vmax(vsqrt(sum_each(squares)), splat(EPS)));
   }
 }
 

@@ -23,20 +23,17 @@ class Ahead {
   // `count` rows from `first` on, `stride` bytes apart, of `bytes` each.
   void add(const void* first, int64_t count, int64_t stride, int64_t bytes) {
     if (count <= 0 || pieces_ == MOST) return;
+    if (stride == bytes) bytes *= count, count = 1;  // one row
     const int64_t lines = (bytes + LINE - 1) / LINE;
-    piece_[pieces_++] = {static_cast<const char*>(first), stride, lines, count};
+    piece_[pieces_++] = {static_cast<const char*>(first), stride, lines * LINE, count};
     lines_ += lines * count;
   }
   // Spreads the lines over so many calls of step().
   void over(int64_t steps) { each_ = (lines_ + steps - 1) / steps; }
   RE_INLINE void step() {
-    for (int64_t i = 0; i < each_ && at_ < pieces_; ++i) {
-      Piece& p = piece_[at_];
-      __builtin_prefetch(p.row + line_ * LINE, 0, 2);
-      if (++line_ < p.lines) continue;
-      line_ = 0;
-      p.row += p.stride;
-      if (--p.rows == 0) ++at_;
+    for (int64_t i = 0; i < each_; ++i, next_ += LINE) {
+      if (next_ == end_ && !row()) return;
+      __builtin_prefetch(next_, 0, 2);
     }
   }
 
@@ -45,10 +42,26 @@ class Ahead {
   static constexpr int64_t LINE = 64;
   struct Piece {
     const char* row;
-    int64_t stride, lines, rows;
+    int64_t stride, bytes, rows;
   };
+  // Goes on to the next row; whether there is one. (Inline: a call would spill a tile's accumulators.)
+  RE_INLINE bool row() {
+    if (at_ < pieces_ && piece_[at_].rows == 0) ++at_;
+    if (at_ == pieces_) {
+      each_ = 0;
+      return false;
+    }
+    Piece& p = piece_[at_];
+    next_ = p.row;
+    end_ = next_ + p.bytes;
+    p.row += p.stride;
+    --p.rows;
+    return true;
+  }
+
   Piece piece_[MOST];
-  int64_t line_ = 0, lines_ = 0, each_ = 0;
+  const char *next_ = nullptr, *end_ = nullptr;
+  int64_t lines_ = 0, each_ = 0;
   int pieces_ = 0, at_ = 0;
 };
 

@@ -21,14 +21,25 @@ RE_INLINE uint16_t float_to_bf16(float x) {  // to nearest, ties to even; NaN st
   return x != x ? 0x7fc0 : static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
 }
 RE_INLINE vf load_bf16(const uint16_t* p) {
+#if defined(__AVX512F__)
+  const __m256i h = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(h), 16));
+#else
   vh h;
   std::memcpy(&h, p, sizeof(h));
   const vu bits = __builtin_convertvector(h, vu) << 16;
   vf v;
   std::memcpy(&v, &bits, sizeof(v));
   return v;
+#endif
 }
 RE_INLINE void store_bf16(uint16_t* p, vf v) {
+#if defined(__AVX512BW__)
+  const __m512i x = _mm512_castps_si512(v), odd = _mm512_and_si512(_mm512_srli_epi32(x, 16), _mm512_set1_epi32(1));
+  const __m512i round = _mm512_add_epi32(_mm512_add_epi32(x, _mm512_set1_epi32(0x7fff)), odd);
+  const __m512i y = _mm512_mask_mov_epi32(round, _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q), _mm512_set1_epi32(0x7fc00000));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(_mm512_srli_epi32(y, 16)));
+#else
   vu bits;
   std::memcpy(&bits, &v, sizeof(bits));
   bits = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
@@ -36,6 +47,7 @@ RE_INLINE void store_bf16(uint16_t* p, vf v) {
   bits = (bits & ~nan) | (nan & 0x7fc0);
   const vh h = __builtin_convertvector(bits, vh);
   std::memcpy(p, &h, sizeof(h));
+#endif
 }
 
 // Row r as n floats: the row itself where it lies so, else a copy in buffer.

@@ -39,6 +39,14 @@ RE_INLINE void store_n(float* p, vf v, int n) { std::memcpy(p, &v, sizeof(float)
 
 RE_INLINE vf vmax(vf a, vf b) { return a > b ? a : b; }
 RE_INLINE vf vmin(vf a, vf b) { return a < b ? a : b; }
+RE_INLINE vf vsqrt(vf v) {
+#if defined(__AVX512F__)
+  return _mm512_sqrt_ps(v);
+#else
+  for (int i = 0; i < W; ++i) v[i] = __builtin_sqrtf(v[i]);
+  return v;
+#endif
+}
 
 // Halves are folded until one lane is left. A fixed pairwise order: the same bits wherever it is called.
 RE_INLINE float hsum(vf v) {

@@ -22,15 +22,6 @@ RE_INLINE void lanes(int64_t n, Body&& body) {
 RE_INLINE vf get(const float* p, int n) { return n == W ? load(p) : load_n(p, n); }
 RE_INLINE void put(float* p, vf v, int n) { n == W ? store(p, v) : store_n(p, v, n); }
 
-RE_INLINE vf root(vf v) {
-#if defined(__AVX512F__)
-  return _mm512_sqrt_ps(v);
-#else
-  for (int i = 0; i < W; ++i) v[i] = __builtin_sqrtf(v[i]);
-  return v;
-#endif
-}
-
 // An address to ask for, as a number: the index may not have been looked at yet, and asking is harmless.
 RE_INLINE const char* far_row(const void* data, int64_t row, int64_t bytes) {
   return reinterpret_cast<const char*>(reinterpret_cast<uintptr_t>(data) +
@@ -229,7 +220,7 @@ void adam_row(const MutableMatrix& table, int64_t row, const MutableMatrix& mean
     const vf new_v = vi_ + (x * x - vi_) * (1.f - step.beta2);
     put(m + i, new_m, n);
     put(v + i, new_v, n);
-    put(w + i, get(old_w + i, n) - new_m * step.step_size / (root(new_v) * step.scale2 + step.eps), n);
+    put(w + i, get(old_w + i, n) - new_m * step.step_size / (vsqrt(new_v) * step.scale2 + step.eps), n);
   });
   write_row(table, row, d, w);
   write_row(mean, row, d, m);

@@ -30,15 +30,25 @@ template <class T>
 float mix_vectors(const MixSample& a, int64_t h, float* s) {
   const T* x = static_cast<const T*>(a.x.data) + h * a.part;
   const T* r = a.residual.data ? static_cast<const T*>(a.residual.data) + h * a.residual.row : nullptr;
-  vf sum{};
-  for (int64_t t = 0; t < a.tokens; ++t, x += a.x.row, s += a.part)
-    for (int64_t j = 0; j < a.part; j += W) {
+  vf sum[2] = {};
+  for (int64_t t = 0; t < a.tokens; ++t, x += a.x.row, s += a.part) {
+    const T* own = r ? r + t * a.part : nullptr;
+    const auto one = [&](int64_t j, vf& squares) {
       vf v = load(x + j);
-      if (r) v += load(r + t * a.part + j);
-      sum += v * v;
+      if (own) v += load(own + j);
+      squares += v * v;
       store(s + j, v);
-    }
-  return hsum(sum);
+    };
+    int64_t j = 0;
+    for (; j + 2 * W <= a.part; j += 2 * W) one(j, sum[0]), one(j + W, sum[1]);
+    if (j < a.part) one(j, sum[0]);
+  }
+  return hsum(sum[0] + sum[1]);
+}
+
+// Part h of the next sample: its rows are read in pieces, which the processor does not foresee.
+void fetch_next(const MixSample& a, int64_t h) {
+  for (int64_t i = a.next_bytes * h / a.heads; i < a.next_bytes * (h + 1) / a.heads; i += 64) __builtin_prefetch(a.next + i, 0, 2);
 }
 
 // Row h of s, and the sum of its squares.
@@ -122,6 +132,7 @@ void mix_forward(const MixSample& a, const MutableMatrix& normed, const MutableM
   const int64_t width = a.tokens * a.part;
   float *s = scratch, *buffer = scratch + rounded(width);
   for (int64_t h = 0; h < a.heads; ++h) {
+    fetch_next(a, h);
     const float squares = mix_row(a, h, s, buffer);
     if (mixed.data) write_row(mixed, h, width, s);
     if (!a.weight) continue;

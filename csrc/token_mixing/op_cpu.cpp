@@ -82,11 +82,12 @@ std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& x, Maybe residual, Mayb
   const View in = view(x), add = own_residual ? in : view(residual), out = weight ? view(normed) : View{},
              kept = keep_mixed ? view(mixed) : View{};
   float* r = static_cast<float*>(rstd.mutable_data_ptr());
+  const bool whole = in.col == 1 && in.row == heads * part;
   torch::stable::parallel_for(0, samples, 4, [&](int64_t begin, int64_t end) {
     float* work = worker_memory(mix_scratch(tokens, heads, part));
     for (int64_t b = begin; b < end; ++b) {
-      const MixSample sample{tokens, heads, part, in.at(b), add.at(b), weight ? w.data() : nullptr,
-                             static_cast<float>(eps)};
+      MixSample sample{tokens, heads, part, in.at(b), add.at(b), weight ? w.data() : nullptr, static_cast<float>(eps)};
+      if (whole && b + 1 < end) sample.next = in.data + (b + 1) * in.sample * in.size, sample.next_bytes = tokens * in.row * in.size;
       RECENGINE_PICK(mix_forward)(sample, out.to(b), kept.to(b), weight ? r + b * heads : nullptr, work);
     }
   });

@@ -18,6 +18,8 @@ struct MixSample {
   Matrix residual;  // [heads, tokens * part], or data null; `x` itself for a residual of the input
   const float* weight;  // [tokens * part], or null: no norm
   float eps;
+  const char* next = nullptr;  // what is read after this sample, in one piece: fetched meanwhile
+  int64_t next_bytes = 0;
 };
 
 struct MixGradients {
