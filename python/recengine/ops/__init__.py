@@ -5,15 +5,9 @@ from .embedding import embedding_bag_sum, gradient_rows, rowwise_adagrad_, spars
 from .graph import SparseMatrix, bipartite_graph, layer_mean, propagate, sparse_matrix
 from .moe import Experts, PackedWeights, Routing, grouped_swiglu, route
 from .retrieval import rank_of, topk
+from .sampled_softmax import logsumexp_rows, sampled_logits, sampled_logsumexp, sampled_scores
 from .sampling import draw_negatives, hardest
-from .softmax_loss import (
-    info_nce,
-    linear_cross_entropy,
-    logsumexp_rows,
-    sampled_logits,
-    sampled_logsumexp,
-    sampled_scores,
-)
+from .softmax_loss import info_nce, linear_cross_entropy
 from .token_mixing import mix_norm, mix_prenorm, revert_norm, revert_prenorm, token_mix, token_revert
 
 __all__ = [

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ..errors import UsageError
 from ._library import has_kernel, native
-from .softmax_loss import sampled_scores
+from .sampled_softmax import sampled_scores
 
 __all__ = ["draw_negatives", "hardest"]
 
