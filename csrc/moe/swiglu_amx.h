@@ -68,12 +68,14 @@ struct TiledSwiglu {
   static constexpr int BETWEEN = PARTS == 3 ? 3 : 2;  // parts of what lies between two products
   static constexpr int64_t SIZE = PARTS * BLOCK_WORDS, BETWEEN_SIZE = BETWEEN * BLOCK_WORDS, TILE = BLOCK * BLOCK;
   static constexpr int64_t FORWARD_STRIPS = 2, BACKWARD_STRIPS = 2;  // blocks of the hidden layer at a time
-  static constexpr int64_t BACKWARD_BLOCKS = 32;                     // blocks of packed rows at a time, going back
+  // Going back, blocks of packed rows at a time; and groups of 32 rows at least: with fewer, the gradients of wide
+  // weights pass through memory too often.
+  static constexpr int64_t BACKWARD_BLOCKS = 32, LEAST_GROUPS = 8;
 
   static RE_INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
   static RE_INLINE int64_t larger(int64_t a, int64_t b) { return a < b ? b : a; }
   static RE_INLINE int64_t backward_groups(int64_t steps, int64_t rows) {
-    return smaller(in_blocks(rows), larger(1, BACKWARD_BLOCKS / larger(steps, 1)));
+    return smaller(in_blocks(rows), larger(LEAST_GROUPS, BACKWARD_BLOCKS / larger(steps, 1)));
   }
 
   // A panel: 32 columns of a weight as right operand; in fixed point their units and whether they fit (1 or 0) behind.
@@ -369,23 +371,28 @@ struct TiledSwiglu {
     if (!direct) add_rows(out, rows.index, rows.scale, rows.count, first, wide, sum);
   }
 
-  // By runs of strips: panels of gate, up and down across [strip][3], then gate and up transposed as right operands in
+  // A run of strips: panels of gate, up and down across [strip][3], then gate and up transposed as right operands in
   // parts [step][gate strips, up strips].
-  static __attribute__((noinline)) void pack_backward(const Expert& e, float* to) {
-    const int64_t all = in_blocks(e.hidden), steps = in_blocks(e.width);
+  static __attribute__((noinline)) void pack_backward_run(const Expert& e, int64_t strip, int64_t strips, float* to) {
+    const int64_t steps = in_blocks(e.width);
+    for (int64_t s = 0; s < strips; ++s, to += 3 * panel_size(e.width)) {
+      pack_panel(e.gate, strip + s, e, to);
+      pack_panel(e.up, strip + s, e, to + panel_size(e.width));
+      pack_panel_across(e, strip + s, to + 2 * panel_size(e.width));
+    }
+    for (int64_t k = 0; k < steps; ++k)
+      for (int m = 0; m < 2; ++m)
+        for (int64_t s = 0; s < strips; ++s, to += SIZE) {
+          pack_weight(m ? e.up : e.gate, k * BLOCK, e.width, (strip + s) * BLOCK, e.hidden, to, nullptr);
+          transpose_block_words<PARTS>(to);
+        }
+  }
+  static void pack_backward(const Expert& e, float* to) {
+    const int64_t all = in_blocks(e.hidden);
     for (int64_t strip = 0; strip < all; strip += BACKWARD_STRIPS) {
       const int64_t strips = smaller(all - strip, BACKWARD_STRIPS);
-      for (int64_t s = 0; s < strips; ++s, to += 3 * panel_size(e.width)) {
-        pack_panel(e.gate, strip + s, e, to);
-        pack_panel(e.up, strip + s, e, to + panel_size(e.width));
-        pack_panel_across(e, strip + s, to + 2 * panel_size(e.width));
-      }
-      for (int64_t k = 0; k < steps; ++k)
-        for (int m = 0; m < 2; ++m)
-          for (int64_t s = 0; s < strips; ++s, to += SIZE) {
-            pack_weight(m ? e.up : e.gate, k * BLOCK, e.width, (strip + s) * BLOCK, e.hidden, to, nullptr);
-            transpose_block_words<PARTS>(to);
-          }
+      pack_backward_run(e, strip, strips, to);
+      to += backward_run_size(strips, e.width);
     }
   }
 
@@ -477,7 +484,8 @@ struct TiledSwiglu {
     float* inner = scale + most * BLOCK;
     float* own_change = inner + most * BLOCK;         // gradient of the gathered rows [rows][wide]
     const bool direct = in_place({rows.index, nullptr, rows.count});
-    pack_backward(e, packed);
+    const bool once = rows.count <= most * BLOCK;  // every run of strips is used once: then it is packed where it is used
+    if (!once) pack_backward(e, packed);
     for (int64_t at = 0; at < rows.count; at += most * BLOCK) {
       const int64_t count = smaller(rows.count - at, most * BLOCK), groups = in_blocks(count);
       const bool fresh = weights.fresh && at == 0;
@@ -491,7 +499,10 @@ struct TiledSwiglu {
       for (int64_t strip = 0; strip < all; strip += BACKWARD_STRIPS) {
         const int64_t strips = smaller(all - strip, BACKWARD_STRIPS);
         const float *panels = next, *turned = panels + 3 * strips * panel_size(e.width);
-        next += backward_run_size(strips, e.width);
+        if (once)
+          pack_backward_run(e, strip, strips, packed);
+        else
+          next += backward_run_size(strips, e.width);
         int64_t panel_step = panel_size(e.width);
         bool fixed = inputs.fit && upstream.fit;
         for (int64_t p = 0; fixed && p < 3 * strips; ++p) fixed = fits(panels + p * panel_step, e.width);
@@ -506,7 +517,8 @@ struct TiledSwiglu {
         }
         Ahead ahead;
         const int64_t coming = smaller(strip + strips < all ? all - strip - strips : all, BACKWARD_STRIPS);
-        ahead.plan(strip + strips < all ? next : packed, backward_run_size(coming, e.width), 5 * groups * strips * steps);
+        if (!once)
+          ahead.plan(strip + strips < all ? next : packed, backward_run_size(coming, e.width), 5 * groups * strips * steps);
         Gradients gradients;
         Pace even{Gradients::ALL, 3 * calls_of(fixed, e.width)};
         const auto beside = [&] {
