@@ -41,13 +41,11 @@ class BonsaiConfig(Config):
     baseline: Literal["observed_max", "default", "none"] = knob(
         "observed_max", "what the gain is measured against: best observed point, default point, or nothing"
     )
-    dense_every: int = knob(
-        4, "every k-th proposal explores, so that no relevant coordinate is locked out; 0: never", ge=0
-    )
+    dense_every: int = knob(4, "every k-th proposal explores, see `explore`; 0: never", ge=0)
     explore: Literal["sparse", "dense"] = knob(
         "sparse",
-        "how: by putting idle changes of the best point back, or by what another maximum of the surrogate's "
-        "posterior proposes; or by an unpruned proposal",
+        "how: by putting the best point's idle changes back (where that was not tried), or by an unpruned "
+        "proposal, so that no relevant coordinate is locked out",
     )
     refine: bool = knob(
         True, "optimise what pruning left once more, and prune again: one more local search a proposal"

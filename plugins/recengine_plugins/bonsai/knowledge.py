@@ -50,11 +50,10 @@ class Knowledge:
         config: BonsaiConfig,
         objectives: Sequence[int] | None = None,
         *,
-        spread: bool = False,
         seed: int = 0,
     ) -> Knowledge:
         """Fit to ``history``, where a trial without finite values counts as infeasible; all objectives by
-        default. spread, seed: starts of an ensemble's fits."""
+        default. seed: of an ensemble's shrinkage."""
         encoded = torch.stack([torch.as_tensor(space.encode(entry.parameters)) for entry in history])
         good = [entry.feasible and usable(entry) for entry in history]
         feasibility = Feasibility(encoded, torch.tensor(good))
@@ -63,9 +62,7 @@ class Knowledge:
         if objectives is not None and len(X):
             Y = Y[:, list(objectives)]
         model = (
-            fit_surrogate(
-                X, raised(Y) if Y.shape[1] == 1 else Y, config.surrogate, config.members, spread, seed
-            )
+            fit_surrogate(X, raised(Y) if Y.shape[1] == 1 else Y, config.surrogate, config.members, seed)
             if len(X)
             else None
         )

@@ -65,11 +65,7 @@ class Bonsai:
                     warnings.simplefilter("ignore")  # botorch warns of every imperfect fit; trials are kept
                     torch.manual_seed(int(np.random.SeedSequence([self.seed, at]).generate_state(1)[0]))
                     try:
-                        spread = self.config.explore == "sparse" and self._explores(at)
-                        if known is None or spread:
-                            known = Knowledge.of(
-                                self.space, history, self.config, spread=spread, seed=self.seed + at
-                            )
+                        known = known or Knowledge.of(self.space, history, self.config, seed=self.seed + at)
                         point, facts = self._model_based(known, taken, i, at)
                     except ModelFittingError:
                         point, facts = (
@@ -130,7 +126,7 @@ class Bonsai:
         x = self.limits.admit(pruned.x)
         point = space.decode(x.numpy())
         return point, {
-            "origin": "hypothesis" if self._explores(at) else "pruned",
+            "origin": "pruned",
             "gain": pruned.gain,
             "losses": {space.names[g]: loss for g, loss in pruned.losses.items()},
             "changed_dense": len(space.changed(space.decode(dense[0].numpy()))),

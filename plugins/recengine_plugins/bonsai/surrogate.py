@@ -13,7 +13,7 @@ from recengine_plugins.bonsai.map_saas import LENGTHSCALE, NOISE, OUTPUTSCALE, f
 Kind = Literal["auto", "gp", "map_saas"]
 
 
-def fit_surrogate(X: Tensor, Y: Tensor, kind: Kind, members: int, spread: bool, seed: int) -> Any:
+def fit_surrogate(X: Tensor, Y: Tensor, kind: Kind, members: int, seed: int) -> Any:
     """A fitted botorch model of Y [n, m] on X [n, d] in [0, 1].
 
     gp: SingleTaskGP, dimension-scaled log-normal lengthscale prior (botorch's default). map_saas: ensemble
@@ -24,7 +24,7 @@ def fit_surrogate(X: Tensor, Y: Tensor, kind: Kind, members: int, spread: bool, 
 
     sparse = kind == "map_saas" or (kind == "auto" and X.shape[1] >= 10)
     models = [
-        _ensemble(X, y[:, None], members, spread, np.random.default_rng([seed, at]))
+        _ensemble(X, y[:, None], members, np.random.default_rng([seed, at]))
         if sparse
         else _one(X, y[:, None])
         for at, y in enumerate(Y.unbind(dim=1))
@@ -47,12 +47,12 @@ def _one(X: Tensor, y: Tensor) -> Any:
     return model
 
 
-def _ensemble(X: Tensor, y: Tensor, members: int, spread: bool, generator: np.random.Generator) -> Any:
+def _ensemble(X: Tensor, y: Tensor, members: int, generator: np.random.Generator) -> Any:
     from botorch.models.map_saas import EnsembleMapSaasSingleTaskGP
 
     transform = _transform(y)
     standard = y if transform else (y - y.mean()) / y.std()
-    fits = fit_members(X.numpy(), standard[:, 0].numpy(), members, spread, generator)
+    fits = fit_members(X.numpy(), standard[:, 0].numpy(), members, generator)
     taus = torch.tensor([fit.tau for fit in fits], dtype=X.dtype)
     model = EnsembleMapSaasSingleTaskGP(train_X=X, train_Y=y, num_taus=members, taus=taus, **transform)
     within = 1e-6  # of the ends of a range, which botorch's constraints do not take

@@ -280,7 +280,7 @@ def test_every_surrogate_with_every_acquisition(surrogate: Any, acquisition: Any
     points = [where.encode({k: v for k, v in p.items() if k != "__facts__"}) for p in batch]
     origins = [point["__facts__"]["origin"] for point in batch]
     assert origins[:3] == ["pruned"] * 3
-    assert origins[3] in (("dense",) if explore == "dense" else ("incumbent", "hypothesis"))
+    assert origins[3] in (("dense",) if explore == "dense" else ("incumbent", "pruned"))
     assert len({tuple(point) for point in points}) == 4
     changed = [len(where.changed(where.decode(point))) for point in points]
     assert max(changed[: 3 if explore == "dense" else 4]) < 12
@@ -309,7 +309,7 @@ def test_infeasible_outcomes_make_a_bound_less_attractive() -> None:
     X = torch.rand(12, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     Y = -5.0 - (X**2).sum(dim=1, keepdim=True)
     feasible = X[:, 0] < 0.5
-    model = fit_surrogate(X[feasible], Y[feasible], "gp", 1, False, 0)
+    model = fit_surrogate(X[feasible], Y[feasible], "gp", 1, 0)
     config = QUICK.model_copy(update={"acquisition": "ucb"})
     told = (config, model, X[feasible], Y[feasible], None)
     plain = build(*told, Feasibility(X[feasible], feasible[feasible]), 0)
