@@ -16,7 +16,7 @@ RESULTS = Path(__file__).resolve().parents[1] / "results"
 Row = dict[str, Any]
 METHODS = ("bonsai", "ax", "sebo", "internal", "external", "bo", "sobol", "random")
 COLOURS = ("#1b6ca8", "#c8553d", "#7d5ba6", "#b07aa1", "#4e9f9b", "#6b7a2f", "#8d8d8d", "#c9a227")
-DRAWS = 2000
+DRAWS = 500
 
 
 def regret(row: Row, upto: int | None = None) -> float:

@@ -219,6 +219,18 @@ def test_several_workers_share_a_study(tmp_path: Path) -> None:
     assert numbers == list(range(15))
 
 
+def process(point: dict[str, Any], seed: int) -> float:
+    return float(os.getpid())
+
+
+def test_several_workers_are_processes_by_default(tmp_path: Path) -> None:
+    made = study(tmp_path / "s.db")
+    made.run(process, 6, workers=2)
+    ran_in = {trial.values[0] for trial in made.done() if trial.values}
+    assert ran_in
+    assert os.getpid() not in ran_in
+
+
 def test_hopeless_trials_are_stopped(tmp_path: Path) -> None:
     made = study(tmp_path / "s.db")
     for _ in range(6):
@@ -251,13 +263,16 @@ class Curve:
         return -abs(np.log10(point["rate"]) + 2)
 
 
-@pytest.mark.parametrize("kind", ["here", "threads", "processes"])
+@pytest.mark.parametrize("kind", ["here", "by default", "threads", "processes"])
 def test_a_watched_objective_ends_hopeless_trials_early(tmp_path: Path, kind: str) -> None:
     made = study(tmp_path / "s.db")
     told: list[int] = []
     pool = {"threads": ThreadPoolExecutor, "processes": ProcessPoolExecutor}.get(kind)
     executor = pool(2) if pool else None
-    made.run(Curve(), 24, executor=executor, workers=2, finished=lambda trial: told.append(trial.number))
+    workers = 1 if kind == "here" else 2
+    made.run(
+        Curve(), 24, executor=executor, workers=workers, finished=lambda trial: told.append(trial.number)
+    )
     if executor:
         executor.shutdown()
     trials = made.trials()

@@ -11,9 +11,10 @@ Larger values are better. The default point is always the first trial.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -201,11 +202,17 @@ class Study:
 
         objective: value(s) of (point, seed). One that is Watched reports while it runs, and its hopeless
         trials are stopped. executor: any concurrent.futures executor (the objective is sent to it); without
-        one, trials run here, one after another. finished: called with each trial that ended.
+        one, several ``workers`` are processes of their own, and one means that trials run here, one after
+        another. finished: called with each trial that ended.
 
         A trial that raises is recorded as failed and the study goes on; when the first five all fail, it
         stops (UsageError).
         """
+        if executor is None and workers > 1:
+            # torch's threads do not survive a fork
+            with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+                self.run(objective, trials, executor=pool, workers=workers, finished=finished)
+            return
         if executor is None:
             while self._finished() < trials:
                 trial = self.ask()
