@@ -68,6 +68,13 @@ def test_decoded_points_lie_inside_and_round_trip(row: list[float]) -> None:
         assert point["temperature"] == 1.0
 
 
+@pytest.mark.parametrize("log", [False, True])
+def test_the_ends_of_a_range_are_met_exactly(log: bool) -> None:
+    parameter = Parameter("x", "float", 0.1, 0.01, 0.5, log=log)
+    assert [parameter.decode(np.array([u])) for u in (0.0, 1.0)] == [0.01, 0.5]
+    assert parameter.decode(parameter.encode(0.5)) == 0.5
+
+
 def test_narrowing_fixing_and_costs() -> None:
     space = Space.of_config(
         Knobs, fixed=["tied"], ranges={"rate": (1e-4, 1e-2)}, costs={"layers": 5.0}, default={"layers": 3}

@@ -115,6 +115,7 @@ class Parameter:
         low, high = (math.log(v) if self.log else float(v) for v in (self.low, self.high))
         x = low + share * (high - low)
         x = math.exp(x) if self.log else x
+        x = {0.0: self.low, 1.0: self.high}.get(share, x)  # an end of the range is met exactly
         return (
             int(min(self.high, max(self.low, round(x))))
             if self.kind == "int"
