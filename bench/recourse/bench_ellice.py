@@ -1,6 +1,6 @@
 """Against the library ellice 0.1.4 with the same model, Hessian, eps and box: length and seconds a person.
 
-python bench/recourse/bench_ellice.py [--quick]      (needs: python bench/peers/install.py ellice)
+python bench/recourse/bench_ellice.py [--quick] [--sets NAME...]      (needs: python bench/peers/install.py ellice)
 """
 
 from __future__ import annotations
@@ -155,9 +155,9 @@ def one_set(name: str, variant: str, quick: bool, folder: Path) -> dict[str, Any
     }
 
 
-def main(quick: bool) -> None:
+def main(quick: bool, names: list[str]) -> None:
     rows: list[dict[str, Any]] = []
-    for name in tables.NAMES:
+    for name in names:
         with tempfile.TemporaryDirectory() as folder:
             row = one_set(name, "defaults", quick, Path(folder))
             finer = one_set(name, "finer", quick, Path(folder))
@@ -173,7 +173,7 @@ def main(quick: bool) -> None:
         print(json.dumps(row), flush=True)
         print(json.dumps(finer), flush=True)
     plain = [row for row in rows if row["variant"] == "defaults"]
-    if not quick:
+    if not quick and set(names) == set(tables.NAMES):
         note = (
             "Same theta, Hessian (l2 1e-3, bias included), eps (0.01, at most half of eps*) and box on "
             "both sides; 4 folds x 5 seeds, 20 rejected test people a cell (finer: the first fold, 5 "
@@ -200,4 +200,6 @@ def main(quick: bool) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="one fold, five people a set")
-    main(parser.parse_args().quick)
+    parser.add_argument("--sets", nargs="*", default=list(tables.NAMES), help="other than all: nothing is saved")
+    asked = parser.parse_args()
+    main(asked.quick, asked.sets)

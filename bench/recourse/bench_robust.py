@@ -1,7 +1,7 @@
 """Robustness under retraining and perturbation: this method and its peers on nine tables, linear and nets.
 
 python bench/recourse/bench_robust.py [--quick] [--kind linear|net] [--work FOLDER] [--sets NAME...]
-       [--seeds N] [--report]
+       [--seeds N] [--first N] [--published] [--report]
 
 Every answered step (a method at one strength on one table) is kept in --work and not computed again.
 """
@@ -64,6 +64,8 @@ KNOBS: dict[str, tuple[float, ...]] = {
     "PROPLACE": DELTAS,
 }
 """Strengths: eps / eps* for the ellipsoid; probability, logit margin, delta, tau, tau, delta, delta."""
+PUBLISHED = {"dice-ml genetic": CHANCES, "dice-ml random": CHANCES}
+"""dice-ml 0.12 as published, two of its searches (--published); the probability asked for."""
 SPREADS = (1.0, 2.0, 4.0, 6.0)
 FOR_NETS = {**KNOBS, "ours": SPREADS, "ours, last layer": SHARES, "PROPLACE": DELTAS[::2]}
 """Nets: standard deviations of REFITS bootstrap refits (and eps = 0.06 of eps* a deviation, at most 0.3)."""
@@ -232,6 +234,22 @@ def library(cases: list[Case], work: Path, knob: float) -> tuple[list[Array], fl
     return points, float(sum(sum(cell["seconds"]) for cell in reply.answer["cells"]))
 
 
+def published(cases: list[Case], work: Path, method: str, knob: float) -> tuple[list[Array], float]:
+    """dice-ml under its own interpreter; the nearest of four a person, and seconds of its calls."""
+    given = []
+    for k, case in enumerate(cases):
+        file = work / f"dice-{os.getpid()}-{k}.npz"
+        net = {} if case.base.W1 is None else {"W1": case.base.W1[0].numpy(), "b1": case.base.b1[0].numpy()}
+        np.savez(file, X=case.cell.X, y=case.cell.y, theta=case.theta, people=case.people, **net)
+        given.append({"file": str(file), "probability": knob, "method": method.split()[-1], "count": 4})
+    reply = run("dice-ml", Path(__file__).with_name("peer_dice.py"), {"cells": given}, threads=1)
+    points = [np.load(entry["file"] + ".points.npy") for entry in given]
+    for entry in given:
+        for name in (entry["file"], entry["file"] + ".points.npy"):
+            Path(name).unlink()
+    return points, float(sum(sum(cell["seconds"]) for cell in reply.answer["cells"]))
+
+
 def answers(cases: list[Case], kind: str, name: str, method: str, knob: float, work: Path) -> dict[str, Any]:
     """Points of each case and milliseconds a person, from --work when they are there."""
     tag = "".join(c if c.isalnum() else "_" for c in f"{kind}-{name}-{len(cases)}-{method}-{knob:g}")
@@ -242,6 +260,8 @@ def answers(cases: list[Case], kind: str, name: str, method: str, knob: float, w
             sys.exit("the time given is spent; run again to go on")
         if method == "ellice 0.1.4":
             points, seconds = library(cases, work, knob)
+        elif method in PUBLISHED:
+            points, seconds = published(cases, work, method, knob)
         else:
             gradient = method in ("Wachter", "DiCE", "ROAR", "T-Rex:I")
             points = together(cases, method, knob) if gradient else by_case(cases, method, knob)
@@ -327,17 +347,27 @@ def robustness(record: dict[str, Any]) -> float:
     return float(np.mean([value for key, value in record.items() if key.startswith("all_")]))
 
 
-def one_set(kind: str, name: str, seeds: tuple[int, ...], work: Path, quick: bool) -> list[dict[str, Any]]:
+def one_set(
+    kind: str,
+    name: str,
+    seeds: tuple[int, ...],
+    work: Path,
+    quick: bool,
+    methods: dict[str, tuple[float, ...]] | None = None,
+) -> list[dict[str, Any]]:
     """A record for each method, strength and cell; ``chosen`` marks the strength that validation picks for
-    the seed: the most robust for all who ask, of equally robust ones (0.005) the least."""
+    the seed: the most robust for all who ask, of equally robust ones (0.005) the least. methods: others
+    than the usual ones."""
     later = f"-from{seeds[0]}" if seeds[0] else ""
-    file = work / f"measured-{kind}-{name}-{len(seeds)}{later}-{int(quick)}.json"
+    which = "" if methods is None else "-published"
+    methods = methods or (KNOBS if kind == "linear" else FOR_NETS)
+    file = work / f"measured-{kind}-{name}-{len(seeds)}{later}{which}-{int(quick)}.json"
     if file.exists():
         return json.loads(file.read_text())
     rows = 400 if quick else ROWS[kind]
     cases = [case for cell in cells(name, seeds, rows) if (case := case_of(cell, kind)) is not None]
     found: dict[tuple[str, float], dict[str, Any]] = {}
-    for method, knobs in (KNOBS if kind == "linear" else FOR_NETS).items():
+    for method, knobs in methods.items():
         extra = FINE[kind] if method == "ours" else ()
         for knob in knobs[::3] if quick else (*knobs, *extra):
             try:
@@ -351,7 +381,7 @@ def one_set(kind: str, name: str, seeds: tuple[int, ...], work: Path, quick: boo
     records = []
     for seed in seeds:
         mine = [k for k, case in enumerate(cases) if case.cell.seed == seed]
-        for method, knobs in (KNOBS if kind == "linear" else FOR_NETS).items():
+        for method, knobs in methods.items():
             tried = []
             for knob in (knob for knob in knobs if (method, knob) in found):
                 sums = [
@@ -403,6 +433,7 @@ def main() -> None:
         "--work", type=Path, default=Path(os.environ.get("TMPDIR", "/tmp")) / "recourse-robust"
     )
     parser.add_argument("--budget", type=float, default=1e9, help="begin nothing new after so many seconds")
+    parser.add_argument("--published", action="store_true", help="dice-ml alone, beside the usual ones")
     parser.add_argument("--report", action="store_true", help="only write the results of what --work holds")
     asked = parser.parse_args()
     asked.work.mkdir(parents=True, exist_ok=True)
@@ -415,7 +446,8 @@ def main() -> None:
             count = 1 if asked.quick else asked.seeds or (5 if kind == "linear" else 1)
             for name in asked.sets:
                 seeds = tuple(range(asked.first, asked.first + count))
-                one_set(kind, name, seeds, asked.work, asked.quick)
+                methods = PUBLISHED if asked.published else None
+                one_set(kind, name, seeds, asked.work, asked.quick, methods)
     report(asked.work, quick=asked.quick)
 
 
