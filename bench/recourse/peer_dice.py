@@ -1,7 +1,7 @@
 """dice-ml 0.12 on given cells; runs under its own interpreter (bench/peers/runner.py).
 
-given: cells = [{file (npz: X, y, theta, people; W1, b1 of a net), probability, method, count}]. Answer: seconds
-of each person; points are written beside the file as <file>.points.npy, the nearest (L1) of ``count``.
+given: cells = [{file (npz: X, y, theta, people; W1, b1 of a net), probability, method, count}]. Answer:
+seconds of each person; points are written beside the file as <file>.points.npy, the nearest (L1) of ``count``.
 """
 
 from __future__ import annotations
@@ -49,21 +49,27 @@ def _cell(held, cell: dict) -> dict:
     data = dice_ml.Data(dataframe=frame, continuous_features=names, outcome_name="label")
     model = dice_ml.Model(model=Scorer(held), backend="sklearn", model_type="classifier")
     explainer = dice_ml.Dice(data, model, method=cell["method"])
-    ranges = {name: [float(a), float(b)] for name, a, b in zip(names, X.min(axis=0), X.max(axis=0), strict=True)}
+    ranges = {
+        name: [float(a), float(b)] for name, a, b in zip(names, X.min(axis=0), X.max(axis=0), strict=True)
+    }
     points, seconds = np.full(people.shape, np.nan), []
     options = {"random_seed": 0} if cell["method"] == "random" else {}
     for i, person in enumerate(people):
         began = time.perf_counter()
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             try:
-                found = explainer.generate_counterfactuals(
-                    pd.DataFrame(person[None], columns=names),
-                    total_CFs=cell["count"],
-                    desired_class=1,
-                    permitted_range=ranges,
-                    stopping_threshold=cell["probability"],
-                    **options,
-                ).cf_examples_list[0].final_cfs_df
+                found = (
+                    explainer.generate_counterfactuals(
+                        pd.DataFrame(person[None], columns=names),
+                        total_CFs=cell["count"],
+                        desired_class=1,
+                        permitted_range=ranges,
+                        stopping_threshold=cell["probability"],
+                        **options,
+                    )
+                    .cf_examples_list[0]
+                    .final_cfs_df
+                )
             except UserConfigValidationException:  # what it says when it found none
                 found = None
         seconds.append(time.perf_counter() - began)

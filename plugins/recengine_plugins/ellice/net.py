@@ -17,11 +17,12 @@ from numpy.typing import NDArray
 
 from recengine.contracts.recourse import Piece
 from recengine.recourse import Constraints
+from recengine_plugins.ellice.allowed import Found, kept
 from recengine_plugins.ellice.discrete import solve_any
 from recengine_plugins.ellice.sparse import revert, things
 
 if TYPE_CHECKING:
-    from recengine_plugins.ellice.method import ElliCE, Found
+    from recengine_plugins.ellice.method import ElliCE
 
 Array = NDArray[np.float64]
 _STEPS, _STARTS, _FACES = 40, 3, 12
@@ -29,8 +30,6 @@ _STEPS, _STARTS, _FACES = 40, 3, 12
 
 def walk(method: ElliCE, people: Array, limits: Constraints) -> Found:
     """The cheapest points found for each of ``people``."""
-    from recengine_plugins.ellice.method import Found
-
     walker = _Walker(method, people, limits)
     low, high = limits.bounds(people)
     everybody = np.arange(len(people))
@@ -80,8 +79,6 @@ class _Walker:
         return float(self.method.cost(x[None], self.people[row][None], self.limits)[0])
 
     def _robust(self, x: Array, row: int, low: Array, high: Array) -> bool:
-        from recengine_plugins.ellice.method import kept
-
         if not ((x >= low) & (x <= high)).all() or not kept(x[None], self.people[row][None], self.limits)[0]:
             return False
         return bool(self._worst(x) >= 0.999 * self.method.config.margin and self._plausible(x))
@@ -95,8 +92,6 @@ class _Walker:
 
     def _starts(self, row: int, low: Array, high: Array) -> list[Array]:
         """Accepted points within the constraints: the end of a gradient path, the nearest training rows."""
-        from recengine_plugins.ellice.method import kept
-
         person = self.people[row]
         made = []
         climbed = self._climb(row, low, high)
