@@ -1,7 +1,7 @@
 """dice-ml 0.12 on given cells; runs under its own interpreter (bench/peers/runner.py).
 
 given: cells = [{file (npz: X, y, theta, people; W1, b1 of a net), probability, method, count}]. Answer:
-seconds of each person; points are written beside the file as <file>.points.npy, the nearest (L1) of ``count``.
+seconds of each person; points come beside the file as <file>.points.npy, the nearest (L1) of ``count``.
 """
 
 from __future__ import annotations
