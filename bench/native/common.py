@@ -51,9 +51,10 @@ RETURNED = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
 # of milliseconds before they sleep, and would take a core from the next.
 SETTLE = 0.1
 LONG = 1.0  # seconds from which a call needs no other before it
-# After such a pause the clock and the vector units take two or three milliseconds to come up; who is called
-# then would be slow, the shorter the call the more so. Each candidate runs untimed for so long first.
-WARM = 0.005
+# After such a pause the clock and the vector units take milliseconds to come up, and Linux may wake a pool's threads on
+# one core and part them only some tens of milliseconds later (a call then takes 4 ms more, a slice of time). Each
+# candidate runs untimed for so long first.
+WARM = 0.05
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,7 @@ def alternate(
         if time.perf_counter() - start > LONG:
             long.add(name)
     taken: dict[str, list[float]] = {name: [] for name in candidates}
-    end = time.perf_counter() + (2 * seconds + least * SETTLE) * len(candidates)
+    end = time.perf_counter() + (2 * seconds + least * (SETTLE + WARM)) * len(candidates)
     for turn in range(most):
         for name, call in candidates.items():
             time.sleep(SETTLE)
