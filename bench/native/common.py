@@ -51,9 +51,9 @@ RETURNED = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
 # of milliseconds before they sleep, and would take a core from the next.
 SETTLE = 0.1
 LONG = 1.0  # seconds from which a call needs no other before it
-# After such a pause the clock and the vector units take milliseconds to come up, and Linux may wake a pool's threads on
-# one core and part them only some tens of milliseconds later (a call then takes 4 ms more, a slice of time). Each
-# candidate runs untimed for so long first.
+# After such a pause the clock and the vector units take milliseconds to come up, and Linux may wake a pool's
+# threads on one core and part them only some tens of milliseconds later (a call then takes 4 ms more, a slice
+# of time). Each candidate runs untimed for so long first.
 WARM = 0.05
 
 
