@@ -28,7 +28,7 @@ struct ExpertGradient {  // all float32, contiguous
 
 struct Router {
   Matrix x;             // the rows of one token position
-  const float* weight;  // [width][padded experts]
+  const float* weight;  // as router_pack laid it out
   int64_t rows, width, experts, k;
 };
 
@@ -56,8 +56,10 @@ struct Router {
   void write_rows(const float* sum, int64_t first, int64_t last, int64_t width,                              \
                   const ::recengine::MutableMatrix& to);                                                     \
   int64_t router_padded(int64_t experts);                                                                    \
+  int64_t router_size(int64_t width, int64_t experts); /* floats of a packed router */                       \
   void router_pack(const ::recengine::Matrix& weight, int64_t width, int64_t experts, float* packed);        \
-  /* Row r: the k experts with the largest logits (ties: the smaller id), and the softmax over them. */      \
+  /* Row r: the k experts with the largest logits (ties: the smaller id), and the softmax over them. Scratch: */ \
+  /* a line, twice the padded experts and two vectors. */                                                    \
   void route_rows(const ::recengine::Router& r, int64_t begin, int64_t end, int64_t out_step,                \
                   int64_t* experts, float* gates, float* scratch);                                           \
   /* The router by experts, [experts][router_line(width)]: what route_backward reads. */                     \

@@ -273,8 +273,18 @@ void swiglu_backward(const Expert& e, const Matrix& x, const Matrix& grad, const
     for (int64_t r = 0; r < rows.count; ++r) scale_grad[r] = products[r];
 }
 
+// Rows of one token position lie a whole sample apart, where the processor does not foresee them.
+RE_INLINE void fetch_row(const void* data, int64_t row, int64_t step, int64_t width, bool bf16, int64_t last) {
+  constexpr int64_t AHEAD = 6;
+  if (row + AHEAD >= last) return;
+  const int64_t size = bf16 ? 2 : 4;
+  const char* p = static_cast<const char*>(data) + (row + AHEAD) * step * size;
+  for (int64_t byte = 0; byte < width * size; byte += 64) __builtin_prefetch(p + byte, 0, 2);
+}
+
 Matrix copy_rows(const Matrix& from, int64_t first, int64_t last, int64_t width, float* to) {
   for (int64_t r = first; r < last; ++r, to += width) {
+    fetch_row(from.data, r, from.row, width, from.bf16, last);
     const float* row = read_row(from, r, width, to);
     if (row != to) std::memcpy(to, row, sizeof(float) * static_cast<size_t>(width));
   }
@@ -283,14 +293,43 @@ Matrix copy_rows(const Matrix& from, int64_t first, int64_t last, int64_t width,
 
 void write_rows(const float* sum, int64_t first, int64_t last, int64_t width, const MutableMatrix& to) {
   const int64_t wide = up_to(width, NR);
-  for (int64_t r = first; r < last; ++r) write_row(to, r, width, sum + (r - first) * wide);
+  for (int64_t r = first; r < last; ++r) {
+    fetch_row(to.data, r, to.row, width, to.bf16, last);
+    write_row(to, r, width, sum + (r - first) * wide);
+  }
 }
 
 // --- routing
 
+int64_t router_line(int64_t width) { return up_to(width, W); }
+
+void router_pack_across(const Matrix& weight, int64_t width, int64_t experts, float* packed) {
+  const int64_t step = router_line(width);
+  for (int64_t e = 0; e < experts; ++e)
+    for (int64_t k = 0; k < step; ++k) {
+      float value = 0.f, buffer[1];
+      if (k < width) value = *read_row(shifted(weight, k, e), 0, 1, buffer);
+      packed[e * step + k] = value;
+    }
+}
+
+namespace {
+
+// So few experts that their logits are dot products along a row: with more of them a vector of experts is made at once.
+constexpr int64_t DOT_EXPERTS = W / 2;
+
+}  // namespace
+
 int64_t router_padded(int64_t experts) { return up_to(experts, W); }
+int64_t router_size(int64_t width, int64_t experts) {
+  return experts <= DOT_EXPERTS ? experts * router_line(width) : width * router_padded(experts);
+}
 
 void router_pack(const Matrix& weight, int64_t width, int64_t experts, float* packed) {
+  if (experts <= DOT_EXPERTS) {
+    router_pack_across(weight, width, experts, packed);
+    return;
+  }
   const int64_t wide = router_padded(experts);
   for (int64_t k = 0; k < width; ++k)
     for (int64_t e = 0; e < wide; ++e) {
@@ -343,52 +382,75 @@ RE_INLINE void choose_in_turn(const float* logits, int64_t count, int64_t k, int
   }
 }
 
+// The logits of a row, as a vector of experts each.
+RE_INLINE void logits_of_row(const Router& r, const float* x, float* logits) {
+  const int64_t wide = router_padded(r.experts);
+  for (int64_t e = 0; e < wide; e += W) {
+    vf a0{}, a1{}, a2{}, a3{};  // four chains hide the latency
+    int64_t k = 0;
+    for (; k + 4 <= r.width; k += 4) {
+      const float* w = r.weight + k * wide + e;
+      a0 += x[k] * load(w);
+      a1 += x[k + 1] * load(w + wide);
+      a2 += x[k + 2] * load(w + 2 * wide);
+      a3 += x[k + 3] * load(w + 3 * wide);
+    }
+    for (; k < r.width; ++k) a0 += x[k] * load(r.weight + k * wide + e);
+    store(logits + e, (a0 + a1) + (a2 + a3));
+  }
+}
+
+// The logits of rows [b, b + rows), side by side, where rows * experts <= W.
+RE_INLINE void logits_of_rows(const Router& r, int64_t b, int64_t rows, float* logits, float* line) {
+  const int64_t step = router_line(r.width);
+  vf products[W] = {};
+  for (int64_t i = 0; i < rows; ++i) {
+    const float* x = read_row(r.x, b + i, r.width, line);
+    if (x != line && step != r.width) {
+      std::memcpy(line, x, sizeof(float) * static_cast<size_t>(r.width));
+      x = line;
+    }
+    for (int64_t e = 0; e < r.experts; ++e) {
+      vf sum{};
+      for (int64_t k = 0; k < step; k += W) sum += load(x + k) * load(r.weight + e * step + k);
+      products[i * r.experts + e] = sum;
+    }
+  }
+  store(logits, sum_each(products));
+}
+
+// The k experts with the largest logits, and the softmax over them.
+RE_INLINE void choose(const Router& r, const float* logits, int64_t* chosen, float* gate, int32_t* rank) {
+  if (r.experts <= FEW_EXPERTS)
+    choose_by_rank(logits, r.experts, r.k, chosen, rank);
+  else
+    choose_in_turn(logits, r.experts, r.k, chosen);
+  float total = 0.f;
+  const float top = logits[chosen[0]];
+  for (int64_t j = 0; j < r.k; ++j) total += gate[j] = __builtin_expf(logits[chosen[j]] - top);
+  for (int64_t j = 0; j < r.k; ++j) gate[j] /= total;
+}
+
 }  // namespace
 
 void route_rows(const Router& r, int64_t begin, int64_t end, int64_t out_step, int64_t* experts, float* gates,
                 float* scratch) {
-  const int64_t wide = router_padded(r.experts);
   float* line = scratch;
   float* logits = line + up_to(r.width, W);
-  auto* rank = reinterpret_cast<int32_t*>(logits + wide);
-  for (int64_t b = begin; b < end; ++b) {
-    const float* x = read_row(r.x, b, r.width, line);
-    for (int64_t e = 0; e < wide; e += W) {
-      vf a0{}, a1{}, a2{}, a3{};  // four chains hide the latency
-      int64_t k = 0;
-      for (; k + 4 <= r.width; k += 4) {
-        const float* w = r.weight + k * wide + e;
-        a0 += x[k] * load(w);
-        a1 += x[k + 1] * load(w + wide);
-        a2 += x[k + 2] * load(w + 2 * wide);
-        a3 += x[k + 3] * load(w + 3 * wide);
-      }
-      for (; k < r.width; ++k) a0 += x[k] * load(r.weight + k * wide + e);
-      store(logits + e, (a0 + a1) + (a2 + a3));
-    }
-    int64_t* chosen = experts + b * out_step;
-    float* gate = gates + b * out_step;
-    if (r.experts <= FEW_EXPERTS)
-      choose_by_rank(logits, r.experts, r.k, chosen, rank);
+  auto* rank = reinterpret_cast<int32_t*>(logits + router_padded(r.experts) + W);
+  const bool dots = r.experts <= DOT_EXPERTS;
+  const int64_t group = dots ? W / r.experts : 1;
+  std::memset(line + r.width, 0, sizeof(float) * static_cast<size_t>(up_to(r.width, W) - r.width));
+  for (int64_t b = begin; b < end; b += group) {
+    const int64_t rows = end - b < group ? end - b : group;
+    for (int64_t i = 0; i < rows; ++i) fetch_row(r.x.data, b + i, r.x.row, r.width, r.x.bf16, r.rows);
+    if (dots)
+      logits_of_rows(r, b, rows, logits, line);
     else
-      choose_in_turn(logits, r.experts, r.k, chosen);
-    float total = 0.f;
-    const float top = logits[chosen[0]];
-    for (int64_t j = 0; j < r.k; ++j) total += gate[j] = __builtin_expf(logits[chosen[j]] - top);
-    for (int64_t j = 0; j < r.k; ++j) gate[j] /= total;
+      logits_of_row(r, read_row(r.x, b, r.width, line), logits);
+    for (int64_t i = 0; i < rows; ++i)
+      choose(r, logits + i * r.experts, experts + (b + i) * out_step, gates + (b + i) * out_step, rank);
   }
-}
-
-int64_t router_line(int64_t width) { return up_to(width, W); }
-
-void router_pack_across(const Matrix& weight, int64_t width, int64_t experts, float* packed) {
-  const int64_t step = router_line(width);
-  for (int64_t e = 0; e < experts; ++e)
-    for (int64_t k = 0; k < step; ++k) {
-      float value = 0.f, buffer[1];
-      if (k < width) value = *read_row(shifted(weight, k, e), 0, 1, buffer);
-      packed[e * step + k] = value;
-    }
 }
 
 void route_backward(const Router& r, int64_t out_step, const int64_t* experts, const float* gates, const float* gates_grad,

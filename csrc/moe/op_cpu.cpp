@@ -66,9 +66,9 @@ std::tuple<Tensor, Tensor, Tensor> moe_route(const Tensor& x, const Tensor& rout
   float* gates_to = gates.mutable_data_ptr<float>();
   int64_t* load_to = load.mutable_data_ptr<int64_t>();
   const int64_t wide = RECENGINE_PICK(router_padded)(experts);
-  const Scratch packed(positions * width * wide + 1);
-  for (int64_t t = 0; t < positions; ++t)
-    RECENGINE_PICK(router_pack)(router_of(router, t), width, experts, packed.get() + t * width * wide);
+  const int64_t size = RECENGINE_PICK(router_size)(width, experts);
+  const Scratch packed(positions * size + 1);
+  for (int64_t t = 0; t < positions; ++t) RECENGINE_PICK(router_pack)(router_of(router, t), width, experts, packed.get() + t * size);
   constexpr int64_t block = 128;
   const int64_t blocks = (rows + block - 1) / block;
   const auto route = RECENGINE_PICK(route_rows);
@@ -76,7 +76,7 @@ std::tuple<Tensor, Tensor, Tensor> moe_route(const Tensor& x, const Tensor& rout
     const Scratch own(width + 2 * wide + 64);
     for (int64_t task = begin; task < end; ++task) {
       const int64_t t = task / blocks, b = task % blocks * block;
-      const Router r{position(x, t), packed.get() + t * width * wide, rows, width, experts, k};
+      const Router r{position(x, t), packed.get() + t * size, rows, width, experts, k};
       route(r, b, std::min(rows, b + block), positions * k, to + t * k, gates_to + t * k, own.get());
     }
   });
@@ -96,10 +96,12 @@ void check_choice(const char* op, const Tensor& x, const Tensor& experts, const 
   check_dtype(op, "gates", gates, ScalarType::Float, "float32");
   STD_TORCH_CHECK(experts.is_cpu() && gates.is_cpu(), op, ": experts and gates must be on the CPU as x is");
   const int64_t* e = experts.const_data_ptr<int64_t>();
-  for (int64_t b = 0; b < experts.size(0); ++b)
-    for (int64_t t = 0; t < experts.size(1); ++t)
-      for (int64_t j = 0; j < experts.size(2); ++j) {
-        const int64_t id = e[b * experts.stride(0) + t * experts.stride(1) + j * experts.stride(2)];
+  const int64_t rows = experts.size(0), positions = experts.size(1), k = experts.size(2);
+  const int64_t step[] = {experts.stride(0), experts.stride(1), experts.stride(2)};
+  for (int64_t b = 0; b < rows; ++b)
+    for (int64_t t = 0; t < positions; ++t)
+      for (int64_t j = 0; j < k; ++j) {
+        const int64_t id = e[b * step[0] + t * step[1] + j * step[2]];
         STD_TORCH_CHECK(id >= 0 && id < count, op, ": experts[", b, ", ", t, ", ", j, "] is ", id, ", expected 0 to ",
                         count - 1);
       }
@@ -183,9 +185,10 @@ struct Choice {
   void sort(const Tensor& experts, const Tensor& gates, double alpha, int64_t count, int64_t t, int64_t first, int64_t last) {
     const int64_t* e = experts.const_data_ptr<int64_t>() + t * experts.stride(1);
     const float* g = gates.const_data_ptr<float>() + t * gates.stride(1);
-    const int64_t k = experts.size(2);
+    const int64_t k = experts.size(2), step = experts.stride(0), next_id = experts.stride(2);
+    const int64_t gate_step = gates.stride(0), next_gate = gates.stride(2);
     start.assign(static_cast<size_t>(count + 1), 0);
-    const auto id = [&](int64_t b, int64_t j) { return e[b * experts.stride(0) + j * experts.stride(2)]; };
+    const auto id = [=](int64_t b, int64_t j) { return e[b * step + j * next_id]; };
     for (int64_t b = first; b < last; ++b)
       for (int64_t j = 0; j < k; ++j) ++start[static_cast<size_t>(id(b, j) + 1)];
     for (size_t i = 1; i < start.size(); ++i) start[i] += start[i - 1];
@@ -196,7 +199,7 @@ struct Choice {
       for (int64_t j = 0; j < k; ++j) {
         const size_t at = static_cast<size_t>(next[static_cast<size_t>(id(b, j))]++);
         row[at] = b, slot[at] = j;
-        scale[at] = static_cast<float>(alpha) * g[b * gates.stride(0) + j * gates.stride(2)];
+        scale[at] = static_cast<float>(alpha) * g[b * gate_step + j * next_gate];
       }
   }
 };

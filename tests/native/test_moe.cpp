@@ -164,11 +164,10 @@ NATIVE_TEST(swiglu_by_threads) {
     expect(results[0][i].same(results[1][i]), "swiglu: other bits with three threads");
 }
 
-NATIVE_TEST(routing_against_loops) {
-  const int64_t rows = 21, width = 13, experts = 19, k = 4;
+static void route_against_loops(int64_t rows, int64_t width, int64_t experts, int64_t k) {
   Buffer x(rows, width), weight(width, experts);
   const int64_t wide = RECENGINE_PICK(router_padded)(experts);
-  std::vector<float> packed(static_cast<size_t>(width * wide));
+  std::vector<float> packed(static_cast<size_t>(RECENGINE_PICK(router_size)(width, experts)));
   RECENGINE_PICK(router_pack)(weight.view(), width, experts, packed.data());
   std::vector<int64_t> chosen(rows * k);
   std::vector<float> gates(rows * k);
@@ -191,4 +190,10 @@ NATIVE_TEST(routing_against_loops) {
     }
     close(static_cast<float>(sum), 1, 1, "sum of gates");
   }
+}
+
+NATIVE_TEST(routing_against_loops) {
+  route_against_loops(21, 13, 19, 4);
+  route_against_loops(23, 13, 3, 2);  // few experts: their logits go another way
+  route_against_loops(5, 32, 1, 1);
 }
