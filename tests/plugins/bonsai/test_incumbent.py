@@ -109,7 +109,7 @@ def test_noise_is_estimated_from_repeats(spread: float) -> None:
     history = [Observation(p, (worth(p) + spread * generator.standard_normal(),)) for p in points]
     known = Knowledge.of(where, history, CONFIG)
     scale = float(known.model.outcome_transform.stdvs[0])
-    noise = float((known.model.likelihood.noise.mean() ** 0.5) * scale)
+    noise = float((known.model.likelihood.noise.detach().mean() ** 0.5) * scale)
     assert 0.3 * spread < noise < 3 * spread
 
 
