@@ -110,7 +110,7 @@ def measured(found: Outcome) -> tuple[float, float]:
 def figures(cells: dict[str, Outcome]) -> list[dict[str, Any]]:
     """The smaller of the two ratios to the printed figures, by claim."""
     made = []
-    for name in PUBLISHED.keys() & cells.keys():
+    for name in (row for row in PUBLISHED if row in cells):
         found = cells[name]
         ratios = [ours / printed for ours, printed in zip(measured(found), PUBLISHED[name], strict=True)]
         made.append({"claim": f"collaborative.published-{name}", "figure": round(min(ratios), 4)})
