@@ -189,11 +189,17 @@ def test_tables_that_cannot_be_learnt_from(cli: Cli, table: Path, tmp_path: Path
     assert "a category that the model does not know" in result.stderr
 
 
-def test_refits_are_asked_too_and_only_of_nets(cli: Cli, table: Path) -> None:
+def test_refits_are_asked_too_and_only_of_nets(cli: Cli, table: Path, tmp_path: Path) -> None:
     row = refused(cli, table)[0]
     net = ("recourse", "mlp", "--data", table, "--target", "loan", "--accept", "good", "--hidden", "4")
     result = cli(*net, "--row", row, "--eps", "0.002", "--refits", "4", "--set", "deviations=1")
     assert "4 whole refits" in result.stdout, result.output
+    asked = ("--eps", "0.002", "--set", "deviations=1", "--json")
+    first = cli(*net, "--row", row, "--refits", "4", *asked, "--save", tmp_path / "net")
+    again = cli("recourse", tmp_path / "net", "--data", table, "--row", row, *asked)
+    assert again.exit_code == first.exit_code, again.output
+    assert json.loads(again.stdout)["answers"] == json.loads(first.stdout)["answers"]
+    assert "4 whole refits" in json.loads(again.stdout)["model"]["guarantee_means"]
     wrong = cli(*words(table, "--row", row, "--refits", "4"))
     assert wrong.exit_code == 2
     assert "--refits" in wrong.output

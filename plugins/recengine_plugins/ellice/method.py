@@ -152,6 +152,7 @@ class ElliCE:
         config: ElliCEConfig | None = None,
         *,
         target: int | None = None,
+        refits: Sequence[Classifier] = (),
     ) -> ElliCE:
         """From ``state()``, without training rows: no exact guarantee, no plausibility, no nearest row."""
         made = cls.__new__(cls)
@@ -170,6 +171,8 @@ class ElliCE:
         made.target = made._target(target)
         made._settle()
         made.moved_by_refit = None
+        if refits:
+            made.refits = Refits(refits, made.head.contrasts, made.config.deviations)
         return made
 
     def _target(self, target: int | None) -> int:

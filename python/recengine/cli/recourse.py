@@ -182,7 +182,8 @@ def _save(made: Ready, folder: Path) -> None:
     from recengine.recourse import SavedModel, save_model
 
     method = made.method
-    save_model(SavedModel(method.classifier, made.columns, made.target, made.label, method.state()), folder)
+    saved = SavedModel(method.classifier, made.columns, made.target, made.label, method.state(), made.refits)
+    save_model(saved, folder)
 
 
 def _about(made: Ready) -> dict[str, Any]:

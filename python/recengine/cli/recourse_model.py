@@ -12,6 +12,7 @@ from recengine.errors import DataError, UsageError
 if TYPE_CHECKING:
     import polars as pl
 
+    from recengine.contracts.recourse import Classifier
     from recengine.recourse import Columns
 
 FITTED_HERE = ("logistic", "mlp")
@@ -36,7 +37,7 @@ class Asked:
 
 @dataclass(frozen=True)
 class Ready:
-    """A method, the columns it reads, the class that people want, where it came from."""
+    """A method, the columns it reads, the class that people want, where it came from, its whole refits."""
 
     method: Any
     columns: Columns
@@ -44,6 +45,7 @@ class Ready:
     target: int
     label: str | None
     source: str
+    refits: tuple[Classifier, ...] = ()
 
 
 def ready(asked: Asked, entry: Any, config: Any) -> Ready:
@@ -105,7 +107,7 @@ def _fitted(asked: Asked, method: Any, config: Any) -> Ready:
         classifier = linear_classifier(names, centre=centre, scale=scale, classes=classes)
     made = _of(method)(classifier, X, y, config, target=target, **again)
     source = f"{asked.model} fitted on {len(X)} rows, {len(columns.columns)} columns"
-    return Ready(made, columns, classes[target], target, label, source)
+    return Ready(made, columns, classes[target], target, label, source, tuple(again.get("refits", ())))
 
 
 def _loaded(asked: Asked, folder: Path, method: Any, config: Any) -> Ready:
@@ -119,10 +121,11 @@ def _loaded(asked: Asked, folder: Path, method: Any, config: Any) -> Ready:
         saved.target if asked.accept is None else _accepted(classes, asked.accept, saved.label or "label")
     )
     label = asked.label or saved.label
+    again: dict[str, Any] = {"refits": saved.refits} if saved.refits else {}
     if asked.train is None:
         if not hasattr(method, "restored"):
             raise UsageError("this method needs the training rows", fix="give --train TABLE")
-        made = method.restored(saved.classifier, saved.state, config, target=target)
+        made = method.restored(saved.classifier, saved.state, config, target=target, **again)
         source = f"saved model {folder}"
     else:
         table, label = _training(asked, label)
@@ -130,9 +133,9 @@ def _loaded(asked: Asked, folder: Path, method: Any, config: Any) -> Ready:
         if unknown:
             raise DataError("labels that the model does not know", where=f"column '{label}'", found=unknown)
         X, y = saved.columns.encode(table), _codes(table, label, classes)
-        made = _of(method)(saved.classifier, X, y, config, target=target)
+        made = _of(method)(saved.classifier, X, y, config, target=target, **again)
         source = f"saved model {folder}, refitted on {len(X)} rows"
-    return Ready(made, saved.columns, classes[target], target, label, source)
+    return Ready(made, saved.columns, classes[target], target, label, source, saved.refits)
 
 
 def _of(method: Any) -> Any:
