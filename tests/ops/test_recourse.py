@@ -59,12 +59,13 @@ def bounds(points: Tensor, width: float) -> tuple[Tensor, Tensor]:
     return low, high
 
 
+def shared(c: dict[str, Tensor]) -> ops.Cone:
+    return ops.Cone(c["theta"], c["P"], float(c["radius"]), c["weights"])
+
+
 def solve(c: dict[str, Tensor], low: Tensor, high: Tensor, *, reference: bool = False) -> ops.ConeNearest:
     call = ops.cone_nearest_reference if reference else ops.cone_nearest
-    return call(
-        c["points"], start_of(c), c["theta"], c["P"],
-        radius=float(c["radius"]), weights=c["weights"], low=low, high=high,
-    )  # fmt: skip
+    return call(shared(c), c["points"], start_of(c), low, high)
 
 
 @needs_native
@@ -141,10 +142,7 @@ def test_without_a_start_the_answer_is_the_same() -> None:
     c = cone(5, 9, 60)
     low, high = bounds(c["points"], 1.5)
     known = solve(c, low, high)
-    blind = ops.cone_nearest(
-        c["points"], torch.full_like(c["points"], np.nan), c["theta"], c["P"],
-        radius=float(c["radius"]), weights=c["weights"], low=low, high=high,
-    )  # fmt: skip
+    blind = ops.cone_nearest(shared(c), c["points"], torch.full_like(c["points"], np.nan), low, high)
     assert (known.status == blind.status).all()
     solved = known.status == ops.SOLVED
     torch.testing.assert_close(blind.x[solved], known.x[solved], rtol=1e-7, atol=1e-7)
@@ -164,10 +162,7 @@ def test_the_result_does_not_depend_on_batch_or_threads() -> None:
         torch.set_num_threads(before)
     assert torch.equal(one.x.nan_to_num(9e9), two.x.nan_to_num(9e9))
     half = {**c, "points": c["points"][50:]}
-    part = ops.cone_nearest(
-        half["points"], start_of(c)[50:], c["theta"], c["P"],
-        radius=float(c["radius"]), weights=c["weights"], low=low[50:], high=high[50:],
-    )  # fmt: skip
+    part = ops.cone_nearest(shared(c), half["points"], start_of(c)[50:], low[50:], high[50:])
     assert torch.equal(part.x.nan_to_num(9e9), one.x[50:].nan_to_num(9e9))
 
 
@@ -183,9 +178,6 @@ def test_bad_input_is_refused() -> None:
     ):
         wrong = {**c, **change}
         with pytest.raises(RuntimeError, match=message):
-            ops.cone_nearest(
-                wrong["points"], c["points"], wrong["theta"], c["P"],
-                radius=float(wrong["radius"]), weights=wrong["weights"], low=low, high=high,
-            )  # fmt: skip
+            ops.cone_nearest(shared(wrong), wrong["points"], c["points"], low, high)
     with pytest.raises(RuntimeError, match="low is above high"):
         solve(c, high, low)

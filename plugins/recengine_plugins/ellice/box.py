@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from recengine.ops.recourse import INFEASIBLE, UNDECIDED, cone_nearest
+from recengine.ops.recourse import Cone as Shared
 from recengine_plugins.ellice import conic
 from recengine_plugins.ellice.cone import Cone
 from recengine_plugins.ellice.secular import onto_surface, project
@@ -67,13 +68,9 @@ def _newton(
     movable = (low < high).any(axis=0)
     begin = people if movable.all() else np.where(movable, people, np.clip(people, low, high))
     start = onto_surface(ellipsoid, begin, weights, movable, tau=tau)
-    arrays = (people, start, ellipsoid.theta, ellipsoid.P)
-    points, first, theta, P = (torch.from_numpy(np.ascontiguousarray(part)) for part in arrays)
-    w, lower, upper = (torch.from_numpy(np.ascontiguousarray(part)) for part in (weights, low, high))
-    found = cone_nearest(
-        points, first, theta, P,
-        radius=float(np.sqrt(2 * ellipsoid.eps)), weights=w, low=lower, high=upper, tau=tau,
-    )  # fmt: skip
+    arrays = (ellipsoid.theta, ellipsoid.P, weights, people, start, low, high)
+    theta, P, w, *of_people = (torch.from_numpy(np.ascontiguousarray(part)) for part in arrays)
+    found = cone_nearest(Shared(theta, P, float(np.sqrt(2 * ellipsoid.eps)), w, tau), *of_people)
     return found.x.numpy(), found.bound.numpy(), found.status.numpy()
 
 

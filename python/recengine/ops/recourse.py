@@ -69,6 +69,19 @@ def quadric_nearest_reference(
     return best
 
 
+class Cone(NamedTuple):
+    """What all share: theta.[x; 1] - radius sqrt([x; 1]' P [x; 1]) >= tau, cost sum_j w_j (x_j - p_j)^2.
+
+    theta: [d + 1]; P: [d + 1, d + 1], positive definite; weights: [d] > 0.
+    """
+
+    theta: Tensor
+    P: Tensor
+    radius: float
+    weights: Tensor
+    tau: float = 0.0
+
+
 class ConeNearest(NamedTuple):
     """x [n, d]; bound [n] <= the optimal cost; status [n]: SOLVED, INFEASIBLE (proved) or UNDECIDED.
     Rows that are not solved hold NaN."""
@@ -79,17 +92,7 @@ class ConeNearest(NamedTuple):
 
 
 def cone_nearest(
-    points: Tensor,
-    start: Tensor,
-    theta: Tensor,
-    P: Tensor,
-    *,
-    radius: float,
-    weights: Tensor,
-    low: Tensor,
-    high: Tensor,
-    tau: float = 0.0,
-    iterations: int = 80,
+    cone: Cone, points: Tensor, start: Tensor, low: Tensor, high: Tensor, *, iterations: int = 80
 ) -> ConeNearest:
     """Nearest points of a second-order cone within bounds, with a certificate.
 
@@ -97,47 +100,34 @@ def cone_nearest(
     with h = [x; 1].
 
     points, low, high: [n, d] (bounds may be infinite). start: [n, d], the answer without bounds on the
-    coordinates (inside or outside of them), NaN where it is not known. theta: [d + 1]; P: [d + 1, d + 1],
-    positive definite; weights: [d] > 0.
+    coordinates (inside or outside of them), NaN where it is not known.
 
-    Newton on the optimality conditions in the free coordinates and the multiplier; coordinates that leave
-    their bounds are held there, held ones with a multiplier of the wrong sign are let go. Whoever has not
-    settled by then gets the multiplier bracketed around a projected Newton method. ``bound`` is the
-    dual value of the worst model at x, so that cost - bound certifies x; a person is INFEASIBLE when one
-    model of {theta + radius P^1/2 u, |u| <= 1} rejects every point within the bounds.
+    Newton on the optimality conditions in the free coordinates and the multiplier, matrices factored in
+    float under residuals in double; coordinates that leave their bounds are held there, held ones with a
+    multiplier of the wrong sign are let go. Whoever has not settled by then is done again in double, at last
+    with the multiplier bracketed around a projected Newton method. ``bound`` is the dual value of the worst
+    model at x, so that cost - bound certifies x; a person is INFEASIBLE when one model of
+    {theta + radius P^1/2 u, |u| <= 1} rejects every point within the bounds.
 
     Raises RuntimeError when sizes or kinds do not fit, a weight is not positive or low > high.
     """
     if not has_kernel(points):
-        return cone_nearest_reference(
-            points, start, theta, P,
-            radius=radius, weights=weights, low=low, high=high, tau=tau, iterations=iterations,
-        )  # fmt: skip
+        return cone_nearest_reference(cone, points, start, low, high, iterations=iterations)
     x, bound, status = torch.ops.recengine.cone_nearest(
-        points.contiguous(), start.contiguous(), theta, P.contiguous(), radius, weights,
-        low.contiguous(), high.contiguous(), tau, iterations,
+        points.contiguous(), start.contiguous(), cone.theta, cone.P.contiguous(), cone.radius, cone.weights,
+        low.contiguous(), high.contiguous(), cone.tau, iterations,
     )  # fmt: skip
     return ConeNearest(x, bound, status)
 
 
 def cone_nearest_reference(
-    points: Tensor,
-    start: Tensor,
-    theta: Tensor,
-    P: Tensor,
-    *,
-    radius: float,
-    weights: Tensor,
-    low: Tensor,
-    high: Tensor,
-    tau: float = 0.0,
-    iterations: int = 80,
+    cone: Cone, points: Tensor, start: Tensor, low: Tensor, high: Tensor, *, iterations: int = 80
 ) -> ConeNearest:
     """The same person by person, without the second attempt that the kernel makes."""
     x, bound = torch.full_like(points, math.nan), points.new_full((len(points),), math.nan)
     status = torch.full((len(points),), UNDECIDED)
     for i in range(len(points)):
-        person = _Person(points[i], theta, P, radius, weights, low[i], high[i], tau)
+        person = _Person(cone, points[i], low[i], high[i])
         status[i] = person.solve(start[i], iterations)
         if status[i] == SOLVED:
             x[i], bound[i] = person.x, person.bound()
@@ -145,19 +135,9 @@ def cone_nearest_reference(
 
 
 class _Person:
-    def __init__(
-        self,
-        x0: Tensor,
-        theta: Tensor,
-        P: Tensor,
-        radius: float,
-        weights: Tensor,
-        low: Tensor,
-        high: Tensor,
-        tau: float,
-    ) -> None:
-        self.x0, self.theta, self.P, self.radius, self.weights = x0, theta, P, radius, weights
-        self.low, self.high, self.tau = low, high, tau
+    def __init__(self, cone: Cone, x0: Tensor, low: Tensor, high: Tensor) -> None:
+        self.theta, self.P, self.radius, self.weights, self.tau = cone
+        self.x0, self.low, self.high = x0, low, high
         self.multiplier = 0.0
         self._move_to(torch.clamp(x0, low, high))
 
