@@ -101,14 +101,12 @@ def table() -> str:
         [
             "Beside the library `ellice` 0.1.4: same model, Hessian, eps, box; one thread; batches of 1,000:",
             library(),
-            "Surviving retrained and perturbed models, logistic regression: "
-            f"{seeds_of('linear')} (dice-ml: one):",
+            f"Surviving retrained and perturbed models, logistic regression: {seeds_of('linear')}:",
             robust("linear"),
             differences("linear"),
             "At equal robustness, all strengths of each peer (logistic regression):",
             equal("linear"),
-            "The same for nets with one hidden layer, ours with 80 whole refits: "
-            f"{seeds_of('net')} (dice-ml: one):",
+            f"The same for nets with one hidden layer, ours with 80 whole refits: {seeds_of('net')}:",
             robust("net"),
             differences("net"),
             "At equal robustness (nets):",
