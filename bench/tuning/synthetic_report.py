@@ -203,7 +203,7 @@ def write(rows: list[Row], initial: int, trials: int, keep: bool = True) -> dict
         f"T = {trials} trials, of which the default and {initial - 1} Sobol points are the same for all",
         "methods of a seed; `bonsai` spends up to two of the T on confirming what it recommends (trials,",
         "not proposals). Settings were chosen on other problems (DEVELOPMENT in problems.py, seeds 100 to",
-        "101).",
+        "103).",
         "Ax 1.3.1 in its own environment with `simplify_parameter_changes`, the default as its pruning",
         "target, and the surrogate that its authors name for it (EnsembleMapSaasSingleTaskGP), all else its",
         "own choice. One thread a run. Seconds were taken beside other work and are indicative.",
