@@ -16,8 +16,8 @@ JUDGES = ("bootstrap", "subsample", "noise", "time", "seeds", "awp", "dropout")
 OURS, LIBRARY = "ours", "ellice 0.1.4"
 NOTE = (
     "Nine tables, 4 folds; linear models: 5 seeds, at most 1,500 rows of a table (evenly spaced); nets "
-    "(16 hidden ReLU, last layer refitted): as many seeds as cells (4 a seed) say, at most 800 rows; "
-    "dice-ml as published: one seed. 8 rejected test people a cell. The strength of a method (eps, delta, "
+    "(16 hidden ReLU, last layer refitted): as many seeds as cells (4 a seed) say, at most 800 rows. "
+    "8 rejected test people a cell. The strength of a method (eps, delta, "
     "tau, probability; for our nets z, the deviations of 80 whole refits on bootstrap rows that are kept in "
     "hand, with eps = 0.06 z eps*, at most 0.3 eps*; 3 or 4 tried) is chosen for each table and seed on 8 "
     "rejected training people a cell and as many models of each set as judge: the most robust for all who "
