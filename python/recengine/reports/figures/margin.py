@@ -98,7 +98,9 @@ def _prices(drawing: Drawing, curves: MarginCurves) -> None:
     ]
     left, right = _SPLIT + 70.0, _WIDTH - _RIGHT
     _, high = padded([cost for _, cost in pairs] or [1.0], zero=True, share=0.1)
-    across, up = _axes(drawing, curves, (0.0, high), left, right, "cost of the cheapest answer")
+    across, up = _axes(
+        drawing, curves, (0.0, high), left, right, "cost of the cheapest answer", label=_TOP + 34
+    )
     points = [(across(eps), up(cost)) for eps, cost in pairs]
     if points:
         drawing.path(points, "curve s3")
@@ -110,8 +112,16 @@ def _prices(drawing: Drawing, curves: MarginCurves) -> None:
 
 
 def _axes(
-    drawing: Drawing, curves: MarginCurves, span: tuple[float, float], left: float, right: float, name: str
+    drawing: Drawing,
+    curves: MarginCurves,
+    span: tuple[float, float],
+    left: float,
+    right: float,
+    name: str,
+    *,
+    label: float = _HEIGHT - _FOOT - 8,
 ) -> tuple[Scale, Scale]:
+    """Axes with the eps that was asked for; ``label``: the height of its name, where no curve runs."""
     bottom = _HEIGHT - _FOOT
     across, up = Scale(0.0, curves.largest, left, right), Scale(*span, bottom, _TOP)
     for tick in round_ticks(*span, 5):
@@ -126,8 +136,8 @@ def _axes(
     at = across(min(curves.eps, curves.largest))
     drawing.line((at, _TOP), (at, bottom), "rule")
     far = at > middle
-    label = f"asked: {short(curves.eps)}"
-    drawing.text((at + (-6 if far else 6), bottom - 8), label, "note", anchor="end" if far else "start")
+    words = f"asked: {short(curves.eps)}"
+    drawing.text((at + (-6 if far else 6), label), words, "note", anchor="end" if far else "start")
     return across, up
 
 
