@@ -1,4 +1,4 @@
-"""What the softmax losses have in common: which tensors have a kernel, and the dtype of their sums."""
+"""What several families have in common: which tensors have a kernel, and the dtype of their sums."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ._library import has_kernel
 
 
 def kernel_takes(tensor: Tensor) -> bool:
-    """Whether a kernel of the softmax losses is live for ``tensor``. float64 always runs the reference;
+    """Whether a kernel is live for ``tensor``. float64 always runs the reference;
     float16 has kernels on CUDA only."""
     if not has_kernel(tensor):
         return False

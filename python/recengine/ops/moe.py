@@ -28,7 +28,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ._library import has_kernel, native
+from ._library import native
+from ._precision import autocast, kernel_takes, wide
 
 __all__ = ["Experts", "PackedWeights", "Routing", "grouped_swiglu", "route"]
 
@@ -70,7 +71,7 @@ class PackedWeights:
         None where no kernel reads one."""
         weights = experts.banked()
         kept = dtype or weights.gate.dtype
-        if not (weights.gate.device.type == "cpu" and _kernel_takes(weights.gate)):
+        if not (weights.gate.device.type == "cpu" and kernel_takes(weights.gate)):
             return None
         versions = (kept, *((weight.data_ptr(), weight._version) for weight in experts))
         if self._packed is None or versions != self._versions:
@@ -80,22 +81,6 @@ class PackedWeights:
                 experts,
             )  # kept: an address must not be used again meanwhile
         return self._packed
-
-
-def _kernel_takes(tensor: Tensor) -> bool:
-    if not has_kernel(tensor):
-        return False
-    return tensor.dtype in (torch.float32, torch.bfloat16) or (
-        tensor.dtype == torch.float16 and tensor.is_cuda
-    )
-
-
-def _autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
-    device = tensors[0].device.type
-    if torch.is_autocast_enabled(device):
-        dtype = torch.get_autocast_dtype(device)
-        return tuple(t if t.dtype == torch.float64 else t.to(dtype) for t in tensors)
-    return tensors
 
 
 def route(x: Tensor, router: Tensor, k: int) -> Routing:
@@ -112,7 +97,7 @@ def route(x: Tensor, router: Tensor, k: int) -> Routing:
     ------
     RuntimeError: naming the argument, where shapes or dtypes do not fit or k is out of range.
     """
-    if _kernel_takes(x):
+    if kernel_takes(x):
         gates, experts, load = torch.ops.recengine.moe_route(x, router, k)
         return Routing(experts, gates, load)
     return route_reference(x, router, k)
@@ -149,8 +134,8 @@ def grouped_swiglu(
     """
     chosen = (None, None) if routing is None else (routing[0], routing[1])
     own, other = weights.banked(), None if shared is None else shared.banked()
-    x, *cast = _autocast(x, *own, *(other or ()))
-    if not _kernel_takes(x):
+    x, *cast = autocast(x, *own, *(other or ()))
+    if not kernel_takes(x):
         return grouped_swiglu_reference(
             x, Experts(*cast[:3]), chosen, Experts(*cast[3:]) if other else None, alpha
         )
@@ -166,15 +151,11 @@ def grouped_swiglu(
     return y
 
 
-def _wide(tensor: Tensor) -> Tensor:
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
-
-
 def route_reference(x: Tensor, router: Tensor, k: int) -> Routing:
     """The same choice in plain torch."""
     if not 1 <= k <= router.shape[-1]:
         raise RuntimeError(f"moe_route: k is {k}, expected 1 to the number of experts ({router.shape[-1]})")
-    logits = torch.einsum("btd,tde->bte", _wide(x), _wide(router))
+    logits = torch.einsum("btd,tde->bte", wide(x), wide(router))
     # a stable sort, where topk promises nothing about ties
     experts = logits.detach().sort(dim=-1, descending=True, stable=True).indices[..., :k].contiguous()
     gates = logits.gather(-1, experts).softmax(-1)
@@ -191,12 +172,12 @@ def grouped_swiglu_reference(
 ) -> Tensor:
     """The same in plain torch: every expert on every row, masked."""
     experts, gates = routing
-    wide = _wide(x)
+    rows = wide(x)
 
     def every(bank: Experts) -> Tensor:  # [B, T, E, D]
-        gate, up, down = (_wide(w) for w in bank)
-        hidden = functional.silu(torch.einsum("btd,tedf->btef", wide, gate))
-        return torch.einsum("btef,tefd->bted", hidden * torch.einsum("btd,tedf->btef", wide, up), down)
+        gate, up, down = (wide(w) for w in bank)
+        hidden = functional.silu(torch.einsum("btd,tedf->btef", rows, gate))
+        return torch.einsum("btef,tefd->bted", hidden * torch.einsum("btd,tedf->btef", rows, up), down)
 
     outputs = every(weights)
     if experts is None or gates is None:

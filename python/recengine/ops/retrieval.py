@@ -18,21 +18,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ._library import has_kernel, native
+from ._library import native
+from ._precision import kernel_takes
 
 __all__ = ["rank_of", "rank_of_reference", "topk", "topk_reference"]
 
 MAX_K = 1000
 _ROWS = 256  # of a chunk of the references
-
-
-def _kernel_takes(queries: Tensor) -> bool:
-    """float64 always runs the reference; float16 has kernels on CUDA only."""
-    if not has_kernel(queries):
-        return False
-    return queries.dtype in (torch.float32, torch.bfloat16) or (
-        queries.dtype == torch.float16 and queries.is_cuda
-    )
 
 
 def topk(
@@ -70,7 +62,7 @@ def topk(
     """
     queries, items = queries.detach(), items.detach()
     bias = None if bias is None else bias.detach()
-    if _kernel_takes(queries):
+    if kernel_takes(queries):
         found: tuple[Tensor, Tensor] = torch.ops.recengine.topk(
             queries, items, bias, seen_indptr, seen_items, k
         )
@@ -130,7 +122,7 @@ def rank_of(
     """
     queries, items = queries.detach(), items.detach()
     bias = None if bias is None else bias.detach()
-    if _kernel_takes(queries):
+    if kernel_takes(queries):
         found: Tensor = torch.ops.recengine.rank_of(queries, items, targets, bias, seen_indptr, seen_items)
         return found
     return rank_of_reference(

@@ -25,10 +25,7 @@ def trials_figure(numbers: Sequence[int], values: Sequence[float], unit: str, ke
     for tick in round_ticks(low, high, 5):
         drawing.line((_LEFT, up(tick)), (width - _RIGHT, up(tick)), "grid")
         drawing.text((_LEFT - 8, up(tick) + 4), short(tick), "tick", anchor="end")
-    for tick in round_ticks(min(numbers), max(numbers), 8):
-        if float(tick).is_integer():
-            drawing.text((across(tick), bottom + 18), short(tick), "tick", anchor="middle")
-    drawing.line((_LEFT, bottom), (width - _RIGHT, bottom), "axis")
+    _trial_axis(drawing, numbers, across, bottom)
     steps = [(across(numbers[0]), up(best[0]))]
     for number, value in zip(numbers[1:], best[1:], strict=True):
         steps += [(across(number), steps[-1][1]), (across(number), up(value))]
@@ -42,7 +39,6 @@ def trials_figure(numbers: Sequence[int], values: Sequence[float], unit: str, ke
             size=4.2,
             tip=tip,
         )
-    drawing.text(((_LEFT + width - _RIGHT) / 2, height - 6), "trial", "axis-title", anchor="middle")
     return drawing.render()
 
 
@@ -58,14 +54,10 @@ def changes_figure(numbers: Sequence[int], changed: Sequence[int], settings: int
         if float(tick).is_integer():
             drawing.line((_LEFT, up(tick)), (width - _RIGHT, up(tick)), "grid")
             drawing.text((_LEFT - 8, up(tick) + 4), short(tick), "tick", anchor="end")
-    for tick in round_ticks(min(numbers), max(numbers), 8):
-        if float(tick).is_integer():
-            drawing.text((across(tick), bottom + 18), short(tick), "tick", anchor="middle")
-    drawing.line((_LEFT, bottom), (width - _RIGHT, bottom), "axis")
+    _trial_axis(drawing, numbers, across, bottom)
     for number, count in zip(numbers, changed, strict=True):
         tip = f"trial {number}: {count} of {settings} changed"
         drawing.marker((across(number), up(count)), 0, "dot s1", size=4.2, tip=tip)
-    drawing.text(((_LEFT + width - _RIGHT) / 2, height - 6), "trial", "axis-title", anchor="middle")
     return drawing.render()
 
 
@@ -105,3 +97,13 @@ def _ticks(labels: list[str], low: float, high: float, log: bool) -> list[tuple[
         return [(float(at), label) for at, label in enumerate(labels)]
     ticks = log_ticks(low, high) if log else round_ticks(low, high, 4)
     return [(tick, short(tick)) for tick in ticks]
+
+
+def _trial_axis(drawing: Drawing, numbers: Sequence[int], across: Scale, bottom: float) -> None:
+    """The axis at the bottom: whole trial numbers, and its title."""
+    left, right = _LEFT, drawing.width - _RIGHT
+    for tick in round_ticks(min(numbers), max(numbers), 8):
+        if float(tick).is_integer():
+            drawing.text((across(tick), bottom + 18), short(tick), "tick", anchor="middle")
+    drawing.line((left, bottom), (right, bottom), "axis")
+    drawing.text(((left + right) / 2, bottom + _FOOT - 6), "trial", "axis-title", anchor="middle")
