@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from types import UnionType
 from typing import Any, Literal, Self, TypeGuard, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 from recengine.errors import ConfigError
@@ -157,6 +157,19 @@ def type_name(kind: Any) -> str:
 def search_of(field: FieldInfo) -> SearchRange | None:
     """The SearchRange that ``knob`` attached to a field, or None."""
     return next((entry for entry in field.metadata if isinstance(entry, SearchRange)), None)
+
+
+def check_value(cls: type[Config], name: str, value: Any, *, where: str) -> Any:
+    """``value`` as field ``name`` of ``cls`` takes it, other fields aside; raises ConfigError."""
+    try:
+        return TypeAdapter(cls.model_fields[name].rebuild_annotation()).validate_python(value)
+    except ValidationError as invalid:
+        raise ConfigError(
+            f"setting '{name}' does not take this value",
+            where=where,
+            found=repr(value),
+            expected=invalid.errors()[0]["msg"],
+        ) from None
 
 
 def did_you_mean(word: str, known: Sequence[str]) -> str | None:

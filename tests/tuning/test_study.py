@@ -88,6 +88,48 @@ def test_narrowing_fixing_and_costs() -> None:
         Space.of_config(Knobs, fixed=["layer"])
 
 
+def test_any_setting_becomes_a_knob_where_the_user_gives_it_a_range() -> None:
+    from recengine.cli.search_space import search_space
+
+    asked = ["model.init_std=0.01:0.5:log", "loss.sampler=uniform,popularity", "loss.shared=true,false"]
+    space = search_space("mf", {}, None, [], [*asked, "loss.temperature=0.1:0.4:linear"], [], [])
+    by_name = {p.name: p for p in space.parameters}
+    assert (by_name["model.init_std"].low, by_name["model.init_std"].log) == (0.01, True)
+    assert by_name["loss.sampler"].choices == ("uniform", "popularity")
+    assert by_name["loss.shared"].choices == (True, False)
+    assert (by_name["loss.temperature"].high, by_name["loss.temperature"].log) == (0.4, False)
+    assert "training.learning_rate" in by_name  # what declares a range is searched as before
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ("loss.sampler=uniform,populrity", "does not take this value"),
+        ("loss.sampler=1:2", "has no order"),
+        ("model.init_std=0:1", "does not take this value"),  # it is more than 0
+        ("model.init_stt=0.1:1", "did you mean 'model.init_std'"),
+        ("model.init_std=0.2:0.5:log", "default lies outside"),
+        ("model.init_std=0.2:0.5:lag", "expected NAME=LOW:HIGH"),
+    ],
+)
+def test_a_range_that_the_setting_cannot_take_is_refused(asked: str, said: str) -> None:
+    from recengine.cli.search_space import search_space
+    from recengine.errors import RecengineError
+
+    with pytest.raises(RecengineError, match=said):
+        search_space("mf", {}, None, [], [asked], [], [])
+
+
+def test_the_knobs_are_those_of_the_loss_that_is_set() -> None:
+    from recengine.cli.search_space import search_space
+
+    psl = search_space("mf", {"loss": {"name": "psl", "activation": "tanh"}}, None, [], [], [], [])
+    assert "loss.activation" in psl.names
+    assert psl.default["loss.activation"] == "tanh"
+    bpr = search_space("mf", {"loss": {"name": "bpr"}}, None, [], [], [], [])
+    assert "loss.temperature" not in bpr.names
+
+
 def test_a_penalty_that_is_off_by_default_can_be_searched() -> None:
     penalty = Parameter("l2", "float", 0.0, 1e-7, 1e-2, log=True, off=True)
     assert penalty.encode(0.0)[0] == 0.0

@@ -8,7 +8,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from recengine.cli.sections import sections_of
+from recengine.config import SearchRange, did_you_mean
 from recengine.errors import ConfigError, UsageError
+from recengine.settings.layers import parse_set
 
 if TYPE_CHECKING:
     from recengine.tuning import LinearLimit, Space
@@ -26,20 +28,26 @@ def search_space(
     limits: Sequence[str],
 ) -> Space:
     """The knobs of the sections model, loss and training, around the settings ``start``. Of a model that fits
-    itself in one call (no gradient steps) the section training has nothing to say."""
+    itself in one call (no gradient steps) the section training has nothing to say. ``ranges``: NAME=LOW:HIGH,
+    NAME=LOW:HIGH:log, NAME=LOW:HIGH:linear or NAME=A,B narrow or widen a knob, or make one of any setting.
+    """
     from recengine.tuning import Parameter, Space
 
     narrowed = dict(_range(text) for text in ranges)
     weights = {key: _number(value, text) for text in costs for key, value in [_assignment(text)]}
     parameters: list[Parameter] = []
     known: list[str] = []
+    settable: list[str] = []
     sections = tuple(name for name in SECTIONS if name != "training" or not fits_directly(model))
-    for section, cls in sections_of(model).items():
+    for section, cls in sections_of(model, start).items():
         if section not in sections:
             continue
         values = {k: v for k, v in dict(start.get(section) or {}).items() if k in cls.model_fields}
         declared = [f"{section}.{key}" for key in cls.search_space()]
+        added = [f"{section}.{key}" for key in cls.model_fields if f"{section}.{key}" in narrowed]
+        declared += [key for key in added if key not in declared]
         known += declared
+        settable += [f"{section}.{key}" for key in cls.model_fields]
         wanted = [key for key in declared if (not only or key in only) and key not in fixed]
         if not wanted:
             continue
@@ -55,16 +63,22 @@ def search_space(
         parameters += below.parameters
     for asked in [*(only or []), *fixed, *narrowed, *weights]:
         if asked not in known:
-            from recengine.config import did_you_mean
-
-            near = did_you_mean(asked, known)
-            raise ConfigError(
-                f"there is no tunable setting '{asked}'",
-                where="search space",
-                expected="one of " + ", ".join(known),
-                fix=f"did you mean '{near}'?" if near else None,
-            )
+            raise _unknown(asked, known, settable)
     return Space(tuple(parameters), tuple(linear_limit(text) for text in limits))
+
+
+def _unknown(asked: str, known: Sequence[str], settable: Sequence[str]) -> ConfigError:
+    near = did_you_mean(asked, settable)
+    fix = f"did you mean '{near}'?" if near else None
+    if asked in settable:
+        fix = f"give it a range: --range {asked}=LOW:HIGH, or --range {asked}=A,B"
+    return ConfigError(
+        f"there is no tunable setting '{asked}'",
+        where="search space",
+        found=asked,
+        expected="one of " + ", ".join(known),
+        fix=fix,
+    )
 
 
 def fits_directly(model: str) -> bool:
@@ -89,12 +103,20 @@ def _number(value: str, text: str) -> float:
         raise UsageError("expected a number", found=value, where=text) from None
 
 
-def _range(text: str) -> tuple[str, tuple[float, float]]:
+def _range(text: str) -> tuple[str, tuple[float, float] | SearchRange]:
     key, value = _assignment(text)
-    low, sign, high = value.partition(":")
-    if not sign:
-        raise UsageError("expected NAME=LOW:HIGH", found=text)
-    return key, (_number(low, text), _number(high, text))
+    if "," in value:
+        return key, SearchRange(
+            choices=tuple(parse_set(f"{key}={one.strip()}")[1] for one in value.split(","))
+        )
+    low, sign, rest = value.partition(":")
+    high, scaled, scale = rest.partition(":")
+    if not sign or (scaled and scale not in ("log", "linear")):
+        raise UsageError(
+            "expected NAME=LOW:HIGH, NAME=LOW:HIGH:log, NAME=LOW:HIGH:linear or NAME=A,B", found=text
+        )
+    ends = _number(low, text), _number(high, text)
+    return key, SearchRange(*ends, log=scale == "log") if scaled else ends
 
 
 _TERM = re.compile(r"([+-]?)\s*(?:(\d+(?:\.\d*)?(?:[eE][+-]?\d+)?)\s*\*\s*)?([A-Za-z_][\w.]*)\s*")

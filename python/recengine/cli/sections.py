@@ -21,12 +21,13 @@ def settings_class(model: str, values: Mapping[str, Any]) -> type[Config]:
     return run_config_class(entry, None if loss is None else host().registries["loss"].get(loss))
 
 
-def sections_of(model: str) -> dict[str, type[Config]]:
-    """The sections of the settings of ``model`` ('model', 'training', ...) and their classes."""
+def sections_of(model: str, values: Mapping[str, Any]) -> dict[str, type[Config]]:
+    """The sections of the settings of ``model`` ('model', 'training', ...) and their classes; ``values``:
+    what is set, for they name the loss."""
     from recengine.config import nested_config
 
     found = {}
-    for name, field in settings_class(model, {}).model_fields.items():
+    for name, field in settings_class(model, values).model_fields.items():
         section = nested_config(field)
         if section is not None and issubclass(section, Config):
             found[name] = section

@@ -11,7 +11,7 @@ import typer
 from recengine.cli.inputs import ConfigFile, Model, Sets
 from recengine.cli.names import fields_of, print_fields
 from recengine.cli.output import Json, emit_json, note, table
-from recengine.cli.sections import effective, sections_of
+from recengine.cli.sections import effective, given, sections_of
 from recengine.errors import ConfigError
 from recengine.settings import Difference, json_schema, read_file, to_toml
 from recengine.settings import diff as differences
@@ -29,7 +29,8 @@ def show(
 ) -> None:
     """The effective settings of a fit of MODEL, as TOML: defaults < file < command line."""
     if fields:
-        described = {name: fields_of(section) for name, section in sections_of(model).items()}
+        of_loss = sections_of(model, given(model, config, sets or []))
+        described = {name: fields_of(section) for name, section in of_loss.items()}
         if as_json:
             emit_json(described)
             return
@@ -46,7 +47,7 @@ def show(
 @app.command()
 def schema(model: Model) -> None:
     """JSON Schema of the settings file of MODEL, for editors."""
-    parts = {name: json_schema(section) for name, section in sections_of(model).items()}
+    parts = {name: json_schema(section) for name, section in sections_of(model, {}).items()}
     for part in parts.values():
         part.pop("$schema", None)
     emit_json(

@@ -109,7 +109,12 @@ def tune(
     ] = None,
     ranges: Annotated[
         list[str] | None,
-        typer.Option("--range", metavar="a.b=LOW:HIGH", help="Narrow or widen (repeatable)."),
+        typer.Option(
+            "--range",
+            metavar="a.b=LOW:HIGH|A,B",
+            help="Narrow or widen, or search a setting that is not searched by itself; LOW:HIGH:log and "
+            "LOW:HIGH:linear give the scale (repeatable).",
+        ),
     ] = None,
     cost: Annotated[
         list[str] | None, typer.Option(metavar="a.b=2", help="Cost of changing a setting (repeatable).")

@@ -34,7 +34,9 @@ class TrainerConfig(Config):
         0, "sequences or pairs in a step, over all processes; 0: 128 sequences or 4096 pairs", ge=0
     )
     learning_rate: float = knob(1e-3, "step size of the optimiser", gt=0, low=1e-4, high=1e-1, log=True)
-    weight_decay: float = knob(0.0, "L2 pull on the weights (decoupled for adamw)", ge=0, low=0.0, high=1e-1)
+    weight_decay: float = knob(
+        0.0, "L2 pull on the weights (decoupled for adamw)", ge=0, low=1e-6, high=1e-1, log=True
+    )
     optimizer: Optimizer = knob("adam", "rule that turns gradients into steps")
     schedule: Schedule = knob("constant", "course of the learning rate after the warm-up, down to zero")
     warmup: float = knob(0.0, "share of all steps in which the learning rate rises from zero", ge=0, lt=1)

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from recengine.config import Config, did_you_mean
+from recengine.config import Config, SearchRange, check_value, did_you_mean
 from recengine.errors import ConfigError
 
 Kind = Literal["float", "int", "choice"]
@@ -167,18 +167,22 @@ class Space:
         default: Mapping[str, Any] | None = None,
         only: Sequence[str] | None = None,
         fixed: Sequence[str] = (),
-        ranges: Mapping[str, tuple[float, float]] | None = None,
+        ranges: Mapping[str, tuple[float, float] | SearchRange] | None = None,
         costs: Mapping[str, float] | None = None,
         prefix: str = "",
         limits: Sequence[LinearLimit] = (),
     ) -> Space:
         """The space that a config declares: default ``config(**default)``, knobs with their ranges.
 
-        only / fixed: keep these knobs / leave those at their default. ranges: narrow or widen. costs: of
-        change. prefix is put before every name ('model.').
+        only / fixed: keep these knobs / leave those at their default. ranges: narrow or widen a knob (two
+        ends: on the scale that was declared; SearchRange: as it says), or make one of a setting that declares
+        no range. costs: of change. prefix is put before every name ('model.').
         """
         instance = config.parse(default or {}, where="default point")
         declared = config.search_space()
+        for name, asked in (ranges or {}).items():
+            if name in config.model_fields:
+                declared[name] = _asked(config, name, asked, declared.get(name))
         for name in [*(only or ()), *fixed, *(ranges or {}), *(costs or {})]:
             if name not in declared:
                 near = did_you_mean(name, list(declared))
@@ -200,7 +204,7 @@ class Space:
                     Parameter(prefix + name, "choice", value, choices=search.choices, when=when, cost=cost)
                 )
                 continue
-            low, high = (ranges or {}).get(name, (search.low, search.high))
+            low, high = search.low, search.high
             if low is None or high is None:
                 raise ConfigError(
                     "a range needs both ends", where=f"setting '{name}'", found=f"[{low}, {high}]"
@@ -299,6 +303,38 @@ class Space:
             for p in self.parameters
         ] + [[list(limit.coefficients), limit.at_most] for limit in self.limits]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
+
+
+def _asked(
+    config: type[Config], name: str, asked: tuple[float, float] | SearchRange, declared: SearchRange | None
+) -> SearchRange:
+    """What a user wants a setting to be searched in, each end and choice valid on its own."""
+    if not isinstance(asked, SearchRange):
+        asked = replace(declared or SearchRange(), low=asked[0], high=asked[1], choices=None)
+    elif declared is not None:
+        asked = replace(asked, when=declared.when)
+    where = f"range of '{name}'"
+    if asked.choices is not None:
+        taken = tuple(check_value(config, name, value, where=where) for value in asked.choices)
+        return replace(asked, choices=taken)
+    default = config.model_fields[name].get_default(call_default_factory=True)
+    if not isinstance(default, (int, float)) or isinstance(default, bool):
+        raise ConfigError(
+            f"setting '{name}' has no order",
+            where=where,
+            found=f"{asked.low}:{asked.high}",
+            expected="a list of choices",
+            fix=f"{name}=A,B",
+        )
+    for end in (asked.low, asked.high):
+        if end is not None:
+            check_value(
+                config,
+                name,
+                int(end) if isinstance(default, int) and float(end).is_integer() else end,
+                where=where,
+            )
+    return asked
 
 
 def _key(value: Any) -> str:
