@@ -37,7 +37,34 @@ RESULTS = ROOT / "bench" / "results"
 METRIC = "ndcg@10"
 CONFIRMATIONS = 2
 # epochs are not tuned: they are the cost of a trial; a closed form has none
-EPOCHS = {"ease": 1, "mf": 4, "sasrec": 3}
+EPOCHS = {"ease": 1, "mf": 8, "sasrec": 6}
+# the default point, where it is not the plugins': as in the study of losses
+START: dict[str, dict[str, dict[str, Any]]] = {
+    "mf": {
+        "loss": {"shared": True},
+        "training": {"learning_rate": 0.01, "batch_size": 1024},
+    },
+}
+# what ml-100k (1,682 items, short runs) can use, and settings that declare no range
+RANGES = {
+    "mf": [
+        "model.factors=16:128",
+        "model.init_std=0.01:0.5:log",
+        "loss.negatives=32:512",
+        "loss.sampler=uniform,popularity,mixed",
+        "loss.power=0.25:1",
+        "training.batch_size=256:4096:log",
+        "training.schedule=constant,cosine",
+        "training.warmup=0:0.3",
+        "training.clip_norm=0:5",
+    ],
+    "sasrec": [
+        "model.n_blocks=1:3",
+        "training.batch_size=32:256:log",
+        "training.schedule=constant,cosine",
+        "training.warmup=0:0.3",
+    ],
+}
 
 
 def ml_100k() -> Interactions:
@@ -47,14 +74,14 @@ def ml_100k() -> Interactions:
 
 
 def start(model: str) -> dict[str, Any]:
-    return {"training": {"epochs": EPOCHS[model], "evaluate_every": EPOCHS[model]}}
+    own = START.get(model, {})
+    training = {"epochs": EPOCHS[model], "evaluate_every": EPOCHS[model], **own.get("training", {})}
+    return {**own, "training": training}
 
 
 def space_of(model: str) -> Space:
-    # what ml-100k (1,682 items, short runs) can use
-    ranges = {"mf": ["loss.negatives=32:512", "model.factors=16:128"], "sasrec": ["model.n_blocks=1:3"]}
     fixed = [] if fits_directly(model) else ["training.epochs"]
-    return search_space(model, start(model), None, fixed, ranges.get(model, []), [], [])
+    return search_space(model, start(model), None, fixed, RANGES.get(model, []), [], [])
 
 
 def fitted(model: str, events: Interactions, point: dict[str, Any], seed: int) -> Any:
