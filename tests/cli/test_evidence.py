@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from pathlib import Path
 
@@ -152,6 +153,18 @@ def test_tune_of_bad_data_leaves_no_study(tmp_path: Path) -> None:
     study = tmp_path / "s.db"
     assert "missing.csv" in failed("tune", "ease", "--data", tmp_path / "missing.csv", "--study", study)
     assert not study.exists()
+
+
+def test_tune_tells_why_a_trial_failed_and_words_that_fit(events: Path, tmp_path: Path) -> None:
+    sets = ["--set", "loss.name=psl", "--set", "training.epochs=1", "--set", "loss.negatives=2"]
+    knobs = ["--only", "loss.negatives", "--only", "loss.temperature", "--range", "loss.negatives=2:50000"]
+    words = ["--trials", "6", "--confirm", "0", "--study", tmp_path / "s.db", "--tuner", "sobol"]
+    asked = ["tune", "mf", "--data", events, *sets, *knobs, *words]
+    told = RUNNER.invoke(app, [str(word) for word in asked]).output
+    assert "(failed: ConfigError: loss.negatives: there are fewer items" in told
+    use = shlex.split(told.partition("use it with: ")[2].splitlines()[0])
+    assert use[:2] == ["--set=loss.name=psl", "--set=training.epochs=1"]
+    call("fit", "mf", "--data", events, *use, "--out", tmp_path / "run")
 
 
 def test_tune_says_when_nothing_is_to_be_changed(events: Path, tmp_path: Path) -> None:

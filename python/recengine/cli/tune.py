@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -162,7 +163,8 @@ def tune(
     if stale:
         note(f"given up: trials {', '.join(map(str, stale))}, silent for a day")
     _run(made, objective, trials, workers)
-    _report(made, objective, confirm, report, as_json)
+    given = [*(["--config", str(config)] if config else []), *(f"--set={one}" for one in sets or [])]
+    _report(made, objective, confirm, report, as_json, given)
 
 
 def _metric(model: str, asked: str | None) -> str:
@@ -189,7 +191,12 @@ def _run(study: Study, objective: FitObjective, trials: int, workers: int) -> No
         known = study.trials()
         best = max((t.values[0] for t in known if t.values and t.feasible), default=float("nan"))
         ended = next(t for t in known if t.number == trial.number)
-        how = f"  {ended.values[0]:.4f}" if ended.values and ended.state == "done" else f"  ({ended.state})"
+        why = ": " + ended.note.splitlines()[0] if ended.state == "failed" and ended.note else ""
+        how = (
+            f"  {ended.values[0]:.4f}"
+            if ended.values and ended.state == "done"
+            else f"  ({ended.state}{why})"
+        )
         done = sum(t.state != "running" for t in known)
         note(f"trial {done}/{trials}{how}  best {study.objectives[0]} {best:.4f}")
 
@@ -200,7 +207,15 @@ def _run(study: Study, objective: FitObjective, trials: int, workers: int) -> No
         study.run(objective, trials, executor=pool, workers=workers, finished=told)
 
 
-def _report(study: Study, objective: FitObjective, confirm: int, page: Path | None, as_json: bool) -> None:
+def _report(
+    study: Study,
+    objective: FitObjective,
+    confirm: int,
+    page: Path | None,
+    as_json: bool,
+    given: Sequence[str],
+) -> None:
+    """Conclude and show; ``given``: the words that set the default point."""
     from recengine.contracts.tuner import Concludes
     from recengine.tuning.study import observation
 
@@ -245,7 +260,8 @@ def _report(study: Study, objective: FitObjective, confirm: int, page: Path | No
     for label, values in repeats.items():
         typer.echo(f"{label}: " + ", ".join(f"{value:.4f}" for value in values))
     if changed:
-        note("use it with: " + " ".join(f"--set {name}={recommended[name]}" for name in sorted(changed)))
+        words = [*given, *(f"--set={name}={recommended[name]}" for name in sorted(changed))]
+        note("use it with: " + " ".join(shlex.quote(word) for word in words))
 
 
 def _changes(study: Study, recommended: Mapping[str, Any], conclusion: Conclusion | None) -> None:
