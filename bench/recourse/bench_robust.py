@@ -1,7 +1,7 @@
 """Robustness under retraining and perturbation: this method and its peers on nine tables, linear and nets.
 
 python bench/recourse/bench_robust.py [--quick] [--kind linear|net] [--work FOLDER] [--sets NAME...]
-       [--seeds N] [--first N] [--published] [--report]
+       [--seeds N] [--first N] [--coarse] [--published] [--report]
 
 Every answered step (a method at one strength on one table) is kept in --work and not computed again.
 """
@@ -354,10 +354,11 @@ def one_set(
     work: Path,
     quick: bool,
     methods: dict[str, tuple[float, ...]] | None = None,
+    finer: bool = True,
 ) -> list[dict[str, Any]]:
     """A record for each method, strength and cell; ``chosen`` marks the strength that validation picks for
     the seed: the most robust for all who ask, of equally robust ones (0.005) the least. methods: others
-    than the usual ones."""
+    than the usual ones. finer: our own further strengths too."""
     later = f"-from{seeds[0]}" if seeds[0] else ""
     which = "" if methods is None else "-published"
     methods = methods or (KNOBS if kind == "linear" else FOR_NETS)
@@ -368,7 +369,7 @@ def one_set(
     cases = [case for cell in cells(name, seeds, rows) if (case := case_of(cell, kind)) is not None]
     found: dict[tuple[str, float], dict[str, Any]] = {}
     for method, knobs in methods.items():
-        extra = FINE[kind] if method == "ours" else ()
+        extra = FINE[kind] if method == "ours" and finer else ()
         for knob in knobs[::3] if quick else (*knobs, *extra):
             try:
                 found[method, knob] = answers(
@@ -433,6 +434,7 @@ def main() -> None:
         "--work", type=Path, default=Path(os.environ.get("TMPDIR", "/tmp")) / "recourse-robust"
     )
     parser.add_argument("--budget", type=float, default=1e9, help="begin nothing new after so many seconds")
+    parser.add_argument("--coarse", action="store_true", help="without the finer strengths of our own")
     parser.add_argument("--published", action="store_true", help="dice-ml alone, beside the usual ones")
     parser.add_argument("--report", action="store_true", help="only write the results of what --work holds")
     asked = parser.parse_args()
@@ -447,7 +449,7 @@ def main() -> None:
             for name in asked.sets:
                 seeds = tuple(range(asked.first, asked.first + count))
                 methods = PUBLISHED if asked.published else None
-                one_set(kind, name, seeds, asked.work, asked.quick, methods)
+                one_set(kind, name, seeds, asked.work, asked.quick, methods, not asked.coarse)
     report(asked.work, quick=asked.quick)
 
 

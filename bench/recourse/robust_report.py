@@ -128,9 +128,20 @@ def differences(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def at_equal_robustness(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """For each kind and peer: our length over the peer's where ours is at least as robust."""
+    """For each kind and peer: our length over the peer's where ours is at least as robust; on the seeds on
+    which all of our strengths were run."""
+    ours_tried = defaultdict(set)
+    for record in records:
+        if record["method"] == OURS:
+            ours_tried[record["kind"], record["set"], record["seed"]].add(record["knob"])
+    most = {key[:2]: 0 for key in ours_tried}
+    for key, knobs in ours_tried.items():
+        most[key[:2]] = max(most[key[:2]], len(knobs))
     groups = defaultdict(list)
     for record in records:
+        key = (record["kind"], record["set"])
+        if len(ours_tried[*key, record["seed"]]) < most.get(key, 0):
+            continue
         groups[record["kind"], record["set"], record["method"], record["knob"]].append(record)
     points = {key: condense(part) for key, part in groups.items()}
 
