@@ -157,6 +157,8 @@ def test_a_net_and_a_table_of_answers(cli: Cli, table: Path, tmp_path: Path) -> 
         (("logistic", "--target", "income"), "no class label"),
         (("logistic", "--target", "loan", "--accept", "good", "--row", "900"), "no such row"),
         (("logistic", "--target", "loan", "--accept", "good", "--eps", "much"), "not an eps"),
+        (("logistic", "--target", "loan", "--accept", "good", "--eps", "-3%"), "more than 0"),
+        (("logistic", "--target", "loan", "--accept", "good", "--eps", "chi2:1.95"), "between 0 and 1"),
         (("logistic", "--target", "loan", "--accept", "good", "--cost", "l3"), "cost"),
         (("logistic", "--target", "loan", "--accept", "good", "--method", "elice"), "ellice"),
     ],
@@ -187,6 +189,27 @@ def test_tables_that_cannot_be_learnt_from(cli: Cli, table: Path, tmp_path: Path
     result = cli(*words(unknown, "--row", 0, "--train", table))
     assert result.exit_code == 2
     assert "a category that the model does not know" in result.stderr
+
+
+def test_a_sampled_answer_speaks_of_the_drawn_models(cli: Cli, table: Path) -> None:
+    row = refused(cli, table)[2]
+    asked = ("--row", row, "--eps", "0.002", "--guarantee", "sampled")
+    [told] = json.loads(cli(*words(table, *asked, "--json")).stdout)["answers"]
+    assert told["worst_after"] >= 0 > told["worst_undrawn"]
+    assert "worst drawn model; of the whole ellipsoid" in cli(*words(table, *asked)).stdout
+
+
+def test_the_nearest_row_may_not_be_there(cli: Cli, table: Path, tmp_path: Path) -> None:
+    row = refused(cli, table)[0]
+    nowhere = tmp_path / "nowhere.toml"
+    nowhere.write_text("[[linear]]\ncoefficients = { income = 1 }\nat_most = 3\n")
+    result = cli(*words(table, "--row", row, "--eps", "0.002", "--supported", "-c", nowhere))
+    assert result.exit_code == 1
+    assert "No training row within the constraints" in result.stdout
+    assert cli(*words(table, "--save", tmp_path / "kept")).exit_code == 0
+    bare = cli("recourse", tmp_path / "kept", "--data", table, "--row", row, "--eps", "0.002", "--supported")
+    assert bare.exit_code == 2
+    assert "needs the training rows" in bare.stderr
 
 
 def test_refits_are_asked_too_and_only_of_nets(cli: Cli, table: Path, tmp_path: Path) -> None:

@@ -86,6 +86,8 @@ def test_wrong_tables_are_named(columns: Columns) -> None:
         columns.encode(TABLE.drop("income"))
     with pytest.raises(DataError, match="held numbers"):
         columns.encode(TABLE.with_columns(age=pl.Series(["a", "b", "c", "d"])))
+    with pytest.raises(DataError, match=r"(?s)row 2, column 'age'.*'many'"):
+        columns.encode(TABLE.with_columns(age=pl.Series(["30", "41", "many", "50"])))
     with pytest.raises(DataError, match="one value only"):
         Columns.learn(TABLE.with_columns(flat=pl.lit(1)))
 

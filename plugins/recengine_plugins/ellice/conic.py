@@ -20,6 +20,10 @@ from recengine_plugins.ellice.problem import Convex
 Array = NDArray[np.float64]
 
 
+class ConicStoppedError(UsageError):
+    """The conic solver ended with neither an answer nor a proof that there is none."""
+
+
 @dataclass(frozen=True)
 class ConicAnswer:
     """x [d] and the multipliers of one person."""
@@ -87,7 +91,7 @@ def link_rows(links: tuple[tuple[int, int, float], ...], d: int) -> Array:
 def solve_problem(problem: Convex, person: Array, low: Array, high: Array) -> ConicAnswer | None:
     """The optimum for one person, or None with a certificate of infeasibility.
 
-    Raises UsageError when the solver stops without either.
+    Raises ConicStoppedError when the solver stops without either.
     """
     clarabel = _clarabel()
     d = len(person)
@@ -127,21 +131,20 @@ def solve_problem(problem: Convex, person: Array, low: Array, high: Array) -> Co
 def _run(
     clarabel: Any, diagonal: Array, linear: Array, rows: Array, limits: Array, cones: list[Any]
 ) -> tuple[Array, Array] | None:
+    quadratic, matrix = sparse.diags(diagonal, format="csc"), sparse.csc_matrix(rows)
     settings = clarabel.DefaultSettings()
     settings.verbose = False
-    settings.tol_gap_abs = settings.tol_gap_rel = settings.tol_feas = 1e-10
-    solver = clarabel.DefaultSolver(
-        sparse.diags(diagonal, format="csc"), linear, sparse.csc_matrix(rows), limits, cones, settings
+    for tolerance in (1e-10, 1e-7):  # a certificate of the answer is computed afterwards in any case
+        settings.tol_gap_abs = settings.tol_gap_rel = settings.tol_feas = tolerance
+        solution = clarabel.DefaultSolver(quadratic, linear, matrix, limits, cones, settings).solve()
+        status = str(solution.status)
+        if "Infeasible" in status:
+            return None
+        if "Solved" in status or status == "InsufficientProgress":
+            return np.asarray(solution.x), np.asarray(solution.z)
+    raise ConicStoppedError(
+        "the conic solver did not reach an answer", found=status, fix="relax the constraints"
     )
-    solution = solver.solve()
-    status = str(solution.status)
-    if "Infeasible" in status:
-        return None
-    if "Solved" not in status and status != "InsufficientProgress":
-        raise UsageError(
-            "the conic solver did not reach an answer", found=status, fix="relax the constraints"
-        )
-    return np.asarray(solution.x), np.asarray(solution.z)
 
 
 def _multipliers(

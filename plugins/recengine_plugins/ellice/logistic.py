@@ -171,6 +171,8 @@ def fit_layer(problem: Problem, *, start: Array | None = None, iterations: int =
     least = float(np.linalg.eigvalsh(hessian)[0])
     if not least > 1e-12 or not np.isfinite(theta).all():
         raise _no_minimum(least)
+    if problem.loss(2 * theta) < value * (1 - 1e-9):  # further out on the same ray is better still
+        raise _no_minimum(least)
     return FittedLayer(problem, theta, value, hessian)
 
 

@@ -247,6 +247,10 @@ class ElliCE:
     def guarantee(self) -> str:
         """What a certificate means, in words."""
         words = GUARANTEES[self.config.guarantee]
+        if self.unlikely is not None and self.config.plausible is not None:
+            words += (
+                f"; no further from the accepted training rows than {100 * self.config.plausible:g} % of them"
+            )
         if self.refits is None:
             return words
         z = self.refits.deviations
@@ -280,6 +284,8 @@ class ElliCE:
         }
         if self.config.guarantee == "exact":
             details["true_worst_logit"] = worst
+        if self.config.guarantee == "sampled":
+            details["drawn_worst_logit"] = worst
         return RecourseAnswer(points, cost, certified, self.guarantee, details)
 
     def search(self, x0: Array, limits: Constraints) -> Found:
@@ -438,10 +444,14 @@ class ElliCE:
     def nearest_supported(self, people: ArrayLike, constraints: Constraints | None = None) -> Array:
         """The nearest training row that is accepted within the constraints; NaN where there is none."""
         x0 = self._check(people)
+        if not len(self.features):
+            raise UsageError("the nearest row needs the training rows", fix="give the training table too")
         limits = constraints or Constraints.free(self.classifier.names)
         rows = self.features[self.margin(self.features, self.radius.eps) >= self.config.margin]
         if self.config.guarantee == "exact" and len(rows):
             rows = rows[self.worst(rows) >= self.config.margin]
+        if self.unlikely is not None:
+            rows = rows[self.unlikely.worst_logit(np.c_[rows, np.ones(len(rows))]) >= 0]
         answer = np.full_like(x0, np.nan)
         for i in range(len(x0)):
             allowed = kept(rows, np.broadcast_to(x0[i], rows.shape), limits)

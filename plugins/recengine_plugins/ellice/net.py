@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from recengine.contracts.recourse import Piece
 from recengine.recourse import Constraints
 from recengine_plugins.ellice.allowed import Found, kept
+from recengine_plugins.ellice.conic import ConicStoppedError
 from recengine_plugins.ellice.discrete import solve_any
 from recengine_plugins.ellice.sparse import revert, things
 
@@ -198,7 +199,10 @@ class _Walker:
             )
         relax = self.method.relaxation(person[None], self.limits, piece, at=x)
         nodes = min(self.method.config.nodes, 50)
-        y = solve_any(relax, person[None], self.limits, low[None], high[None], most_nodes=nodes).points[0]
+        try:
+            y = solve_any(relax, person[None], self.limits, low[None], high[None], most_nodes=nodes).points[0]
+        except ConicStoppedError:  # the walk goes on without this piece
+            return None
         if not np.isfinite(y).all():
             return None
         for _ in range(1 if piece.exact else 6):

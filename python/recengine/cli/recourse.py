@@ -132,17 +132,23 @@ def _config(
 
 def _eps(text: str) -> dict[str, Any]:
     """'0.01', '5%', 'chi2:0.95' or 'chi2-1:0.95' (one person's score) as settings."""
+    head, colon, level = text.partition(":")
     try:
         if text.endswith("%"):
-            return {"percent_of_loss": float(text[:-1])}
-        head, colon, level = text.partition(":")
-        if colon and head in ("chi2", "chi2-1"):
-            return {"level": float(level), "joint": head == "chi2"}
-        return {"eps": float(text)}
+            given: dict[str, Any] = {"percent_of_loss": float(text[:-1])}
+        elif colon and head in ("chi2", "chi2-1"):
+            given = {"level": float(level), "joint": head == "chi2"}
+        else:
+            given = {"eps": float(text)}
     except ValueError:
         raise UsageError(
             "not an eps", where="--eps", found=text, expected="0.01, 5%, chi2:0.95 or chi2-1:0.95"
         ) from None
+    value = next(iter(given.values()))
+    if not 0 < value < (1 if "level" in given else float("inf")):
+        expected = "a level between 0 and 1" if "level" in given else "more than 0"
+        raise UsageError("an eps that is none", where="--eps", found=text, expected=expected)
+    return given
 
 
 def _widths(text: str) -> tuple[int, ...]:

@@ -26,14 +26,17 @@ def answer(
     bind, which contradict each other, what eps could be served."""
     import numpy as np
 
+    from recengine.recourse.telling import NO_ROW
+
     if not rows:
         return []
     method, x0 = made.method, people[rows]
     if ways > 1:
         return _several(made, x0, rows, limits, ways)
     if supported:
-        points = method.nearest_supported(x0, limits)
-        found = method.judge(points, x0, limits)
+        found = method.judge(method.nearest_supported(x0, limits), x0, limits)
+        status = found.details["status"]
+        found.details["status"] = np.where(np.isfinite(found.points).all(axis=1), status, NO_ROW)
     else:
         found = method.solve(x0, limits)
     told = _told(made, x0, rows, found)
@@ -69,6 +72,7 @@ def _told(made: Ready, x0: Any, rows: list[int], found: Any) -> list[Told]:
     from recengine.recourse.telling import Told
 
     method = made.method
+    drawn = "drawn_worst_logit" in found.details
     score, worst = method.margin(x0, 0.0), method.margin(x0, method.radius.eps)
     details = found.details
     told = []
@@ -78,7 +82,8 @@ def _told(made: Ready, x0: Any, rows: list[int], found: Any) -> list[Told]:
             told.append(Told(row, str(details["status"][k]), today, least_today))
             continue
         point = found.points[k]
-        after = details.get("true_worst_logit", details["worst_logit"])
+        ellipsoid = details["worst_logit"]
+        after = details.get("true_worst_logit", details.get("drawn_worst_logit", ellipsoid))
         gap = details.get("gap")
         least = details.get("proved_least")
         told.append(
@@ -93,6 +98,7 @@ def _told(made: Ready, x0: Any, rows: list[int], found: Any) -> list[Told]:
                 certified=bool(found.certified[k]),
                 score_after=float(method.margin(point, 0.0)[0]),
                 worst_after=float(after[k]),
+                worst_undrawn=float(ellipsoid[k]) if drawn else None,
                 gap=None if gap is None else float(gap[k]),
                 proved_least=None if least is None else int(least[k]),
             )

@@ -159,10 +159,13 @@ class Columns:
             _complete(series)
             if not column.levels:
                 if not series.dtype.is_numeric():
+                    words = series.cast(pl.Float64, strict=False).is_null()
+                    row = int(words.arg_max() or 0)
                     raise DataError(
                         "the column held numbers when the model was fitted",
-                        where=f"column '{column.name}'",
-                        found=f"{series.dtype}, e.g. {series[0]!r}",
+                        where=f"row {row}, column '{column.name}'",
+                        found=repr(series[row]),
+                        expected="a number",
                     )
                 parts.append(series.cast(pl.Float64).to_numpy()[:, None])
                 continue

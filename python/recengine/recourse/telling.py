@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from recengine.recourse.columns import Change
 from recengine.recourse.questions import Conflict, Price
 
+NO_ROW = "no training row"
+
 
 @dataclass(frozen=True)
 class Told:
@@ -16,7 +18,8 @@ class Told:
     score, worst: of the person as is, by the fitted model and by the worst near-optimal one; score_after,
     worst_after: of the changed person. changed: things that change, a category or linked columns as one.
     cost_unrobust: of the cheapest answer for the fitted model alone. servable: the largest eps that still
-    leaves an answer, where there is none at the eps asked for.
+    leaves an answer, where there is none at the eps asked for. worst_undrawn: of the whole ellipsoid, where
+    worst_after is that of drawn models only.
     """
 
     row: int
@@ -29,6 +32,7 @@ class Told:
     certified: bool = False
     score_after: float | None = None
     worst_after: float | None = None
+    worst_undrawn: float | None = None
     gap: float | None = None
     proved_least: int | None = None
     cost_unrobust: float | None = None
@@ -58,7 +62,12 @@ def in_words(told: Told, wanted: str, cost_kind: str) -> list[str]:
     width = max((len(change.column) for change in told.changes), default=0)
     lines += [f"  {change.column:<{width}}  {_change(change)}" for change in told.changes]
     after = f"Then the score is {told.score_after:+.4f}; robustness margin {told.worst_after:+.2e}"
-    lines.append(f"{after} (score of the worst near-optimal model).")
+    if told.worst_undrawn is None:
+        lines.append(f"{after} (score of the worst near-optimal model).")
+    else:
+        lines.append(
+            f"{after} (score of the worst drawn model; of the whole ellipsoid: {told.worst_undrawn:+.2e})."
+        )
     if told.proved_least is not None:
         few = told.proved_least
         lines.append(
@@ -98,6 +107,11 @@ def _change(change: Change) -> str:
 
 
 def _why_none(told: Told) -> list[str]:
+    if told.status == NO_ROW:
+        return [
+            "No training row within the constraints is accepted by every near-optimal model; a point between "
+            "the rows may be."
+        ]
     if told.status == "none found before the search ended":
         return ["The search ended before it found an answer or a proof that there is none (setting nodes)."]
     lines = ["No change within the constraints makes every near-optimal model accept."]

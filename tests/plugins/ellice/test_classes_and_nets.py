@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from itertools import count
+from typing import Any
+
 import numpy as np
 import pytest
 
 from recengine.errors import DataError, UsageError
 from recengine.recourse import compile_constraints, fit_net, from_sklearn, linear_classifier
 from recengine_plugins.ellice.config import ElliCEConfig
+from recengine_plugins.ellice.conic import ConicStoppedError
 from recengine_plugins.ellice.method import ElliCE
 from recengine_plugins.ellice.softmax import softmax_problem
 
@@ -120,6 +124,23 @@ def test_nets_are_certified_and_beat_the_nearest_row(net: tuple[ElliCE, np.ndarr
     assert ((phi @ models.T) > 0).all()
 
 
+def test_a_piece_that_the_solver_cannot_do_is_passed_over(
+    net: tuple[ElliCE, np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from recengine_plugins.ellice import net as walking
+
+    whole, asked = walking.solve_any, count()
+
+    def sometimes(*given: Any, **more: Any) -> Any:
+        if next(asked) % 3 == 0:
+            raise ConicStoppedError("the conic solver did not reach an answer")
+        return whole(*given, **more)
+
+    method, people = net
+    monkeypatch.setattr(walking, "solve_any", sometimes)
+    assert method.solve(people).certified.all()
+
+
 def test_nets_find_what_a_fine_grid_finds() -> None:
     two = X[:, :2]
     labels = (np.abs(two[:, 0]) + two[:, 1] > 0.8).astype(int)
@@ -190,6 +211,11 @@ def test_plausible_answers_stay_near_the_wanted_rows() -> None:
     ok = answer.certified
     assert ok.any()
     assert (near.unlikely.worst_logit(np.c_[answer.points[ok], np.ones(ok.sum())]) >= -1e-7).all()
+    rows = near.nearest_supported(people)
+    there = np.isfinite(rows).all(axis=1)
+    assert there.any()
+    assert (near.unlikely.worst_logit(np.c_[rows[there], np.ones(there.sum())]) >= 0).all()
+    assert "than 50 % of them" in near.guarantee
     assert (answer.costs[ok] >= plain.costs[ok] * (1 - 1e-9)).all()
 
 

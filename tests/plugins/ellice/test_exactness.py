@@ -157,6 +157,10 @@ def test_bad_input_is_named() -> None:
         logistic_problem(np.c_[X, np.ones(30)], np.arange(30) % 2, l2=0.0)
     with pytest.raises(DataError, match="separated perfectly"):
         fit_layer(logistic_problem(X, (X[:, 0] > 0).astype(int), l2=0.0))
+    for seed in range(6):  # whichever way Newton ends on them
+        wide = np.random.default_rng(seed).normal(size=(60, 2))
+        with pytest.raises(DataError, match="separated perfectly"):
+            fit_layer(logistic_problem(wide, (wide.sum(axis=1) > 0).astype(int), l2=0.0))
     with pytest.raises(UsageError, match="eps"):
         Ellipsoid.around(np.ones(3), np.eye(3), -1.0)
     layer, _ = problem(0)
