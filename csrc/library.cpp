@@ -20,6 +20,12 @@ STABLE_TORCH_LIBRARY(recengine, m) {
   m.def(
       "cosine_attention_backward(Tensor grad, Tensor qkv, Tensor? mask, Tensor? lengths, Tensor? cu_seqlens, "
       "Tensor? m, Tensor state, bool causal, str activation, str scale) -> (Tensor dqkv, Tensor dm)");
+  m.def(
+      "cosine_attention_at(Tensor q, Tensor kv, Tensor wanted, Tensor cu_seqlens, Tensor? m, str activation, "
+      "str scale) -> Tensor");
+  m.def(
+      "cosine_attention_at_backward(Tensor grad, Tensor q, Tensor kv, Tensor wanted, Tensor cu_seqlens, Tensor? m, "
+      "str activation, str scale) -> (Tensor dq, Tensor dkv, Tensor dm)");
   // factorization
   m.def("gram(Tensor y) -> Tensor");
   m.def(

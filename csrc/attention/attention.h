@@ -27,16 +27,18 @@ struct AttentionShare {
 
 struct AttentionHead {
   const void *q, *k, *v;  // first row
-  int64_t row, elem;      // strides of q, k, v in elements
+  int64_t row, elem;      // strides of k and v in elements
+  int64_t q_row, q_elem;  // strides of q
   void* out;              // rows of d contiguous elements
   int64_t out_row;
   const void* grad;  // backward only: dL/dO, dq, dk, dv (contiguous rows)
   int64_t grad_row, grad_elem;
   void *dq, *dk, *dv;
-  int64_t d_row;
+  int64_t dq_row, d_row;  // of dq; of dk and dv
   const uint8_t* mask;  // null: every row is valid
   int64_t mask_step;
   int64_t n, d;
+  int64_t asked;  // rows of q (and out, grad, dq): n, but in a bidirectional head of which only some rows ask
   // This head's share of the rows of the next sequence, fetched while this one is worked on: what is read (qkv),
   // what is written (out, or the gradient of qkv), and the gradient of the output. No rows: nothing to fetch.
   AttentionShare next_in, next_out, next_grad;
@@ -56,8 +58,11 @@ inline int64_t attention_scratch(int64_t d) {
   return 6 * rows * dp + 5 * dp * dp + 2 * rows * rows + 8 * rows;
 }
 
-// Whether a head of n rows is cheaper by way of the n x n matrix of similarities.
-inline bool attention_square(int64_t n, int64_t d, bool causal) { return !causal && padded16(n) < padded16(d); }
+// Whether a head of n rows, `asked` of which ask, is cheaper by way of the asked x n matrix of similarities.
+inline bool attention_square(int64_t n, int64_t asked, int64_t d, bool causal) {
+  if (asked == n) return !causal && padded16(n) < padded16(d);
+  return n <= ATTENTION_MAX_D && asked <= ATTENTION_MAX_D && 2 * asked * padded16(n) < (asked + n) * padded16(d);
+}
 
 }  // namespace recengine
 
@@ -70,7 +75,7 @@ RECENGINE_DECLARE(
     void attention_state(const recengine::AttentionHead& head, int64_t begin, int64_t end, float* sum, float* scratch);
     void attention_apply(const recengine::AttentionHead& head, int64_t begin, int64_t end, const float* state,
                          float* scratch);
-    // n x n order, whole head.
+    // The order by way of the similarities, whole head.
     void attention_square_forward(const recengine::AttentionHead& head, float* scratch);
     double attention_square_backward(const recengine::AttentionHead& head, float* scratch);
     // dq, and sum += c q^T g. Both return sum_i w_i g_i . o_i with w = 1 or log_count.

@@ -19,7 +19,7 @@ struct Strided {
   const void* data;
   int64_t row, elem;
 };
-Strided queries(const AttentionHead& h) { return {h.q, h.row, h.elem}; }
+Strided queries(const AttentionHead& h) { return {h.q, h.q_row, h.q_elem}; }
 Strided keys(const AttentionHead& h) { return {h.k, h.row, h.elem}; }
 Strided values(const AttentionHead& h) { return {h.v, h.row, h.elem}; }
 Strided gradients(const AttentionHead& h) { return {h.grad, h.grad_row, h.grad_elem}; }
@@ -308,7 +308,7 @@ int64_t attention_trim(AttentionHead& h, bool backward) {
     zero_rows(h, rows, row, last, h.n);
   };
   if (backward) {
-    clear(h.dq, h.d_row);
+    clear(h.dq, h.dq_row);
     clear(h.dk, h.d_row);
     clear(h.dv, h.d_row);
   } else {
@@ -317,15 +317,15 @@ int64_t attention_trim(AttentionHead& h, bool backward) {
   const int64_t size = h.bf16 ? 2 : 4;
   const auto skip = [&](const void* p, int64_t row) { return static_cast<const char*>(p) + first * row * size; };
   const auto skip_out = [&](void* p, int64_t row) { return p ? static_cast<char*>(p) + first * row * size : nullptr; };
-  h.q = skip(h.q, h.row);
+  h.q = skip(h.q, h.q_row);
   h.k = skip(h.k, h.row);
   h.v = skip(h.v, h.row);
   if (backward) h.grad = skip(h.grad, h.grad_row);
   h.out = skip_out(h.out, h.out_row);
-  h.dq = skip_out(h.dq, h.d_row);
+  h.dq = skip_out(h.dq, h.dq_row);
   h.dk = skip_out(h.dk, h.d_row);
   h.dv = skip_out(h.dv, h.d_row);
-  h.n = last - first;
+  h.n = h.asked = last - first;
   if (h.mask) h.mask += first * h.mask_step;
   const int64_t count = count_valid(h, h.n);
   if (count == h.n) h.mask = nullptr;
@@ -346,8 +346,8 @@ void attention_state(const AttentionHead& h, int64_t begin, int64_t end, float* 
       soon(h, keys(h), s + n, end, ahead);
       soon(h, values(h), s + n, end, ahead);
       if (s + n == h.n) {  // attention_apply follows
-        soon(h, queries(h), 0, h.n, ahead);
-        soon(h, results(h.out, h.out_row), 0, h.n, ahead);
+        soon(h, queries(h), 0, h.asked, ahead);
+        soon(h, results(h.out, h.out_row), 0, h.asked, ahead);
       }
     }
     const Rows k = directions(h, keys(h), s, n, buffer, inverse);
@@ -379,27 +379,27 @@ void attention_apply(const AttentionHead& h, int64_t begin, int64_t end, const f
 }
 
 void attention_square_forward(const AttentionHead& h, float* scratch) {
-  const int64_t dp = padded16(h.d), n = h.n, np = padded16(n);
+  const int64_t dp = padded16(h.d), n = h.n, np = padded16(n), asked = h.asked;
   float* Q = take(scratch, ATTENTION_MAX_D * dp);
   float* K = take(scratch, ATTENTION_MAX_D * dp);
   float* V = take(scratch, ATTENTION_MAX_D * dp);
   float* Kt = take(scratch, ATTENTION_MAX_D * dp);
   float* A = take(scratch, ATTENTION_MAX_D * ATTENTION_MAX_D);
   float inverse_q[ATTENTION_MAX_D], inverse_k[ATTENTION_MAX_D];
-  load_directions(h, queries(h), 0, n, Q, inverse_q);
+  load_directions(h, queries(h), 0, asked, Q, inverse_q);
   load_directions(h, keys(h), 0, n, K, inverse_k);
   load_any(h, values(h), 0, n, V);
-  for (int64_t i = 0; i < n; ++i) inverse_q[i] *= h.scale;
-  scale_rows(Q, n, dp, inverse_q);
+  for (int64_t i = 0; i < asked; ++i) inverse_q[i] *= h.scale;
+  scale_rows(Q, asked, dp, inverse_q);
   scale_rows(V, n, dp, inverse_k);
   transpose_rows(K, n, dp, Kt);
-  small_gemm<false>(n, np, dp, Q, dp, 1, Kt, np, A, np);
-  small_gemm<false>(n, dp, n, A, np, 1, V, dp, K, dp);  // K is free now
-  store_any(h, h.out, h.out_row, 0, n, K);
+  small_gemm<false>(asked, np, dp, Q, dp, 1, Kt, np, A, np);
+  small_gemm<false>(asked, dp, n, A, np, 1, V, dp, K, dp);  // K is free now
+  store_any(h, h.out, h.out_row, 0, asked, K);
 }
 
 double attention_square_backward(const AttentionHead& h, float* scratch) {
-  const int64_t dp = padded16(h.d), n = h.n, np = padded16(n);
+  const int64_t dp = padded16(h.d), n = h.n, np = padded16(n), asked = h.asked;
   float* Q = take(scratch, ATTENTION_MAX_D * dp);
   float* K = take(scratch, ATTENTION_MAX_D * dp);
   float* V = take(scratch, ATTENTION_MAX_D * dp);
@@ -409,28 +409,28 @@ double attention_square_backward(const AttentionHead& h, float* scratch) {
   float* A = take(scratch, ATTENTION_MAX_D * ATTENTION_MAX_D);
   float* B = take(scratch, ATTENTION_MAX_D * ATTENTION_MAX_D);
   float inverse_q[ATTENTION_MAX_D], inverse_k[ATTENTION_MAX_D], turn[ATTENTION_MAX_D];
-  load_directions(h, queries(h), 0, n, Q, inverse_q);
+  load_directions(h, queries(h), 0, asked, Q, inverse_q);
   load_directions(h, keys(h), 0, n, K, inverse_k);
   load_any(h, values(h), 0, n, V);
-  load_any(h, gradients(h), 0, n, G);
-  for (int64_t i = 0; i < n; ++i) turn[i] = inverse_q[i] * h.scale;
-  scale_rows(Q, n, dp, turn);  // c q
+  load_any(h, gradients(h), 0, asked, G);
+  for (int64_t i = 0; i < asked; ++i) turn[i] = inverse_q[i] * h.scale;
+  scale_rows(Q, asked, dp, turn);  // c q
   scale_rows(K, n, dp, inverse_k);
   transpose_rows(K, n, dp, Xt);
-  small_gemm<false>(n, np, dp, Q, dp, 1, Xt, np, A, np);
-  small_gemm<false>(n, dp, n, A, 1, np, G, dp, X, dp);
+  small_gemm<false>(asked, np, dp, Q, dp, 1, Xt, np, A, np);
+  small_gemm<false>(n, dp, asked, A, 1, np, G, dp, X, dp);
   store_any(h, h.dv, h.d_row, 0, n, X);
   transpose_rows(V, n, dp, Xt);
-  small_gemm<false>(n, np, dp, G, dp, 1, Xt, np, B, np);
-  small_gemm<false>(n, dp, n, B, np, 1, K, dp, X, dp);  // dL/d(c q)
+  small_gemm<false>(asked, np, dp, G, dp, 1, Xt, np, B, np);
+  small_gemm<false>(asked, dp, n, B, np, 1, K, dp, X, dp);  // dL/d(c q)
   double weighted = 0;
-  for (int64_t i = 0; i < n; ++i) {
+  for (int64_t i = 0; i < asked; ++i) {
     // direction q = Q / c, and its gradient is c times that of c q
     weighted += direction_backward(h, Q + i * dp, 1.f / h.scale, inverse_q[i], X + i * dp, dp) * h.scale;
     for (int64_t j = 0; j < dp; j += W) store(X + i * dp + j, load(X + i * dp + j) * h.scale);
   }
-  store_any(h, h.dq, h.d_row, 0, n, X);
-  small_gemm<false>(n, dp, n, B, 1, np, Q, dp, X, dp);
+  store_any(h, h.dq, h.dq_row, 0, asked, X);
+  small_gemm<false>(n, dp, asked, B, 1, np, Q, dp, X, dp);
   for (int64_t i = 0; i < n; ++i) direction_backward(h, K + i * dp, 1.f, inverse_k[i], X + i * dp, dp);
   store_any(h, h.dk, h.d_row, 0, n, X);
   return weighted;
@@ -454,10 +454,10 @@ double attention_query_backward(const AttentionHead& h, int64_t begin, int64_t e
       soon_next(h, s, 0, 4, during);
       soon_next(h, s, 1, 4, after);
     } else {
-      soon(h, results(h.dq, h.d_row), s, end, during);
+      soon(h, results(h.dq, h.dq_row), s, end, during);
       soon(h, queries(h), s + n, end, during);
       soon(h, gradients(h), s + n, end, after);
-      if (s + n == h.n) {  // attention_key_backward follows
+      if (s + n == h.asked) {  // attention_key_backward follows
         soon(h, keys(h), 0, h.n, during);
         soon(h, values(h), 0, h.n, after);
       }
@@ -467,9 +467,9 @@ double attention_query_backward(const AttentionHead& h, int64_t begin, int64_t e
     for (int64_t i = 0; i < n; ++i) factor[i] = inverse[i] * h.scale;
     scaled(g, n, dp, factor, G);
     add_outer(dp, dp, n, q.at, q.ld, G, dp, sum, dp, after);
-    const Place dq = place(h, h.dq, h.d_row, s, X);
+    const Place dq = place(h, h.dq, h.dq_row, s, X);
     weighted += directions_backward(h, q, inverse, n, X, dq);
-    finish(h, dq, h.dq, h.d_row, s, n);
+    finish(h, dq, h.dq, h.dq_row, s, n);
   }
   return weighted;
 }
@@ -610,7 +610,7 @@ double attention_causal_query_backward(const AttentionHead& h, int64_t begin, in
       const float dot = direction_backward(h, Q + i * dp, inverse[i], inverse[i], X + i * dp, dp);
       weighted += dot * (h.on_key ? 0.f : scales.log_count[i]);
     }
-    store_any(h, h.dq, h.d_row, s, n, X);
+    store_any(h, h.dq, h.dq_row, s, n, X);
   }
   return weighted;
 }

@@ -50,23 +50,23 @@ const int64_t* longs(const std::optional<Tensor>& t) { return static_cast<const 
 
 Call check(const char* op, const Tensor& qkv, const std::optional<Tensor>& mask, const std::optional<Tensor>& lengths,
            const std::optional<Tensor>& offsets, const std::optional<Tensor>& m, bool causal,
-           const std::string& activation, const std::string& scale) {
+           const std::string& activation, const std::string& scale, const char* name = "qkv", int64_t parts = 3) {
   Call c{m, causal, activation == "elu", false, offsets.has_value(),
          parse_scale(op, scale, causal)};
   STD_TORCH_CHECK(activation == "none" || activation == "elu", op, ": activation must be none or elu, found ",
                   activation);
   const int64_t lead = c.varlen ? 1 : 2;
-  check_dim(op, "qkv", qkv, lead + 3);
-  check_size(op, "qkv", qkv, lead, 3);
+  check_dim(op, name, qkv, lead + 3);
+  check_size(op, name, qkv, lead, parts);
   c.bf16 = qkv.scalar_type() == ScalarType::BFloat16;
-  STD_TORCH_CHECK(c.bf16 || qkv.scalar_type() == ScalarType::Float, op, ": qkv must be float32 or bfloat16");
+  STD_TORCH_CHECK(c.bf16 || qkv.scalar_type() == ScalarType::Float, op, ": ", name, " must be float32 or bfloat16");
   c.sequences = c.varlen ? std::max<int64_t>(offsets->numel() - 1, 0) : qkv.size(0);
   c.positions = qkv.size(lead - 1);
   c.heads = qkv.size(lead + 1);
   c.d = qkv.size(lead + 2);
   c.longest = c.positions;
-  STD_TORCH_CHECK(c.d >= 1 && c.d <= ATTENTION_MAX_D, op, ": qkv has heads of size ", c.d, ", expected 1 to ",
-                  ATTENTION_MAX_D);
+  STD_TORCH_CHECK(c.d >= 1 && c.d <= ATTENTION_MAX_D, op, ": ", name, " has heads of size ", c.d,
+                  ", expected 1 to ", ATTENTION_MAX_D);
   STD_TORCH_CHECK(int(mask.has_value()) + int(lengths.has_value()) + int(c.varlen) <= 1, op,
                   ": give at most one of mask, lengths and cu_seqlens");
   if (mask) {
@@ -185,6 +185,28 @@ void share_next(const Call& c, int64_t b, int64_t hd, const Views& views, Attent
   if (!views.forward) h.next_grad = share(views.grad);
 }
 
+// Sets the scale of a head all of whose queries have the same one (the others': 1); returns what the gradient of its
+// exponent is multiplied by.
+double set_scale(const Call& c, const Tables& t, int64_t hd, int64_t valid, AttentionHead& h) {
+  h.scale = c.scale == Scale::sqrt_d ? static_cast<float>(1.0 / std::sqrt(static_cast<double>(c.d))) : 1.f;
+  if (!powered(c.scale) || !t.scale.empty()) return 1.0;
+  const double ln = valid > 1 ? std::log(static_cast<double>(valid)) : 0.0;
+  h.scale = static_cast<float>(std::exp(-t.exponent[hd] * ln));
+  return ln;
+}
+
+// dm of the units' sums, each multiplied by its logarithm.
+void sum_exponents(const Call& c, const Tables& t, const std::vector<double>& weighted, Tensor& dm) {
+  if (!c.m) return;
+  float* d = static_cast<float*>(dm.mutable_data_ptr());
+  for (int64_t h = 0; h < c.heads; ++h) {
+    double sum = 0;
+    for (int64_t b = 0; b < c.sequences; ++b) sum += weighted[b * c.heads + h];
+    const double s = t.exponent[h];
+    d[h] = static_cast<float>(-s * (1.0 - s) * sum);
+  }
+}
+
 // The head, trimmed; `logarithm` is what the gradient of its exponent is multiplied by.
 AttentionHead head(const Call& c, const Tables& t, int64_t unit, const Views& views, double* logarithm) {
   const int64_t b = unit / c.heads, hd = unit % c.heads, size = c.bf16 ? 2 : 4;
@@ -196,8 +218,8 @@ AttentionHead head(const Call& c, const Tables& t, int64_t unit, const Views& vi
   h.q = at(views.qkv, 0);
   h.k = at(views.qkv, 1);
   h.v = at(views.qkv, 2);
-  h.row = views.qkv.row;
-  h.elem = views.qkv.elem;
+  h.row = h.q_row = views.qkv.row;
+  h.elem = h.q_elem = views.qkv.elem;
   if (views.forward) {
     h.out = at(views.out, 0);
     h.out_row = views.out.row;
@@ -208,31 +230,26 @@ AttentionHead head(const Call& c, const Tables& t, int64_t unit, const Views& vi
     h.dq = at(views.dqkv, 0);
     h.dk = at(views.dqkv, 1);
     h.dv = at(views.dqkv, 2);
-    h.d_row = views.dqkv.row;
+    h.d_row = h.dq_row = views.dqkv.row;
   }
   if (c.valid) {
     h.mask = c.valid + b * c.valid_row;
     h.mask_step = c.valid_step;
   }
   share_next(c, b, hd, views, h);
-  h.n = c.varlen ? c.offset[b + 1] - start : c.positions;
+  h.n = h.asked = c.varlen ? c.offset[b + 1] - start : c.positions;
   h.limit = c.length ? c.length[b * c.length_step] : h.n;
   h.d = c.d;
   h.elu = c.elu;
   h.bf16 = c.bf16;
   h.causal = c.causal;
-  h.scale = c.scale == Scale::sqrt_d ? static_cast<float>(1.0 / std::sqrt(static_cast<double>(c.d))) : 1.f;
   if (!t.scale.empty()) {
     h.by_count = t.scale.data() + hd * (c.longest + 1);
     h.log_count = t.log_count.data();
     h.on_key = c.scale == Scale::key_prefix;
   }
   const int64_t valid = RECENGINE_PICK(attention_trim)(h, !views.forward);
-  double ln = 1.0;
-  if (powered(c.scale) && t.scale.empty()) {
-    ln = valid > 1 ? std::log(static_cast<double>(valid)) : 0.0;
-    h.scale = static_cast<float>(std::exp(-t.exponent[hd] * ln));
-  }
+  const double ln = set_scale(c, t, hd, valid, h);
   if (logarithm) *logarithm = ln;
   return h;
 }
@@ -282,11 +299,11 @@ void forward_head(const AttentionHead& h, float* state) {
       RECENGINE_PICK(attention_causal_forward)(h, begin, end, total, own, work);
       add(total, own, square);
     });
-  } else if (attention_square(h.n, h.d, false)) {
+  } else if (attention_square(h.n, h.asked, h.d, false)) {
     RECENGINE_PICK(attention_square_forward)(h, work);
   } else {
     sum_of_sections(h, total, own, work);
-    RECENGINE_PICK(attention_apply)(h, 0, h.n, total, work);
+    RECENGINE_PICK(attention_apply)(h, 0, h.asked, total, work);
   }
 }
 
@@ -297,7 +314,7 @@ double backward_head(const AttentionHead& h, const float* state) {
   float* work = worker_memory(attention_scratch(h.d) + 3 * square);
   float *own = work, *total = work + square, *again = work + 2 * square;
   work += 3 * square;
-  if (attention_square(h.n, h.d, h.causal)) return RECENGINE_PICK(attention_square_backward)(h, work);
+  if (attention_square(h.n, h.asked, h.d, h.causal)) return RECENGINE_PICK(attention_square_backward)(h, work);
   double weighted = 0;
   std::memset(total, 0, sizeof(float) * square);
   if (h.causal) {
@@ -316,7 +333,7 @@ double backward_head(const AttentionHead& h, const float* state) {
       sum_of_sections(h, again, own, work);
       state = again;
     }
-    each_section(h.n, [&](int64_t s, int64_t begin, int64_t end) {
+    each_section(h.asked, [&](int64_t s, int64_t begin, int64_t end) {
       if (s) std::memset(own, 0, sizeof(float) * square);
       weighted += RECENGINE_PICK(attention_query_backward)(h, begin, end, state, s ? own : total, work);
       if (s) add(total, own, square);
@@ -494,16 +511,136 @@ std::tuple<Tensor, Tensor> backward(const Tensor& grad, const Tensor& qkv, std::
     for (int64_t unit = 0; unit < units; ++unit) one(unit);
   else
     over(units, one);
-  if (m) {
-    float* d = static_cast<float*>(dm.mutable_data_ptr());
-    for (int64_t h = 0; h < c.heads; ++h) {
-      double sum = 0;
-      for (int64_t b = 0; b < c.sequences; ++b) sum += weighted[b * c.heads + h];
-      const double s = t.exponent[h];
-      d[h] = static_cast<float>(-s * (1.0 - s) * sum);
-    }
-  }
+  sum_exponents(c, t, weighted, dm);
   return {dqkv, dm};
+}
+
+// --- where only some rows ask: bidirectional, packed, one thread a head
+
+struct Asked {
+  Call c;
+  std::vector<int64_t> offset;  // first asked row of each sequence, and their number
+  int64_t rows;
+};
+
+struct AskedViews {
+  View q, kv, out, grad, dq, dkv;
+};
+
+// [rows, parts, H, d], or [rows, H, d].
+View view_of(const Tensor& x) {
+  const int64_t last = x.dim() - 1;
+  return {static_cast<char*>(const_cast<void*>(x.const_data_ptr())), 0, x.stride(0), last == 3 ? x.stride(1) : 0,
+          x.stride(last - 1), x.stride(last)};
+}
+
+Asked check_asked(const char* op, const Tensor& q, const Tensor& kv, const Tensor& wanted, const Tensor& offsets,
+                  const std::optional<Tensor>& m, const std::string& activation, const std::string& scale) {
+  Asked a{check(op, kv, {}, {}, offsets, m, false, activation, scale, "kv", 2), {}, wanted.numel()};
+  const Call& c = a.c;
+  check_dim(op, "q", q, 3);
+  check_size(op, "q", q, 0, a.rows);
+  check_size(op, "q", q, 1, c.heads);
+  check_size(op, "q", q, 2, c.d);
+  check_dtype(op, "q", q, kv.scalar_type(), "of kv's dtype");
+  check_dim(op, "wanted", wanted, 1);
+  check_dtype(op, "wanted", wanted, ScalarType::Long, "int64");
+  const int64_t* rows = static_cast<const int64_t*>(wanted.const_data_ptr());
+  const int64_t step = wanted.stride(0);
+  int64_t before = -1, b = 0;
+  a.offset.reserve(c.sequences + 1);
+  for (int64_t i = 0; i < a.rows; ++i) {
+    const int64_t row = rows[i * step];
+    STD_TORCH_CHECK(row > before && row < c.positions, op, ": wanted[", i, "] is ", row, ", expected ", before + 1,
+                    " to ", c.positions - 1, " (rows ascend)");
+    for (; c.offset[b] <= row; ++b) a.offset.push_back(i);
+    before = row;
+  }
+  for (; b <= c.sequences; ++b) a.offset.push_back(a.rows);
+  return a;
+}
+
+AttentionHead asked_head(const Asked& a, const Tables& t, int64_t unit, const AskedViews& v, double* logarithm) {
+  const Call& c = a.c;
+  const int64_t b = unit / c.heads, hd = unit % c.heads, size = c.bf16 ? 2 : 4;
+  const auto at = [&](const View& x, int64_t row, int64_t part) {
+    return x.data + (row * x.row + part * x.part + hd * x.head) * size;
+  };
+  const int64_t key = c.offset[b], query = a.offset[b];
+  AttentionHead h{};
+  h.q = at(v.q, query, 0);
+  h.q_row = v.q.row;
+  h.q_elem = v.q.elem;
+  h.k = at(v.kv, key, 0);
+  h.v = at(v.kv, key, 1);
+  h.row = v.kv.row;
+  h.elem = v.kv.elem;
+  if (v.out.data) {
+    h.out = at(v.out, query, 0);
+    h.out_row = v.out.row;
+  } else {
+    h.grad = at(v.grad, query, 0);
+    h.grad_row = v.grad.row;
+    h.grad_elem = v.grad.elem;
+    h.dq = at(v.dq, query, 0);
+    h.dq_row = v.dq.row;
+    h.dk = at(v.dkv, key, 0);
+    h.dv = at(v.dkv, key, 1);
+    h.d_row = v.dkv.row;
+  }
+  h.n = h.limit = c.offset[b + 1] - key;
+  h.asked = a.offset[b + 1] - query;
+  h.d = c.d;
+  h.elu = c.elu;
+  h.bf16 = c.bf16;
+  const double ln = set_scale(c, t, hd, h.n, h);
+  if (logarithm) *logarithm = ln;
+  return h;
+}
+
+Tensor forward_asked(const Tensor& q, const Tensor& kv, const Tensor& wanted, const Tensor& offsets,
+                     std::optional<Tensor> m, std::string activation, std::string scale) {
+  const Asked a = check_asked("cosine_attention_at", q, kv, wanted, offsets, m, activation, scale);
+  const Call& c = a.c;
+  const Tensor out = torch::stable::new_empty(q, {a.rows, c.heads, c.d});
+  const Tables t = tables(c);
+  const AskedViews v{view_of(q), view_of(kv), view_of(out), {}, {}, {}};
+  over(c.sequences * c.heads, [&](int64_t unit) {
+    const AttentionHead h = asked_head(a, t, unit, v, nullptr);
+    if (h.asked > 0) forward_head(h, nullptr);
+  });
+  return out;
+}
+
+std::tuple<Tensor, Tensor, Tensor> backward_asked(const Tensor& grad, const Tensor& q, const Tensor& kv,
+                                                  const Tensor& wanted, const Tensor& offsets,
+                                                  std::optional<Tensor> m, std::string activation,
+                                                  std::string scale) {
+  const char* op = "cosine_attention_at_backward";
+  const Asked a = check_asked(op, q, kv, wanted, offsets, m, activation, scale);
+  const Call& c = a.c;
+  check_dim(op, "grad", grad, 3);
+  check_dtype(op, "grad", grad, q.scalar_type(), "of q's dtype");
+  for (int64_t axis = 0; axis < 3; ++axis) check_size(op, "grad", grad, axis, q.size(axis));
+  const Tensor dq = torch::stable::new_empty(q, {a.rows, c.heads, c.d});
+  const Tensor dkv = torch::stable::new_empty(q, {c.positions, 2, c.heads, c.d});
+  Tensor dm = torch::stable::new_empty(q, {m ? c.heads : 0}, ScalarType::Float);
+  const Tables t = tables(c);
+  std::vector<double> weighted(c.sequences * c.heads, 0.0);
+  const AskedViews v{view_of(q), view_of(kv), {}, view_of(grad), view_of(dq), view_of(dkv)};
+  over(c.sequences * c.heads, [&](int64_t unit) {
+    double ln = 0;
+    const AttentionHead h = asked_head(a, t, unit, v, &ln);
+    if (h.asked > 0) {
+      weighted[unit] = ln * backward_head(h, nullptr);
+    } else {
+      const int64_t size = c.bf16 ? 2 : 4;
+      for (int64_t i = 0; i < h.n; ++i)
+        for (void* rows : {h.dk, h.dv}) std::memset(static_cast<char*>(rows) + i * h.d_row * size, 0, h.d * size);
+    }
+  });
+  sum_exponents(c, t, weighted, dm);
+  return {dq, dkv, dm};
 }
 
 }  // namespace
@@ -512,4 +649,6 @@ std::tuple<Tensor, Tensor> backward(const Tensor& grad, const Tensor& qkv, std::
 STABLE_TORCH_LIBRARY_IMPL(recengine, CPU, lib) {
   lib.impl("cosine_attention", TORCH_BOX(&recengine::forward));
   lib.impl("cosine_attention_backward", TORCH_BOX(&recengine::backward));
+  lib.impl("cosine_attention_at", TORCH_BOX(&recengine::forward_asked));
+  lib.impl("cosine_attention_at_backward", TORCH_BOX(&recengine::backward_asked));
 }

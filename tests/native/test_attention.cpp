@@ -9,6 +9,8 @@ namespace {
 struct Setting {
   int64_t n, d;
   bool bf16, causal, elu, masked, on_key, tables;
+  int64_t unasked = 0;  // rows at the end that ask nothing
+  int64_t asked() const { return n - unasked; }
 };
 
 struct Data {
@@ -31,12 +33,12 @@ struct Data {
   }
   AttentionHead head() {
     AttentionHead h{};
-    h.q = q.data(), h.k = k.data(), h.v = v.data(), h.row = q.row, h.elem = 1;
+    h.q = q.data(), h.k = k.data(), h.v = v.data(), h.row = h.q_row = q.row, h.elem = h.q_elem = 1;
     h.out = out.data(), h.out_row = out.row;
     h.grad = g.data(), h.grad_row = g.row, h.grad_elem = 1;
-    h.dq = dq.data(), h.dk = dk.data(), h.dv = dv.data(), h.d_row = dq.row;
+    h.dq = dq.data(), h.dk = dk.data(), h.dv = dv.data(), h.d_row = h.dq_row = dq.row;
     h.mask = z.masked ? mask.data() : nullptr, h.mask_step = 1;
-    h.n = h.limit = z.n, h.d = z.d;
+    h.n = h.limit = z.n, h.asked = z.asked(), h.d = z.d;
     h.scale = 0.3f;
     if (z.tables) h.by_count = by_count.data(), h.log_count = log_count.data(), h.on_key = z.on_key;
     h.elu = z.elu, h.bf16 = z.bf16, h.causal = z.causal;
@@ -76,7 +78,7 @@ Truth naive(const Data& a) {
   }
   for (int64_t i = 0; i < n; ++i)
     for (int64_t s = 0; s < n; ++s) {
-      if (!a.mask[i] || !a.mask[s] || (z.causal && s > i)) continue;
+      if (i >= z.asked() || !a.mask[i] || !a.mask[s] || (z.causal && s > i)) continue;
       double cosine = 0, gv = 0;
       for (int64_t j = 0; j < d; ++j) {
         cosine += qh[i * d + j] * kh[s * d + j];
@@ -115,15 +117,17 @@ double run(Data& a) {
   const int64_t dp = padded16(a.z.d);
   std::vector<float> state(dp * dp), total(dp * dp), own(dp * dp);
   Scratch scratch(attention_scratch(a.z.d));
-  RECENGINE_PICK(attention_trim)(forward, false);
-  RECENGINE_PICK(attention_trim)(backward, true);
-  const int64_t n = forward.n;
+  if (!a.z.unasked) {
+    RECENGINE_PICK(attention_trim)(forward, false);
+    RECENGINE_PICK(attention_trim)(backward, true);
+  }
+  const int64_t n = forward.n, asked = forward.asked;
   if (n == 0) return 0;
   const auto add = [&] {
     for (int64_t i = 0; i < dp * dp; ++i) total[i] += own[i];
   };
   const auto end = [&](int64_t s) { return std::min(n, (s + 1) * ATTENTION_SECTION); };
-  if (attention_square(n, a.z.d, a.z.causal)) {
+  if (attention_square(n, asked, a.z.d, a.z.causal)) {
     RECENGINE_PICK(attention_square_forward)(forward, scratch.get());
     return RECENGINE_PICK(attention_square_backward)(backward, scratch.get());
   }
@@ -149,8 +153,8 @@ double run(Data& a) {
     return weighted;
   }
   RECENGINE_PICK(attention_state)(forward, 0, n, state.data(), scratch.get());
-  RECENGINE_PICK(attention_apply)(forward, 0, n, state.data(), scratch.get());
-  weighted = RECENGINE_PICK(attention_query_backward)(backward, 0, n, state.data(), total.data(), scratch.get());
+  RECENGINE_PICK(attention_apply)(forward, 0, asked, state.data(), scratch.get());
+  weighted = RECENGINE_PICK(attention_query_backward)(backward, 0, asked, state.data(), total.data(), scratch.get());
   RECENGINE_PICK(attention_key_backward)(backward, 0, n, total.data(), scratch.get());
   return weighted;
 }
@@ -183,6 +187,12 @@ NATIVE_TEST(attention_against_loops) {
           check({n, d, bf16, true, true, masked, true, true});
         }
   check({600, 16, false, true, false, true, false, false});
+  for (const int64_t d : {5, 32, 128})
+    for (const bool bf16 : {false, true}) {
+      check({70, d, bf16, false, false, false, false, false, 67});
+      check({70, d, bf16, false, true, false, false, false, 3});
+      check({100, d, bf16, false, false, false, false, false, 30});
+    }
 }
 
 NATIVE_TEST(attention_by_threads) {

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from recengine.errors import UsageError
 from recengine.ops._library import native
-from recengine.ops.attention import cosine_attention, cosine_attention_reference
+from recengine.ops.attention import cosine_attention, cosine_attention_at, cosine_attention_reference
 
 kernel = pytest.mark.skipif(not native().cpu, reason="no native kernels here")
 MODES = [
@@ -347,6 +347,127 @@ def test_autocast() -> None:
     out.float().sum().backward()
     assert linear.weight.grad is not None
     assert linear.weight.grad.dtype == m.grad.dtype == torch.float32
+
+
+def some_rows_ask(
+    lengths: list[int],
+    d: int,
+    *,
+    share: float = 0.3,
+    scale: str = "length",
+    dtype: torch.dtype = torch.float32,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
+    """Queries, keys with values, the rows that ask, cu_seqlens and m, for two heads."""
+    generator = torch.Generator().manual_seed(sum(lengths))
+    total = sum(lengths)
+    wanted = (torch.rand(total, generator=generator) < share).nonzero().flatten()
+    queries = torch.randn(len(wanted), 2, d, generator=generator).to(dtype)
+    keys = torch.randn(total, 2, 2, d, generator=generator).to(dtype)
+    offsets = torch.tensor([0, *torch.tensor(lengths).cumsum(0).tolist()])
+    return queries, keys, wanted, offsets, torch.linspace(-1.0, 1.5, 2) if scale in POWERS else None
+
+
+def asked_both(
+    queries: Tensor, keys: Tensor, wanted: Tensor, offsets: Tensor, m: Tensor | None, **options: Any
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Output and gradients (of queries, of keys, of m) of the kernel, and of the reference in float64."""
+    results = []
+    for dtype in (queries.dtype, torch.float64):
+        q, k = (x.detach().to(dtype).requires_grad_() for x in (queries, keys))
+        e = None if m is None else m.detach().clone().requires_grad_()
+        out = cosine_attention_at(q, k, wanted, cu_seqlens=offsets, m=e, **options)
+        g = torch.randn(out.shape, generator=torch.Generator().manual_seed(9)).to(queries.dtype).to(dtype)
+        results.append([out, *torch.autograd.grad(out, [q, k] if e is None else [q, k, e], g)])
+    return results[0], results[1]
+
+
+ASKED = [[9, 1, 30, 0, 4], [70], [20, 20, 20], [600, 3], [0, 0, 1]]
+
+
+@kernel
+@pytest.mark.parametrize("scale", ["length", "sequence", "sqrt_d", "one"])
+@pytest.mark.parametrize("activation", ["none", "elu"])
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 2e-6), (torch.bfloat16, 4e-3)])
+def test_rows_that_ask_equal_float64(scale: str, activation: str, dtype: torch.dtype, bound: float) -> None:
+    for lengths, d, share in itertools.product(ASKED, (5, 32, 128), (0.1, 0.5, 1.0)):
+        given = some_rows_ask(lengths, d, share=share, scale=scale, dtype=dtype)
+        found, truth = asked_both(*given, activation=activation, scale=scale)
+        for name, a, b in zip(("out", "dq", "dkv"), found, truth, strict=False):
+            assert error(a, b) <= bound, (name, lengths, d, share)
+        if given[4] is not None:
+            terms = (truth[0].norm() * (4 * sum(lengths) * d) ** 0.5).item() + 1e-12
+            assert (found[3] - truth[3]).abs().max().item() <= bound * terms, (lengths, d, share)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_rows_that_ask_are_rows_of_the_whole(causal: bool) -> None:
+    queries, keys, wanted, offsets, m = some_rows_ask([9, 1, 30], 16)
+    whole = torch.randn(40, 2, 16).index_copy(0, wanted, queries)
+    found = cosine_attention_at(queries, keys, wanted, cu_seqlens=offsets, m=m, causal=causal)
+    every = cosine_attention(torch.cat([whole[:, None], keys], 1), cu_seqlens=offsets, m=m, causal=causal)
+    torch.testing.assert_close(found, every[wanted])
+
+
+@kernel
+def test_rows_that_ask_take_any_strides_and_threads() -> None:
+    queries, keys, wanted, offsets, m = some_rows_ask([50] * 12, 24)
+    spread = torch.empty(len(wanted), 24, 4)[..., ::2].transpose(1, 2).copy_(queries)
+    wide = torch.empty(600, 2, 5, 24)[:, :, 1:5:2].copy_(keys)
+    assert not spread.is_contiguous()
+    assert not wide.is_contiguous()
+    before, results = torch.get_num_threads(), []
+    try:
+        for threads, q, k in ((1, queries, keys), (4, queries, keys), (1, spread, wide)):
+            torch.set_num_threads(threads)
+            a, b, e = (x.detach().requires_grad_() for x in (q, k, m))
+            out = cosine_attention_at(a, b, wanted, cu_seqlens=offsets, m=e)
+            results.append([out, *torch.autograd.grad(out.square().sum(), (a, b, e))])
+    finally:
+        torch.set_num_threads(before)
+    for other in results[1:]:
+        assert all(torch.equal(one, two) for one, two in zip(results[0], other, strict=True))
+
+
+@kernel
+def test_rows_that_ask_opcheck() -> None:
+    queries, keys, wanted, offsets, m = some_rows_ask([9, 1, 30], 16)
+    operands = [x.detach().requires_grad_() for x in (queries, keys)]
+    exponent = m.detach().requires_grad_()
+    torch.library.opcheck(
+        torch.ops.recengine.cosine_attention_at, (*operands, wanted, offsets, exponent, "none", "length")
+    )
+    torch.library.opcheck(
+        torch.ops.recengine.cosine_attention_at_backward,
+        (torch.ones_like(queries), queries, keys, wanted, offsets, m, "none", "length"),
+    )
+
+
+@kernel
+def test_nobody_asks() -> None:
+    keys = torch.randn(7, 2, 2, 16, requires_grad=True)
+    out = cosine_attention_at(
+        torch.zeros(0, 2, 16), keys, torch.zeros(0, dtype=torch.int64), cu_seqlens=torch.tensor([0, 7]), m=M
+    )
+    assert out.shape == (0, 2, 16)
+    (gradient,) = torch.autograd.grad(out.sum(), keys)
+    assert torch.equal(gradient, torch.zeros_like(keys))
+
+
+def test_wrong_rows_that_ask_are_named() -> None:
+    queries, keys, wanted = torch.zeros(2, 2, 16), torch.zeros(5, 2, 2, 16), torch.tensor([1, 3])
+    offsets = torch.tensor([0, 5])
+    for given, word in (
+        ((queries, keys, wanted.int()), "wanted"),
+        ((queries, keys[:, 0], wanted), "keys"),
+        ((queries[:1], keys, wanted), "queries"),
+        ((queries.double(), keys, wanted), "queries"),
+    ):
+        with pytest.raises(UsageError, match=rf"cosine_attention_at\({word}"):
+            cosine_attention_at(*given, cu_seqlens=offsets, m=M)
+    if native().cpu:
+        for rows in ([3, 1], [1, 1], [1, 5], [-1, 2]):
+            with pytest.raises(RuntimeError, match=r"wanted\[[01]\] is"):
+                cosine_attention_at(queries, keys, torch.tensor(rows), cu_seqlens=offsets, m=M)
 
 
 QKV, M = torch.zeros(2, 5, 3, 2, 16), torch.zeros(2)

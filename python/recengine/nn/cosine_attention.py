@@ -9,7 +9,7 @@ from torch.nn import functional
 from recengine.errors import UsageError
 from recengine.nn.ragged import Layout
 from recengine.nn.threads import all_threads
-from recengine.ops.attention import EPS, Activation, Scale, cosine_attention
+from recengine.ops.attention import EPS, Activation, Scale, cosine_attention, cosine_attention_at
 
 POWERS = ("length", "sequence", "key_prefix")
 
@@ -60,15 +60,28 @@ class CosineAttention(nn.Module):
         return out
 
     def at(self, rows: Tensor, place: Layout, wanted: Tensor) -> Tensor:
-        """The output [R, d] at some rows only; wanted int64 [R], ascending. Other rows ask nothing: their
-        queries are zero."""
-        dim, count = rows.shape[1], rows.shape[0]
+        """The output [R, d] at some rows only; wanted int64 [R], ascending. Other rows ask nothing."""
+        dim = rows.shape[1]
         weight, bias = self.project_in.weight, self.project_in.bias
         queries = functional.linear(rows.index_select(0, wanted), weight[:dim], bias[:dim])
         keys = functional.linear(rows, weight[dim:], bias[dim:])
-        asked = queries.new_zeros(count, dim).index_copy(0, wanted, queries)
-        mixed = self._mix(torch.cat([asked, keys], 1), place).index_select(0, wanted)
-        out: Tensor = self.project_out(mixed)
+
+        def attend(queries: Tensor, keys: Tensor, *m: Tensor) -> Tensor:
+            return cosine_attention_at(
+                queries,
+                keys,
+                wanted,
+                cu_seqlens=place.offsets,
+                m=m[0] if m else None,
+                causal=self.causal,
+                activation=self.activation,
+                scale=self.scale,
+            )
+
+        size = dim // self.heads
+        asking, asked = queries.view(-1, self.heads, size), keys.view(-1, 2, self.heads, size)
+        mixed = all_threads(attend, asking, asked, *([] if self.m is None else [self.m]))
+        out: Tensor = self.project_out(mixed.flatten(1))
         return out
 
     def empty_state(self, count: int) -> Tensor:

@@ -1,6 +1,6 @@
 """Operators: one public function each, a plain-torch reference, kernels where they are live."""
 
-from .attention import cosine_attention
+from .attention import cosine_attention, cosine_attention_at
 from .embedding import embedding_bag_sum, gradient_rows, rowwise_adagrad_, sparse_adam_
 from .graph import SparseMatrix, bipartite_graph, layer_mean, propagate, sparse_matrix
 from .moe import Experts, PackedWeights, Routing, grouped_swiglu, route
@@ -17,6 +17,7 @@ __all__ = [
     "SparseMatrix",
     "bipartite_graph",
     "cosine_attention",
+    "cosine_attention_at",
     "draw_negatives",
     "embedding_bag_sum",
     "gradient_rows",

@@ -97,6 +97,51 @@ def cosine_attention(
     return out
 
 
+def cosine_attention_at(
+    queries: Tensor,
+    keys: Tensor,
+    wanted: Tensor,
+    *,
+    cu_seqlens: Tensor,
+    m: Tensor | None = None,
+    causal: bool = False,
+    activation: Activation = "none",
+    scale: Scale = "length",
+) -> Tensor:
+    """:func:`cosine_attention` where only some rows of packed sequences ask.
+
+    Parameters
+    ----------
+    queries: [R, H, d], of the rows ``wanted``; any strides, as are those of ``keys``.
+    keys: [T, 2, H, d], keys and values of all rows.
+    wanted: int64 [R], ascending.
+    cu_seqlens, m, causal, activation, scale: as for ``cosine_attention``.
+
+    Returns
+    -------
+    [R, H, d]: the rows ``wanted`` of ``cosine_attention``, up to rounding. Bidirectional on a CPU, nothing
+    of the size of the other rows' queries is made, in the backward pass neither.
+
+    Raises
+    ------
+    UsageError, RuntimeError: as ``cosine_attention``; rows that do not ascend are found by the CPU kernel.
+    """
+    _check_at(queries, keys, wanted)
+    if causal or not _kernel_for(queries) or queries.is_cuda:
+        asked = queries.new_zeros((keys.shape[0], *queries.shape[1:])).index_copy(0, wanted, queries)
+        laid = torch.cat([asked[:, None], keys], 1)
+        whole = cosine_attention(
+            laid, cu_seqlens=cu_seqlens, m=m, causal=causal, activation=activation, scale=scale
+        )
+        return whole.index_select(0, wanted)
+    _check(keys, None, None, cu_seqlens, m, causal, activation, scale, "keys", 2)
+    exponent = None if m is None else m.float()
+    out: Tensor = torch.ops.recengine.cosine_attention_at(
+        queries, keys, wanted, cu_seqlens, exponent, activation, scale
+    )
+    return out
+
+
 def cosine_attention_reference(
     qkv: Tensor,
     *,
@@ -165,15 +210,18 @@ def _check(
     causal: bool,
     activation: str,
     scale: str,
+    packed_as: str = "qkv",
+    parts: int = 3,
 ) -> None:
     def wrong(argument: str, problem: str, found: object, expected: object) -> UsageError:
+        argument = packed_as if argument == "qkv" else argument
         return UsageError(problem, where=f"cosine_attention({argument})", found=found, expected=expected)
 
     packed = cu_seqlens is not None
     if sum(x is not None for x in (mask, lengths, cu_seqlens)) > 1:
         raise wrong("mask, lengths, cu_seqlens", "only one can say what is valid", "several", "at most one")
-    if qkv.dim() != (4 if packed else 5) or qkv.shape[-3] != 3:
-        expected = "[T, 3, H, d]" if packed else "[B, S, 3, H, d]"
+    if qkv.dim() != (4 if packed else 5) or qkv.shape[-3] != parts:
+        expected = f"[T, {parts}, H, d]" if packed else f"[B, S, {parts}, H, d]"
         raise wrong("qkv", "has the wrong shape", tuple(qkv.shape), expected)
     if not qkv.is_floating_point():
         raise wrong("qkv", "is not floating point", qkv.dtype, "float32 or bfloat16")
@@ -201,6 +249,58 @@ def _check(
     if (m is not None) != (scale in _POWERS):
         expected = "a tensor [H]" if scale in _POWERS else "None"
         raise wrong("m", f"does not go with scale {scale!r}", "None" if m is None else "a tensor", expected)
+
+
+def _check_at(queries: Tensor, keys: Tensor, wanted: Tensor) -> None:
+    def wrong(argument: str, problem: str, found: object, expected: object) -> UsageError:
+        return UsageError(problem, where=f"cosine_attention_at({argument})", found=found, expected=expected)
+
+    if wanted.dim() != 1 or wanted.dtype != torch.int64:
+        raise wrong("wanted", "is no list of rows", (tuple(wanted.shape), wanted.dtype), "int64 [R]")
+    if keys.dim() != 4 or keys.shape[1] != 2:
+        raise wrong("keys", "has the wrong shape", tuple(keys.shape), "[T, 2, H, d]")
+    expected = (wanted.shape[0], *keys.shape[2:])
+    if tuple(queries.shape) != expected:
+        raise wrong("queries", "has the wrong shape", tuple(queries.shape), expected)
+    if queries.dtype != keys.dtype:
+        raise wrong("queries", "has another dtype than keys", queries.dtype, keys.dtype)
+
+
+def _fake_at(
+    q: Tensor,
+    kv: Tensor,
+    wanted: Tensor,
+    cu_seqlens: Tensor,
+    m: Tensor | None,
+    activation: str,
+    scale: str,
+) -> Tensor:
+    return q.new_empty(q.shape)
+
+
+def _fake_at_backward(
+    grad: Tensor,
+    q: Tensor,
+    kv: Tensor,
+    wanted: Tensor,
+    cu_seqlens: Tensor,
+    m: Tensor | None,
+    activation: str,
+    scale: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    dm = q.new_empty((0 if m is None else q.shape[-2],), dtype=torch.float32)
+    return q.new_empty(q.shape), q.new_empty(kv.shape), dm
+
+
+def _setup_context_at(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    *tensors, activation, scale = inputs
+    ctx.save_for_backward(*tensors)
+    ctx.settings = (activation, scale)
+
+
+def _backward_at(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    dq, dkv, dm = torch.ops.recengine.cosine_attention_at_backward(grad, *ctx.saved_tensors, *ctx.settings)
+    return dq, dkv, None, None, dm if ctx.needs_input_grad[4] else None, None, None
 
 
 def _fake_forward(
@@ -261,3 +361,8 @@ if native().cpu:
     torch.library.register_fake("recengine::cosine_attention", _fake_forward)
     torch.library.register_fake("recengine::cosine_attention_backward", _fake_backward)
     torch.library.register_autograd("recengine::cosine_attention", _backward, setup_context=_setup_context)
+    torch.library.register_fake("recengine::cosine_attention_at", _fake_at)
+    torch.library.register_fake("recengine::cosine_attention_at_backward", _fake_at_backward)
+    torch.library.register_autograd(
+        "recengine::cosine_attention_at", _backward_at, setup_context=_setup_context_at
+    )
