@@ -1,6 +1,7 @@
 """SASRec and BERT4Rec beside RecTools 0.19: CPU time an epoch, peak memory, quality.
 
     python bench/sequential/bench_peers.py time [--data ml-100k] [--epochs 6] [--rounds 2] [--threads 1 2]
+        [--every 1]
     python bench/sequential/bench_peers.py quality [--epochs 40] [--seeds 1]
     python bench/sequential/bench_peers.py report
     python bench/sequential/bench_peers.py --quick
@@ -12,6 +13,8 @@ events, ours 20 %). CPU seconds of the whole ``fit`` over its epochs and peak re
 (libraries included; what the imports alone take is measured too), sides by turns, medians over rounds.
 Quality: NDCG@10 and recall@10 of the last event, after equally many epochs, one function for both sides.
 Cells go to a store as they are finished; ``report`` writes bench/results/sequential_peers.* of it.
+--every 3: of every third person alone, all of whose events are kept, where a whole epoch of a peer takes too
+long; its share stands in the table.
 RecTools runs in its own environment: python bench/peers/install.py rectools. So does RecBole (--sides
 recbole), whose epoch is another thing: a training sequence of every prefix of a user's events. It is shown,
 not claimed.
@@ -44,10 +47,11 @@ SIDES = {
 MODELS = ("sasrec", "bert4rec")
 
 
-def leave_last_out(name: str) -> tuple[np.ndarray, dict[int, int]]:
-    """Training rows (user, item, rank in time) and the last item of each user."""
+def leave_last_out(name: str, every: int) -> tuple[np.ndarray, dict[int, int]]:
+    """Training rows (user, item, rank in time) and the last item of each user, of every so many users one."""
     data = datasets.load(name)
     rows = np.stack([data.user, data.item, np.arange(len(data))], axis=1).astype(np.int64)
+    rows = rows[rows[:, 0] % every == 0]
     last = np.append(rows[1:, 0] != rows[:-1, 0], True)
     return rows[~last], dict(zip(rows[last, 0].tolist(), rows[last, 1].tolist(), strict=True))
 
@@ -58,12 +62,14 @@ def measure(lists: np.ndarray, targets: dict[int, int]) -> dict[str, float]:
     return {"recall@10": len(gains) / len(targets), "ndcg@10": float(sum(gains)) / len(targets)}
 
 
-def once(side: str, model: str, data: str, seed: int, epochs: int, threads: int, ask: bool) -> dict[str, Any]:
+def once(
+    side: str, model: str, data: str, every: int, seed: int, epochs: int, threads: int, ask: bool
+) -> dict[str, Any]:
     """One fit of one side in a process of its own."""
     peer, script = SIDES[side]
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        train, targets = leave_last_out(data)
+        train, targets = leave_last_out(data, every)
         np.save(folder / "train.npy", train)
         given = {
             "train": str(folder / "train.npy"),
@@ -81,6 +87,7 @@ def once(side: str, model: str, data: str, seed: int, epochs: int, threads: int,
         "side": side,
         "model": model,
         "data": data,
+        "every": every,
         "seed": seed,
         "epochs": epochs,
         "threads": threads,
@@ -104,35 +111,37 @@ def by_turns(asked: argparse.Namespace, store: Path, ask: bool) -> None:
                         "side": side,
                         "model": model,
                         "data": asked.data,
+                        "every": asked.every,
                         "seed": turn,
                         "threads": threads,
                         "epochs": asked.epochs,
                     }
                     if any(all(one[name] == value for name, value in key.items()) for one in held):
                         continue
-                    found = once(side, model, asked.data, turn, asked.epochs, threads, ask)
+                    found = once(side, model, asked.data, asked.every, turn, asked.epochs, threads, ask)
                     with store.open("a") as file:
                         file.write(json.dumps(found) + "\n")
                     print(json.dumps(found), flush=True)
 
 
 def cells(store: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in store.read_text().splitlines()] if store.exists() else []
+    lines = store.read_text().splitlines() if store.exists() else []
+    return [{"every": 1, **json.loads(line)} for line in lines]
 
 
 def report(store: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]], dict[str, float]]:
     """Times, qualities, claims."""
     held = cells(store)
     times, qualities, figures = [], [], {}
-    for data, model, threads in sorted(
-        {(c["data"], c["model"], c["threads"]) for c in held if c["kind"] == "time"}
-    ):
+    asked = {(c["data"], -c["every"], c["model"], c["threads"]) for c in held if c["kind"] == "time"}
+    for data, less, model, threads in sorted(asked):  # a part of the people first: the whole overrules it
+        wanted = ("time", data, -less, model, threads)
         rows = {
             side: [
                 c
                 for c in held
-                if (c["kind"], c["side"], c["data"], c["model"], c["threads"])
-                == ("time", side, data, model, threads)
+                if (c["kind"], c["data"], c["every"], c["model"], c["threads"]) == wanted
+                and c["side"] == side
             ]
             for side in SIDES
         }
@@ -145,6 +154,7 @@ def report(store: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]], dic
         times.append(
             {
                 "data": data,
+                "people": _people(-less),
                 "model": model,
                 "threads": threads,
                 "CPU s an epoch": cpu["recengine"],
@@ -163,19 +173,18 @@ def report(store: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]], dic
         name = f"{model}-{data}-{threads}"
         figures[f"sequential.peer-cpu-{name}"] = times[-1]["CPU ratio"]
         figures[f"sequential.peer-memory-{name}"] = times[-1]["peak ratio"]
-    for data, model in sorted({(c["data"], c["model"]) for c in held if c["kind"] == "quality"}):
+    compared = {(c["data"], -c["every"], c["model"]) for c in held if c["kind"] == "quality"}
+    for data, less, model in sorted(compared):
         means: dict[str, float] = {}
         for side in SIDES:
-            mine = [
-                c
-                for c in held
-                if (c["kind"], c["side"], c["data"], c["model"]) == ("quality", side, data, model)
-            ]
+            wanted = ("quality", side, data, -less, model)
+            mine = [c for c in held if (c["kind"], c["side"], c["data"], c["every"], c["model"]) == wanted]
             if mine:
                 means[side] = mean(c["ndcg@10"] for c in mine)
                 qualities.append(
                     {
                         "data": data,
+                        "people": _people(-less),
                         "model": model,
                         "side": side,
                         "seeds": len(mine),
@@ -189,6 +198,10 @@ def report(store: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]], dic
     return times, qualities, figures
 
 
+def _people(every: int) -> str:
+    return "all" if every == 1 else f"1 of {every}"
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -199,6 +212,7 @@ def main() -> int:
     parser.add_argument("--sides", nargs="+", choices=list(SIDES), default=["recengine", "rectools"])
     parser.add_argument("--epochs", type=int, default=0, help="0: 6 for time, 40 for quality")
     parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--every", type=int, default=1, help="one of every so many people")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--store", type=Path, default=Path(tempfile.gettempdir()) / "recengine_peers.jsonl")

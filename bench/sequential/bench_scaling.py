@@ -5,7 +5,8 @@
 Lengths 50 to 4,000: Cotten4Rec, BERT4Rec and LinRec, width 64, 1,000 items, 2 sequences a step. Catalogues
 of 1,000 to 1,000,000 generated items: Cotten4Rec, 16 sequences of 50 events, with full softmax and with 1,024
 sampled items. Median wall seconds of a step (Adam included), one thread; peak of torch's allocations in a
-step. The exponent is the slope of a straight line through the last three points of the log-log plot.
+step. The exponent is the slope of a straight line through the last three points of the log-log plot, where it
+is drawn.
 """
 
 from __future__ import annotations
@@ -54,14 +55,19 @@ def catalogues(quick: bool) -> list[dict[str, Any]]:
     return rows
 
 
-def exponents(rows: list[dict[str, Any]], key: str) -> dict[str, float]:
-    """Slope of log(key) over log(size) through the last points, by kind."""
+def lines(rows: list[dict[str, Any]], key: str) -> dict[str, np.ndarray]:
+    """Slope and intercept of log(key) over log(size) through the last points, by kind."""
     made = {}
     for kind in dict.fromkeys(row["kind"] for row in rows):
         mine = [row for row in rows if row["kind"] == kind][-LAST:]
         x, y = (np.log([row[name] for row in mine]) for name in ("size", key))
-        made[kind] = float(np.polyfit(x, y, 1)[0])
+        made[kind] = np.polyfit(x, y, 1)
     return made
+
+
+def exponents(rows: list[dict[str, Any]], key: str) -> dict[str, float]:
+    """Slopes of ``lines``."""
+    return {kind: float(line[0]) for kind, line in lines(rows, key).items()}
 
 
 def plot(by_length: list[dict[str, Any]], by_items: list[dict[str, Any]], path: Path) -> None:
@@ -75,15 +81,16 @@ def plot(by_length: list[dict[str, Any]], by_items: list[dict[str, Any]], path: 
     sides = ((by_length, "events in a sequence"), (by_items, "items in the catalogue"))
     for across, (rows, label) in enumerate(sides):
         for down, (key, unit) in enumerate((("seconds", "s a step"), ("peak MiB", "MiB at the peak"))):
-            panel, slopes = panels[down][across], exponents(rows, key)
-            for kind, slope in slopes.items():
+            panel = panels[down][across]
+            for kind, line in lines(rows, key).items():
                 mine = [row for row in rows if row["kind"] == kind]
-                panel.loglog(
-                    [row["size"] for row in mine],
-                    [row[key] for row in mine],
-                    marker="o",
-                    label=f"{kind}: exponent {slope:.2f}",
+                sizes = np.array([row["size"] for row in mine])
+                drawn = panel.loglog(
+                    sizes, [row[key] for row in mine], "o", label=f"{kind}: exponent {line[0]:.2f}"
                 )
+                fitted = np.exp(np.polyval(line, np.log(sizes)))
+                panel.loglog(sizes[-LAST:], fitted[-LAST:], color=drawn[0].get_color())
+                panel.loglog(sizes, fitted, ":", color=drawn[0].get_color(), alpha=0.6)
             panel.set_xlabel(label)
             panel.set_ylabel(unit)
             panel.grid(visible=True, which="major", alpha=0.3)
