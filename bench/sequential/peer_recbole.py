@@ -7,6 +7,7 @@ RecBole makes a training sequence of every prefix of a user's events and learns 
 from __future__ import annotations
 
 import logging
+import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ def main(given: dict[str, Any]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place, "rows")
         folder.mkdir()
+        os.chdir(place)  # its logs go where it stands
         lines = ["user_id:token\titem_id:token\ttimestamp:float"]
         lines += ["\t".join(map(str, row)) for row in rows.tolist()]
         (folder / "rows.inter").write_text("\n".join(lines) + "\n")

@@ -118,6 +118,7 @@ def test_recommend_for_a_user_and_for_a_history(cli: Any, small_run: Path) -> No
     ("words", "problem"),
     [
         (("--user", "nobody"), "users that the run does not know"),
+        (("--user", "nobody"), "--history a,b,c"),
         (("--history", "1,99999"), "items that the run does not know"),
         (("--history", "1,two"), "whole numbers"),
         ((), "say whom to recommend for"),

@@ -83,7 +83,7 @@ def known_histories(run: Run, labels: Sequence[Any]) -> HistoryBatch:
             where="recommend",
             found=", ".join(map(repr, unknown[:5])) + (" …" if len(unknown) > 5 else ""),
             expected="ids of the training data",
-            fix="give new people as a mapping from a label to their items",
+            fix="give somebody new by items: --history a,b,c, or in Python a mapping from a label to items",
         )
     return HistoryBatch(**run.split.test.history.history(rows).tensors())
 
