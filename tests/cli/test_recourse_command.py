@@ -218,9 +218,13 @@ def test_refits_are_asked_too_and_only_of_nets(cli: Cli, table: Path, tmp_path: 
     result = cli(*net, "--row", row, "--eps", "0.002", "--refits", "4", "--set", "deviations=1")
     assert "4 whole refits" in result.stdout, result.output
     asked = ("--eps", "0.002", "--set", "deviations=1", "--json")
+    bare = json.loads(cli(*net, "--row", row, *asked).stdout)["answers"][0]
     first = cli(*net, "--row", row, "--refits", "4", *asked, "--save", tmp_path / "net")
     again = cli("recourse", tmp_path / "net", "--data", table, "--row", row, *asked)
     assert again.exit_code == first.exit_code == 0, again.output
+    told = json.loads(first.stdout)["answers"][0]
+    assert told["score"] == bare["score"] > told["worst"]  # the fitted net's own, whoever else is asked
+    assert told["cost_unrobust"] == pytest.approx(bare["cost_unrobust"])
     assert json.loads(again.stdout)["answers"][0]["certified"]  # other starts without rows: maybe another way
     assert "4 whole refits" in json.loads(again.stdout)["model"]["guarantee_means"]
     wrong = cli(*words(table, "--row", row, "--refits", "4"))

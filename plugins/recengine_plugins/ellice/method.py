@@ -123,6 +123,12 @@ class ElliCE:
         made.config = self.config.model_copy(update={"guarantee": "ellipsoid"})
         return made
 
+    def alone(self) -> ElliCE:
+        """The fitted model by itself: no other models, no refits."""
+        made = self.quick().at(0.0)
+        made.refits = None
+        return made
+
     def servable(self, person: Array, constraints: Constraints, *, steps: int = 20) -> float:
         """The largest eps (to a thousandth) under which one person [d] still has recourse; 0 where none."""
         low, high = 0.0, min(self.radius.eps, self.radius.largest)
@@ -397,6 +403,11 @@ class ElliCE:
         x = np.atleast_2d(np.asarray(points, np.float64))
         worst = self._over_ellipsoid(self.head.directions(self.classifier.representation(x)), eps)
         return worst if self.refits is None else np.minimum(worst, self._over_refits(x))
+
+    def score(self, points: ArrayLike) -> Array:
+        """The fitted model's score [N] above the threshold."""
+        x = np.atleast_2d(np.asarray(points, np.float64))
+        return self._over_ellipsoid(self.head.directions(self.classifier.representation(x)), 0.0)
 
     def true_margin(self, point: Array, eps: float) -> float:
         """A certified bound of the worst contrast of one point over the true set of ``eps``."""

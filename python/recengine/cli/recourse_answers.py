@@ -73,7 +73,7 @@ def _told(made: Ready, x0: Any, rows: list[int], found: Any) -> list[Told]:
 
     method = made.method
     drawn = "drawn_worst_logit" in found.details
-    score, worst = method.margin(x0, 0.0), method.margin(x0, method.radius.eps)
+    score, worst = method.score(x0), method.margin(x0, method.radius.eps)
     details = found.details
     told = []
     for k, row in enumerate(rows):
@@ -96,7 +96,7 @@ def _told(made: Ready, x0: Any, rows: list[int], found: Any) -> list[Told]:
                 changed=int(details["changed"][k]),
                 cost=float(found.costs[k]),
                 certified=bool(found.certified[k]),
-                score_after=float(method.margin(point, 0.0)[0]),
+                score_after=float(method.score(point)[0]),
                 worst_after=float(after[k]),
                 worst_undrawn=float(ellipsoid[k]) if drawn else None,
                 gap=None if gap is None else float(gap[k]),
@@ -118,7 +118,7 @@ def _with_reasons(made: Ready, x: Any, one: Told, limits: Constraints) -> Told:
         why = conflict(quick, x, limits)
         blocked = why is not None and why.of_itself
         return replace(one, conflict=why, servable=None if blocked else quick.servable(x, limits))
-    alone = quick.at(0.0).search(x[None], limits).points
+    alone = made.method.alone().search(x[None], limits).points
     without = float(quick.cost(alone, x[None], limits)[0])
     near = quick.search(x[None], limits).points
     prices = binding(quick, x, limits, float(quick.cost(near, x[None], limits)[0]))
