@@ -212,6 +212,26 @@ def test_the_nearest_row_may_not_be_there(cli: Cli, table: Path, tmp_path: Path)
     assert "needs the training rows" in bare.stderr
 
 
+def test_a_search_that_was_cut_short_says_what_is_left(cli: Cli, tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    n = 400
+    frame = {f"c{k}": rng.choice(list("abcde"), n) for k in range(6)} | {"years": rng.integers(0, 9, n)}
+    score = sum(np.isin(frame[f"c{k}"], ["a", "b"]) * (k - 2.0) for k in range(6)) + 0.2 * frame["years"]
+    good = rng.random(n) < 1 / (1 + np.exp(-score + 1))
+    path, out = tmp_path / "many.csv", tmp_path / "out.csv"
+    pl.DataFrame(frame | {"loan": np.where(good, "good", "bad")}).write_csv(path)
+    cut = ("--eps", "0.02", "--set", "nodes=1")
+    result = cli(*words(path, "--all", "--out", out, *cut))
+    assert "may not be the cheapest" in result.stdout, result.output
+    left = pl.read_csv(out).filter(pl.col("gap") > 1e-6)
+    row = int(left["row"][0])
+    assert "A cheaper answer may exist" in cli(*words(path, "--row", row, *cut)).stdout
+    whole = json.loads(cli(*words(path, "--row", row, "--eps", "0.02", "--json")).stdout)["answers"][0]
+    assert whole["gap"] <= 1e-6
+    assert left["cost"][0] * (1 - left["gap"][0]) <= whole["cost"] * (1 + 1e-9)
+    assert whole["cost"] <= left["cost"][0] * (1 + 1e-9)
+
+
 def test_refits_are_asked_too_and_only_of_nets(cli: Cli, table: Path, tmp_path: Path) -> None:
     row = refused(cli, table)[0]
     net = ("recourse", "mlp", "--data", table, "--target", "loan", "--accept", "good", "--hidden", "4")

@@ -21,6 +21,7 @@ from recengine.ops.recourse import INFEASIBLE, UNDECIDED, cone_nearest
 from recengine.ops.recourse import Cone as Shared
 from recengine_plugins.ellice import conic
 from recengine_plugins.ellice.cone import Cone
+from recengine_plugins.ellice.dual import Prices
 from recengine_plugins.ellice.secular import onto_surface, project
 
 Array = NDArray[np.float64]
@@ -31,13 +32,14 @@ _TIGHT = 1e-8
 @dataclass(frozen=True)
 class BoxSolution:
     """points [N, d] (NaN where infeasible), cost = sum w (x - x0)^2 and bound <= optimum [N]; conic: who
-    went to the conic solver."""
+    went to the conic solver; prices: of the constraints, where they are known."""
 
     points: Array
     cost: Array
     bound: Array
     feasible: NDArray[np.bool_]
     conic: NDArray[np.bool_]
+    prices: Prices | None = None
 
     @property
     def gap(self) -> Array:

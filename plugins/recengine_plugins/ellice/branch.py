@@ -15,11 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recengine.recourse import Constraints
+from recengine_plugins.ellice.dual import Prices
+from recengine_plugins.ellice.pricing import narrowed
 from recengine_plugins.ellice.region import Relaxation
+from recengine_plugins.ellice.starts import Question, dive, settlements
 
 Array = NDArray[np.float64]
 _WHOLE = 1e-7
 _TOGETHER = 64  # so many nodes are relaxed at once, also when few people are left
+_AGAIN = (3, 10, 30, 100)  # rounds before which first answers are looked for again
+_SETTLED = 200  # nodes for the whole numbers of settled categories
 
 
 @dataclass(order=True)
@@ -30,6 +35,7 @@ class _Node:
     low: Array = field(compare=False)
     high: Array = field(compare=False)
     x: Array = field(compare=False)
+    prices: Prices = field(compare=False)
 
 
 @dataclass(frozen=True)
@@ -52,46 +58,46 @@ def solve_discrete(
     *,
     rows: NDArray[np.int64] | None = None,
     most_nodes: int = 2000,
+    start: bool = True,
 ) -> BranchSolution:
     """Cheapest robust points within low <= x <= high [n, d] that also respect what is discrete.
 
     A category changes as a whole: exactly one of its columns is 1. A value that is not among the allowed ones
     or not whole may stay. ``most_nodes`` bounds the search of one person; beyond it the best point found is
     returned with the bound that is left. rows [n]: who ``people`` are to ``relax``; default 0 .. n - 1.
+    start: look for first answers by exchanging levels of categories, too.
     """
     n = len(people)
     who = np.arange(n) if rows is None else rows
-    fresh, ids = _relax(relax, who, [(i, low[i], high[i]) for i in range(n)], count())
-    heaps: list[list[_Node]] = [[] for _ in range(n)]
-    for node in fresh:
-        heaps[node.person].append(node)
-    best, cost = np.full_like(people, np.nan), np.full(n, np.inf)
+    search = _Search(relax, who, people, constraints)
+    search.open([(i, low[i], high[i], 0.0) for i in range(n)])
+    search.begin(low, high, exchange=start)
     expanded = np.zeros(n, np.int64)
-    _dive(relax, who, fresh, people, constraints, best, cost)
-    while True:
-        children: list[tuple[int, Array, Array]] = []
-        width = max(1, _TOGETHER // max(sum(map(bool, heaps)), 1))
+    for turn in count(1):
+        if start and constraints.groups and turn in _AGAIN:
+            search.begin(low, high, exchange=True)  # from the nodes that are best now
+        children: list[_Child] = []
+        width = max(1, _TOGETHER // max(sum(map(bool, search.heaps)), 1))
         for person in range(n):
-            heap, opened = heaps[person], 0
+            heap, opened = search.heaps[person], 0
             while heap and opened < width and expanded[person] < most_nodes:
                 node = heapq.heappop(heap)
-                if node.bound >= cost[person] * (1 - 1e-12):
+                if node.bound >= search.cost[person] * (1 - 1e-12):
                     heap.clear()
                     break
                 split = _violated(node, people[person], constraints)
                 if split is None:
-                    best[person] = _snapped(node.x, people[person], constraints)
-                    cost[person] = float(relax.cost(best[person][None], people[person][None])[0])
+                    x = _snapped(node.x, people[person], constraints)
+                    search.better(person, x, float(relax.cost(x[None], people[person][None])[0]))
                     continue
                 expanded[person] += 1
                 opened += 1
-                children += [(person, *bounds) for bounds in split]
+                children += search.worthwhile(node, split)
         if not children:
             break
-        fresh, ids = _relax(relax, who, children, ids)
-        for node in fresh:
-            heapq.heappush(heaps[node.person], node)
-    open_bound = np.array([min((node.bound for node in heap), default=np.inf) for heap in heaps])
+        search.open(children)
+    best, cost = search.best, search.cost
+    open_bound = np.array([min((node.bound for node in heap), default=np.inf) for heap in search.heaps])
     feasible = np.isfinite(cost)
     complete = open_bound >= cost * (1 - 1e-12)
     return BranchSolution(
@@ -103,78 +109,87 @@ def solve_discrete(
     )
 
 
-def _relax(
-    relax: Relaxation, who: NDArray[np.int64], nodes: list[tuple[int, Array, Array]], ids: count[int]
-) -> tuple[list[_Node], count[int]]:
-    rows = np.array([person for person, _, _ in nodes], dtype=np.int64)
-    if not rows.size:
-        return [], ids
-    low = np.stack([bounds for _, bounds, _ in nodes])
-    high = np.stack([bounds for _, _, bounds in nodes])
-    found = relax(who[rows], low, high)
-    made = [
-        _Node(float(found.bound[k]), next(ids), int(rows[k]), low[k], high[k], found.points[k])
-        for k in np.flatnonzero(found.feasible)
-    ]
-    return made, ids
+class _Search:
+    """The open nodes of everybody, and the best answer each has so far."""
+
+    def __init__(
+        self, relax: Relaxation, who: NDArray[np.int64], people: Array, constraints: Constraints
+    ) -> None:
+        self.relax, self.who, self.people, self.constraints = relax, who, people, constraints
+        self.heaps: list[list[_Node]] = [[] for _ in people]
+        self.best, self.cost = np.full_like(people, np.nan), np.full(len(people), np.inf)
+        self.ids = count()
+
+    def better(self, person: int, x: Array, cost: float) -> None:
+        if cost < self.cost[person]:
+            self.best[person], self.cost[person] = x, cost
+
+    def open(self, children: list[_Child]) -> None:
+        """Relax the children, narrow them by their own prices, and keep those that may be better."""
+        rows = np.array([person for person, *_ in children], dtype=np.int64)
+        if not rows.size:
+            return
+        low = np.stack([child[1] for child in children])
+        high = np.stack([child[2] for child in children])
+        found = self.relax(self.who[rows], low, high)
+        bound = np.maximum(found.bound, [child[3] for child in children])
+        prices = found.prices or Prices.unknown(low)
+        if found.prices is not None:
+            after = narrowed(
+                self.relax.problem, self.constraints, prices, self.people[rows], low, high, self.cost[rows]
+            )
+            low, high, bound = after.low, after.high, np.maximum(bound, after.bound)
+        for k in np.flatnonzero(found.feasible):
+            if bound[k] < self.cost[rows[k]] * (1 - 1e-12):
+                priced = Prices(prices.slope[k], prices.level[k])
+                node = _Node(
+                    float(bound[k]), next(self.ids), int(rows[k]), low[k], high[k], found.points[k], priced
+                )
+                heapq.heappush(self.heaps[node.person], node)
+
+    def begin(self, low: Array, high: Array, *, exchange: bool) -> None:
+        """Answers to start with, from the best open node of each person. exchange: of categories within low
+        <= x <= high [n, d] first."""
+        tops = [h[0] for h in self.heaps if h and h[0].bound < self.cost[h[0].person] * (1 - 1e-12)]
+        if not exchange or not self.constraints.groups:
+            asked = [self._question(node, node.low, node.high) for node in tops]
+            for node, x in zip(tops, dive(self.relax, asked, self.constraints), strict=True):
+                if x is not None:
+                    person = self.people[node.person]
+                    point = _snapped(x, person, self.constraints)
+                    self.better(node.person, point, float(self.relax.cost(point[None], person[None])[0]))
+            return
+        asked = [self._question(node, low[node.person], high[node.person]) for node in tops]
+        boxes = settlements(self.relax, asked, self.constraints.groups)
+        if not boxes:
+            return
+        rows = np.array([node.person for node in tops])
+        tree = solve_discrete(
+            self.relax, self.people[rows], self.constraints, np.stack([box[0] for box in boxes]),
+            np.stack([box[1] for box in boxes]), rows=self.who[rows], most_nodes=_SETTLED, start=False,
+        )  # fmt: skip
+        for k in np.flatnonzero(tree.feasible):
+            self.better(int(rows[k]), tree.points[k], float(tree.cost[k]))
+
+    def _question(self, node: _Node, low: Array, high: Array) -> Question:
+        return Question(int(self.who[node.person]), self.people[node.person], node.x, low, high)
+
+    def worthwhile(self, node: _Node, split: list[tuple[Array, Array]]) -> list[_Child]:
+        """The children of a node that its prices do not rule out."""
+        n = len(split)
+        low, high = (np.stack([part[k] for part in split]) for k in (0, 1))
+        bound = np.full(n, node.bound)
+        if np.isfinite(node.prices.level):
+            prices = Prices(np.tile(node.prices.slope, (n, 1)), np.full(n, node.prices.level))
+            people = np.tile(self.people[node.person], (n, 1))
+            known = np.full(n, self.cost[node.person])
+            after = narrowed(self.relax.problem, self.constraints, prices, people, low, high, known)
+            low, high, bound = after.low, after.high, np.maximum(bound, after.bound)
+        good = (low <= high).all(axis=1) & (bound < self.cost[node.person] * (1 - 1e-12))
+        return [(node.person, low[k], high[k], float(bound[k])) for k in np.flatnonzero(good)]
 
 
-def _dive(
-    relax: Relaxation,
-    who: NDArray[np.int64],
-    nodes: list[_Node],
-    people: Array,
-    constraints: Constraints,
-    best: Array,
-    cost: Array,
-) -> None:
-    """First answers: round every relaxed point further the way it moves, and optimise what is left."""
-    low = np.stack([node.low for node in nodes]) if nodes else np.zeros((0, people.shape[1]))
-    high = low.copy()
-    rows = np.array([node.person for node in nodes], dtype=np.int64)
-    for k, node in enumerate(nodes):
-        low[k], high[k] = _rounded(node, people[node.person], constraints)
-    keep = (low <= high).all(axis=1)
-    rows, low, high = rows[keep], low[keep], high[keep]
-    if not rows.size:
-        return
-    found = relax(who[rows], low, high)
-    for k in np.flatnonzero(found.feasible):
-        person = int(rows[k])
-        x = _snapped(found.points[k], people[person], constraints)
-        value = float(relax.cost(x[None], people[person][None])[0])
-        if value < cost[person]:
-            best[person], cost[person] = x, value
-
-
-def _rounded(node: _Node, person: Array, constraints: Constraints) -> tuple[Array, Array]:
-    """The node's bounds with everything discrete fixed at or beyond its relaxed value."""
-    low, high = node.low.copy(), node.high.copy()
-    for group in constraints.groups:
-        x = node.x[group].copy()
-        x[int(np.argmax(person[group]))] -= 1 - 1e-6  # another level as soon as it is used at all
-        only = np.zeros(len(group))
-        only[int(np.argmax(x))] = 1.0
-        low[group] = high[group] = only
-    for feature, values in constraints.allowed.items():
-        low[feature] = high[feature] = _beyond(node, person, feature, np.append(values, person[feature]))
-    for at in np.flatnonzero(constraints.integer):
-        x = float(node.x[at])
-        options = np.array([np.floor(x + 1e-9), np.ceil(x - 1e-9), person[at]])
-        low[at] = high[at] = _beyond(node, person, int(at), options)
-    return low, high
-
-
-def _beyond(node: _Node, person: Array, feature: int, options: Array) -> float:
-    """The nearest option on the far side of the relaxed value, else the nearest one within the bounds."""
-    x, own = float(node.x[feature]), float(person[feature])
-    options = options[(options >= node.low[feature]) & (options <= node.high[feature])]
-    if not options.size:
-        return x
-    slack = 1e-9 * max(1.0, abs(x))
-    far = options[options >= x - slack] if x >= own else options[options <= x + slack]
-    options = far if far.size else options
-    return float(options[np.argmin(np.abs(options - x))])
+_Child = tuple[int, Array, Array, float]  # person, bounds, lower bound of the cost
 
 
 def _snapped(x: Array, person: Array, constraints: Constraints) -> Array:

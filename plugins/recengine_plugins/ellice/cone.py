@@ -40,6 +40,26 @@ class Cone:
         """h' P h, never negative."""
         return np.maximum(np.einsum("ni,ni->n", h @ self.P, h), 0.0)
 
+    def ceiling(self, h: Array, free: NDArray[np.bool_]) -> Array:
+        """The supremum of g over the ``free`` [d] features, the others as in rows h [N, d + 1].
+
+        With z* = -P_FF^-1 P_Ff h_f, rho^2 = theta_F' P_FF^-1 theta_F and s^2 the spread at z*, it is
+        theta.(h_f, z*) - s sqrt(2 eps - rho^2); without end where rho^2 >= 2 eps.
+        """
+        loose = np.append(free, False)
+        F = self.P[np.ix_(loose, loose)]
+        slope = self.theta[loose]
+        try:
+            back = np.linalg.solve(F, np.c_[self.P[np.ix_(loose, ~loose)], slope])
+        except np.linalg.LinAlgError:
+            return np.full(len(h), np.inf)
+        left = 2 * self.eps - float(slope @ back[:, -1])
+        if not left > 1e-9 * self.eps:
+            return np.full(len(h), np.inf)
+        there = h.copy()
+        there[:, loose] = -h[:, ~loose] @ back[:, :-1].T
+        return np.asarray(there @ self.theta - np.sqrt(left * self.spread(there)))
+
     def worst_model(self, h: Array) -> Array:
         """The model (as a linear function of h) that likes each row least: [N, d + 1]."""
         Ph = h @ self.P

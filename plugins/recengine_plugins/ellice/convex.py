@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from recengine_plugins.ellice import conic
 from recengine_plugins.ellice.box import BoxSolution, solve_box
-from recengine_plugins.ellice.dual import Multipliers, separable_bound
+from recengine_plugins.ellice.dual import Multipliers, Prices, prices_of, separable_bound
 from recengine_plugins.ellice.newton import polish
 from recengine_plugins.ellice.problem import Convex
 from recengine_plugins.ellice.splitting import split
@@ -34,6 +34,13 @@ def solve_convex(problem: Convex, people: Array, low: Array, high: Array) -> Box
     n = len(people)
     x = np.full_like(people, np.nan)
     bound, done = np.zeros(n), np.zeros(n, bool)
+    prices = Prices.unknown(people)
+    if not problem.plain:
+        settled = problem.settled(low, high)
+        if settled.all():
+            return _within_settled(problem, people, low, high)
+        if settled.any():
+            return _both(problem, people, low, high, settled)
     if problem.plain:
         x, bound, done = _one_cone_at_a_time(problem, people, low, high)
     hopeless = ~done & (problem.reach(people, low, high) < problem.tau).any(axis=1)
@@ -43,8 +50,9 @@ def solve_convex(problem: Convex, people: Array, low: Array, high: Array) -> Box
     if todo.size <= _FEW:
         left = todo
     else:
-        found, below, good = _together(problem, people[todo], low[todo], high[todo])
+        found, below, good, priced = _together(problem, people[todo], low[todo], high[todo])
         x[todo], bound[todo], feasible[todo] = found, below, good
+        prices.slope[todo], prices.level[todo] = priced.slope, priced.level
         left = todo[~good]
     for i in left:
         by_conic[i] = True
@@ -52,11 +60,52 @@ def solve_convex(problem: Convex, people: Array, low: Array, high: Array) -> Box
         if answer is None:
             continue
         x[i], feasible[i] = answer.x, True
-        bound[i] = _bound(problem, people[i : i + 1], low[i : i + 1], high[i : i + 1], answer.given)[0]
+        one = people[i : i + 1]
+        bound[i] = _bound(problem, one, low[i : i + 1], high[i : i + 1], answer.given)[0]
+        priced = _prices(problem, one, answer.given)
+        prices.slope[i], prices.level[i] = priced.slope[0], priced.level[0]
     x[~feasible] = np.nan
     cost = problem.cost(x, people)
     bound = np.where(feasible, np.clip(bound, 0.0, cost), np.nan)
-    return BoxSolution(x, cost, bound, feasible, by_conic)
+    return BoxSolution(x, cost, bound, feasible, by_conic, prices)
+
+
+def _within_settled(problem: Convex, people: Array, low: Array, high: Array) -> BoxSolution:
+    """Where everything but squared costs within bounds is held fixed: a plain problem beside a constant."""
+    hard = problem.hard
+    held = np.where(hard, low, people)
+    tops = [cone.ceiling(np.c_[held, np.ones(len(held))], ~hard) for cone in problem.cones]
+    some = np.stack([top >= tau for top, tau in zip(tops, problem.tau, strict=True)]).all(axis=0)
+    some &= problem.keeps_rows(np.where(hard, low, 0.0), people * hard, 1e-9)
+    n = len(people)
+    points, bound, conic_ones = np.full_like(people, np.nan), np.full(n, np.nan), np.zeros(n, bool)
+    if some.any():
+        plain = Convex.over(problem.cones, np.where(hard, 1.0, problem.square))
+        found = solve_convex(replace(plain, tau=problem.tau), held[some], low[some], high[some])
+        points[some], conic_ones[some] = found.points, found.conic
+        bound[some] = found.bound + problem.cost(held[some], people[some])
+    feasible = np.isfinite(points).all(axis=1)
+    return BoxSolution(
+        points, problem.cost(points, people), bound, feasible, conic_ones, Prices.unknown(people)
+    )
+
+
+def _both(problem: Convex, people: Array, low: Array, high: Array, settled: NDArray[np.bool_]) -> BoxSolution:
+    """Those who are settled and the others apart, put together again."""
+    parts = [
+        (rows, solve_convex(problem, people[rows], low[rows], high[rows])) for rows in (settled, ~settled)
+    ]
+    n = len(people)
+    made = BoxSolution(
+        np.empty_like(people), np.empty(n), np.empty(n), np.empty(n, bool), np.empty(n, bool),
+        Prices.unknown(people),
+    )  # fmt: skip
+    for rows, part in parts:
+        made.points[rows], made.cost[rows], made.bound[rows] = part.points, part.cost, part.bound
+        made.feasible[rows], made.conic[rows] = part.feasible, part.conic
+        if made.prices is not None and part.prices is not None:
+            made.prices.slope[rows], made.prices.level[rows] = part.prices.slope, part.prices.level
+    return made
 
 
 def _one_cone_at_a_time(
@@ -79,8 +128,8 @@ def _one_cone_at_a_time(
 
 def _together(
     problem: Convex, people: Array, low: Array, high: Array
-) -> tuple[Array, Array, NDArray[np.bool_]]:
-    """Points, certified bounds, and who is within the gap and inside everything."""
+) -> tuple[Array, Array, NDArray[np.bool_], Prices]:
+    """Points, certified bounds, who is within the gap and inside everything, and prices."""
     start = split(problem, people, low, high)
     x, given = polish(problem, people, low, high, start)
     bad = ~np.isfinite(x).all(axis=1)
@@ -89,7 +138,11 @@ def _together(
     cost = problem.cost(x, people)
     inside = (problem.shortfall(x) <= 1e-10).all(axis=1) & problem.keeps_rows(x, people, 1e-9)
     good = ~bad & inside & (cost - bound <= _GAP * np.maximum(cost, 1e-6))
-    return x, bound, good
+    return x, bound, good, _prices(problem, people, given)
+
+
+def _prices(problem: Convex, people: Array, given: Multipliers) -> Prices:
+    return prices_of(people, problem.tau, problem.A, problem.b, problem.E, people @ problem.E.T, given)
 
 
 def _bound(problem: Convex, people: Array, low: Array, high: Array, given: Multipliers) -> Array:

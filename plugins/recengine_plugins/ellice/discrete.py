@@ -14,6 +14,7 @@ from recengine.recourse import Constraints
 from recengine_plugins.ellice.box import BoxSolution
 from recengine_plugins.ellice.branch import BranchSolution, solve_discrete
 from recengine_plugins.ellice.region import CutRelaxation, EllipsoidRelaxation, Relaxation
+from recengine_plugins.ellice.sharpen import sharpened
 
 Array = NDArray[np.float64]
 _TREES = 30
@@ -37,6 +38,8 @@ def solve_any(
     if not limits.discrete:
         found = relax(who, low, high)
         return BranchSolution(found.points, found.cost, found.bound, found.feasible, found.feasible)
+    if isinstance(relax, EllipsoidRelaxation) and limits.groups:
+        relax = sharpened(relax, limits, low, high, who)
     if not isinstance(relax, CutRelaxation):
         return solve_discrete(relax, people, limits, low, high, rows=who, most_nodes=most_nodes)
     return _by_cuts(relax, people, limits, low, high, who, most_nodes)
@@ -46,7 +49,7 @@ class _UnderCuts:
     """A set of models seen through the cuts found so far."""
 
     def __init__(self, whole: CutRelaxation) -> None:
-        self.whole = whole
+        self.whole, self.problem = whole, whole.problem
 
     def __call__(self, rows: NDArray[np.int64], low: Array, high: Array) -> BoxSolution:
         return self.whole.under_cuts(rows, low, high)

@@ -28,6 +28,30 @@ class Multipliers:
     nu: Array
 
 
+@dataclass(frozen=True)
+class Prices:
+    """slope [N, d], level [N]: slope.(x - x0) + level <= 0 at every point x that keeps cones, rows and
+    equalities, whatever its bounds; so cost(x) plus that is a lower bound of the cost. NaN where unknown."""
+
+    slope: Array
+    level: Array
+
+    @classmethod
+    def unknown(cls, people: Array) -> Prices:
+        return cls(np.full_like(people, np.nan), np.full(len(people), np.nan))
+
+
+def prices_of(
+    people: Array, tau: Array, A: Array, b: Array, E: Array, e: Array, given: Multipliers
+) -> Prices:
+    """What the constraints say together under ``given`` multipliers."""
+    lam, mu = np.maximum(given.lam, 0.0), np.maximum(given.mu, 0.0)
+    slope = -np.einsum("nj,njd->nd", lam, given.slopes) + mu @ A + given.nu @ E
+    level = -np.einsum("nj,nj->n", lam, given.biases - tau) - mu @ b
+    level = level - np.einsum("nk,nk->n", given.nu, e) + np.einsum("nd,nd->n", slope, people)
+    return Prices(slope, level)
+
+
 def separable_bound(
     people: Array,
     square: Array,
@@ -45,10 +69,8 @@ def separable_bound(
 
     square, absolute [d]: cost of each coordinate; tau [J]; e [N, k].
     """
-    lam, mu = np.maximum(given.lam, 0.0), np.maximum(given.mu, 0.0)
-    slope = -np.einsum("nj,njd->nd", lam, given.slopes) + mu @ A + given.nu @ E
-    constant = -np.einsum("nj,nj->n", lam, given.biases - tau) - mu @ b
-    constant = constant - np.einsum("nk,nk->n", given.nu, e) + np.einsum("nd,nd->n", slope, people)
+    prices = prices_of(people, tau, A, b, E, e, given)
+    slope, constant = prices.slope, prices.level
     below, above = low - people, high - people  # delta = x - x0 runs in between
     shrink = np.ones(len(people))
     flat = square == 0

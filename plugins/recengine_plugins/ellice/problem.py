@@ -36,6 +36,17 @@ class Convex:
         """Squared cost, no rows: bounds and cones only."""
         return not (self.absolute.any() or len(self.A) or len(self.E)) and bool((self.square > 0).all())
 
+    @property
+    def hard(self) -> NDArray[np.bool_]:
+        """The features [d] that more than squared cost and bounds are about."""
+        kinked = (self.absolute > 0) | (self.square <= 0)
+        return np.asarray(kinked | (self.A != 0).any(axis=0) | (self.E != 0).any(axis=0))
+
+    def settled(self, low: Array, high: Array) -> NDArray[np.bool_]:
+        """For whom [N] the bounds leave no choice in any of these."""
+        hard = self.hard
+        return np.asarray((low[:, hard] == high[:, hard]).all(axis=1))
+
     def cost(self, x: Array, people: Array) -> Array:
         away = x - people
         return np.asarray(np.square(away) @ self.square + np.abs(away) @ self.absolute)

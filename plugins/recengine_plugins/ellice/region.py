@@ -21,6 +21,7 @@ from recengine_plugins.ellice.box import BoxSolution
 from recengine_plugins.ellice.cone import Cone, RootedCone, through
 from recengine_plugins.ellice.conic import link_rows
 from recengine_plugins.ellice.convex import solve_convex
+from recengine_plugins.ellice.dual import Prices
 from recengine_plugins.ellice.logistic import FittedLayer
 from recengine_plugins.ellice.problem import Convex
 from recengine_plugins.ellice.rashomon import true_worst
@@ -31,6 +32,9 @@ Array = NDArray[np.float64]
 
 class Relaxation(Protocol):
     """Cheapest points of the people ``rows`` within low <= x <= high [len(rows), d]."""
+
+    @property
+    def problem(self) -> Convex: ...
 
     def __call__(self, rows: NDArray[np.int64], low: Array, high: Array) -> BoxSolution: ...
 
@@ -149,7 +153,10 @@ class Scaled:
         np.copyto(x, own, where=np.abs(u - there) <= near)
         np.maximum(x, low, out=x)
         np.minimum(x, high, out=x)
-        return BoxSolution(x, found.cost, found.bound, found.feasible, found.conic)
+        prices = found.prices
+        if prices is not None:
+            prices = Prices(prices.slope / self.scale, prices.level)
+        return BoxSolution(x, found.cost, found.bound, found.feasible, found.conic, prices)
 
 
 class EllipsoidRelaxation(Scaled):

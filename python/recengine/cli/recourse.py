@@ -243,8 +243,16 @@ def _table(told: list[Told]) -> None:
         for one in told
     ]
     table(["row", "status", "cost", "changes", "margin", "what"], rows)
+    from recengine.recourse.telling import GAP
+
     found = sum(one.cost is not None for one in told)
     typer.echo(f"{found} of {len(told)} have an answer")
+    open_gaps = [one.gap for one in told if one.gap is not None and one.gap > GAP]
+    if open_gaps:
+        typer.echo(
+            f"{len(open_gaps)} of these may not be the cheapest: the search was cut short with at most "
+            f"{100 * max(open_gaps):.2g} % left (setting nodes, column gap of --out)"
+        )
 
 
 def _write(path: Path, told: list[Told]) -> None:
@@ -257,6 +265,7 @@ def _write(path: Path, told: list[Told]) -> None:
                 "status": one.status,
                 "cost": one.cost,
                 "certified": one.certified,
+                "gap": one.gap,
                 "score": one.score,
                 "worst": one.worst,
                 "score_after": one.score_after,

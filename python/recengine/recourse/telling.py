@@ -9,6 +9,8 @@ from recengine.recourse.columns import Change
 from recengine.recourse.questions import Conflict, Price
 
 NO_ROW = "no training row"
+GAP = 1e-6
+"""A relative gap worth a word: below it an answer counts as the cheapest."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ def in_words(told: Told, wanted: str, cost_kind: str) -> list[str]:
             if few >= told.changed
             else f"At least {few} changes are needed (proved); whether {told.changed} is least is open."
         )
-    elif told.gap is not None and told.gap > 1e-6:
+    elif told.gap is not None and told.gap > GAP:
         lines.append(
             f"A cheaper answer may exist: at most {100 * told.gap:.2g} % cheaper (search cut short)."
         )
