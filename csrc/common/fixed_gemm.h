@@ -1,14 +1,17 @@
 // Products of float matrices in fixed point on the int8 matrix tiles: twice the rate of the bf16 tiles, half the memory.
 // A row of the left operand (a column of the right one) is scaled by its largest magnitude to integers of 24 bits,
-// which are three signed digits of 8; of the nine products of digits the six largest count, summed exactly.
+// which are three signed digits of 8; of the nine products of digits the six largest count, summed exactly, or eight of
+// them where six are too coarse.
 //
-// What is lost is relative to the row's and the column's largest elements, m and n: about sqrt(inner dimension) m n
-// 2^-25 of an element. Arithmetic in float32 loses 2^-24 of S, the sum of its terms' magnitudes, and so an element
-// counts as good where S >= sqrt(inner dimension) m n / 4; S is summed beside, from the first digits' magnitudes. For a
-// block with other elements (outliers, features of uneven scale) the caller takes the bf16 tiles (amx_gemm.h).
+// What is lost is relative to the row's and the column's largest elements, m and n: of an inner element about
+// 2^-25 m n with six products, 2^-25 (m |b| + n |a|) with eight. An operand keeps the sums over its rows of the squares
+// (a / m)^2 at every inner element; from two operands' sums follows, before they are multiplied, what their product
+// loses by expectation against its norm (fixed_levels). Where that is too much (features of uneven scale, infinities)
+// the caller takes the bf16 tiles (amx_gemm.h).
 //
 // A block is 32 rows (or columns) by 64 inner elements: a digit of it takes two tiles of 16 x 16 words, and a word
-// holds the inner elements j, j + 16, j + 32, j + 48 of a step. Operands lie as [digit, then magnitude][step][tile].
+// holds the inner elements j, j + 16, j + 32, j + 48 of a step. An operand: digits [digit][step][tile], squares [inner
+// element], units [row], then the squares' sum, the number of rows that are not zero and the least sum of one of them.
 #pragma once
 
 #include "common/amx_gemm.h"
@@ -17,16 +20,33 @@
 
 namespace KERN_NS {
 
-inline constexpr int64_t FIXED_DEEP = 64;            // inner elements of a step
-inline constexpr int64_t FIXED_MOST = 1 << 14;       // inner elements whose sums fit 32 bits
+inline constexpr int64_t FIXED_DEEP = 64;       // inner elements of a step
+inline constexpr int64_t FIXED_MOST = 1 << 14;  // inner elements whose sums fit 32 bits
+inline constexpr int64_t FIXED_LEVELS = 4;      // places of digits' products that are summed apart, at most
+inline constexpr float FIXED_TOP = 127.f * 65536.f;
 
 RE_INLINE int64_t fixed_steps(int64_t n) { return (n + FIXED_DEEP - 1) / FIXED_DEEP; }
-RE_INLINE int64_t fixed_size(int64_t n) { return 4 * fixed_steps(n) * BLOCK_WORDS; }  // words of 32 rows of n
 
-// The least S of a good element, in units of its largest digits' product.
-RE_INLINE int32_t fixed_least(int64_t n) {
-  return static_cast<int32_t>(127.f * 127.f / 4.f * __builtin_sqrtf(static_cast<float>(n)));
-}
+// An operand of 32 rows (columns) of n inner elements in memory.
+struct FixedOperand {
+  float* digits;
+  int64_t steps;
+
+  FixedOperand(float* at, int64_t n) : digits(at), steps(fixed_steps(n)) {}
+  static RE_INLINE int64_t size(int64_t n) { return fixed_steps(n) * (3 * BLOCK_WORDS + FIXED_DEEP) + BLOCK + 16; }
+  int64_t digit() const { return steps * BLOCK_WORDS; }
+  float* squares() const { return digits + 3 * digit(); }
+  float* units() const { return squares() + steps * FIXED_DEEP; }
+  float& total() const { return units()[BLOCK]; }
+  float& count() const { return units()[BLOCK + 1]; }
+  float& least() const { return units()[BLOCK + 2]; }
+
+  // Whether no row has an outlier: an element beside which most others lose places.
+  bool even() const {
+    constexpr float most = 40.f;  // largest squared by the mean square; of normal numbers it is about 15
+    return most * least() >= FIXED_TOP * FIXED_TOP * static_cast<float>(steps * FIXED_DEEP);
+  }
+};
 
 // Four vectors of integers below 2^23 in magnitude (as floats) to words of their digits, `digit` floats apart.
 RE_INLINE void digit_words(vf a, vf b, vf c, vf d, float* to, int64_t digit) {
@@ -39,135 +59,144 @@ RE_INLINE void digit_words(vf a, vf b, vf c, vf d, float* to, int64_t digit) {
   const __m512i e = _mm512_shuffle_epi8(choose(low, p, _mm512_slli_epi32(q, 16)), pairs);
   const __m512i f = _mm512_shuffle_epi8(choose(low, r, _mm512_slli_epi32(s, 16)), pairs);
   const __m512i g = choose(byte, _mm512_srli_epi32(p, 16), _mm512_srli_epi32(q, 8)), h = choose(high, _mm512_slli_epi32(s, 8), r);
-  const __m512i first = choose(low, g, h);
-  _mm512_storeu_si512(to, first);
-  _mm512_storeu_si512(to + 3 * digit, _mm512_abs_epi8(first));
+  _mm512_storeu_si512(to, choose(low, g, h));
   _mm512_storeu_si512(to + digit, choose(low, _mm512_srli_epi32(e, 16), f));
   _mm512_storeu_si512(to + 2 * digit, choose(low, e, _mm512_slli_epi32(f, 16)));
 }
 
-// How vectors of floats become integers, a lane each.
-struct FixedScale {
-  vf times, unit;  // integer = x times; x = integer / 2^16 unit
-  bool fits;       // in all lanes; zeros fit
+// How rows (a lane each) of largest magnitude `most` become integers, x times; their units; how many are not zero.
+// Rows out of range get a unit of NaN, which no product passes.
+RE_INLINE vf fixed_times(vf most, float* unit, float& count) {
+  const __mmask16 some = _mm512_cmp_ps_mask(most, vf{}, _CMP_NEQ_UQ);
+  const __mmask16 fit = _mm512_cmp_ps_mask(most, splat(1e-15f), _CMP_GE_OQ) & _mm512_cmp_ps_mask(most, splat(1e15f), _CMP_LE_OQ);
+  store(unit, _mm512_mask_mov_ps(most * (1.f / 127.f), static_cast<__mmask16>(some & ~fit), splat(__builtin_nanf(""))));
+  count += static_cast<float>(__builtin_popcount(some));
+  return _mm512_maskz_div_ps(fit, splat(FIXED_TOP), most);
+}
 
-  FixedScale(vf most, vf squares) {
-    const __mmask16 zero = _mm512_cmp_ps_mask(squares, vf{}, _CMP_EQ_OQ) & _mm512_cmp_ps_mask(most, vf{}, _CMP_EQ_OQ);
-    const __mmask16 fit = _mm512_cmp_ps_mask(most, splat(1e-15f), _CMP_GE_OQ) & _mm512_cmp_ps_mask(most, splat(1e15f), _CMP_LE_OQ) &
-                          _mm512_cmp_ps_mask(squares, squares, _CMP_ORD_Q);
-    times = _mm512_maskz_div_ps(fit, splat(127.f * 65536.f), most);
-    unit = _mm512_maskz_mul_ps(fit, most, splat(1.f / 127.f));
-    fits = static_cast<__mmask16>(fit | zero) == 0xffff;
-  }
-};
+RE_INLINE void fixed_close(const FixedOperand& to) {
+  vf sum{};
+  for (int64_t k = 0; k < to.steps * FIXED_DEEP; k += W) sum += load(to.squares() + k);
+  const vf units = load(to.units()) * 0.f + load(to.units() + 16) * 0.f;  // NaN where one of them is
+  to.total() = hsum(sum + units);
+}
 
-// Rows id(0), ..., id(count - 1), at most 32, of m as left operand; unit: one of each row. Returns
-// whether all rows fit.
-template <class Id>
-RE_INLINE bool pack_fixed_rows(const recengine::Matrix& m, Id&& id, int64_t count, int64_t width, float* to, float* unit) {
-  alignas(64) float buffer[FIXED_DEEP], most[BLOCK] = {}, squares[BLOCK] = {}, times[BLOCK];
-  const int64_t steps = fixed_steps(width), digit = steps * BLOCK_WORDS;
-  const auto piece = [&](int64_t r, int64_t s) -> const float* {
-    const int64_t at = s * FIXED_DEEP, n = width - at < FIXED_DEEP ? width - at : FIXED_DEEP;
-    const float* from = read_row(shifted(m, 0, at), id(r), n, buffer);
-    if (n == FIXED_DEEP) return from;
-    if (from != buffer) std::memcpy(buffer, from, sizeof(float) * static_cast<size_t>(n));
-    std::memset(buffer + n, 0, sizeof(float) * static_cast<size_t>(FIXED_DEEP - n));
-    return buffer;
-  };
+// Rows row(0), ..., row(count - 1), at most 32, each 64 * steps floats, as left operand.
+template <class Row>
+RE_INLINE void pack_fixed_rows(Row&& row, int64_t count, const FixedOperand& to) {
+  alignas(64) float most[BLOCK] = {}, times[BLOCK];
+  const int64_t steps = to.steps, digit = to.digit();
   if (count > BLOCK) count = BLOCK;
-  for (int64_t r = 0; r < count; ++r) {
-    vf top[2] = {}, sum[2] = {};
-    for (int64_t s = 0; s < steps; ++s) {
-      const float* from = piece(r, s);
-      for (int i = 0; i < 4; ++i) {
-        const vf x = load(from + 16 * i);
-        top[i % 2] = _mm512_max_ps(top[i % 2], _mm512_abs_ps(x));
-        sum[i % 2] += x * x;
-      }
+  std::memset(to.squares(), 0, sizeof(float) * static_cast<size_t>(steps * FIXED_DEEP));
+  to.count() = 0.f;
+  float least = 1e30f;
+  for (int64_t half = 0; half < BLOCK; half += 16) {
+    for (int64_t r = half; r < half + 16 && r < count; ++r) {
+      const float* from = row(r);
+      vf top[4] = {};
+      for (int64_t s = 0; s < steps; ++s, from += FIXED_DEEP)
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; ++i) top[i] = _mm512_max_ps(top[i], _mm512_abs_ps(load(from + 16 * i)));
+      most[r] = _mm512_reduce_max_ps(_mm512_max_ps(_mm512_max_ps(top[0], top[1]), _mm512_max_ps(top[2], top[3])));
     }
-    most[r] = _mm512_reduce_max_ps(_mm512_max_ps(top[0], top[1]));
-    squares[r] = _mm512_reduce_add_ps(sum[0] + sum[1]);
-  }
-  bool fits = true;
-  for (int64_t r = 0; r < BLOCK; r += W) {
-    const FixedScale scale(load(most + r), load(squares + r));
-    store(times + r, scale.times);
-    store(unit + r, scale.unit);
-    fits = fits && scale.fits;
-  }
-  for (int64_t r = 0; r < BLOCK; ++r) {
-    float* line = to + r / 16 * 256 + r % 16 * 16;
-    const vf t = splat(times[r]);
-    for (int64_t s = 0; s < steps; ++s, line += BLOCK_WORDS) {
-      if (times[r] != 0.f) {
-        const float* from = piece(r, s);
-        digit_words(load(from) * t, load(from + 16) * t, load(from + 32) * t, load(from + 48) * t, line, digit);
-      } else {
-        for (int64_t i = 0; i < 4; ++i) store(line + i * digit, vf{});
+    store(times + half, fixed_times(load(most + half), to.units() + half, to.count()));
+    for (int64_t r = half; r < half + 16; ++r) {
+      float *line = to.digits + half * 16 + r % 16 * 16, *square = to.squares();
+      if (r >= count || times[r] == 0.f) {
+        for (int64_t i = 0; i < 3; ++i)
+          for (int64_t s = 0; s < steps; ++s) store(line + i * digit + s * BLOCK_WORDS, vf{});
+        continue;
       }
+      const vf t = splat(times[r]);
+      const float* from = row(r);
+      vf sum[4] = {};
+      for (int64_t s = 0; s < steps; ++s, from += FIXED_DEEP, line += BLOCK_WORDS, square += FIXED_DEEP) {
+        vf v[4];
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; ++i) {
+          v[i] = load(from + 16 * i) * t;
+          store(square + 16 * i, load(square + 16 * i) + v[i] * v[i]);
+          sum[i] += v[i] * v[i];
+        }
+        digit_words(v[0], v[1], v[2], v[3], line, digit);
+      }
+      const float own = hsum((sum[0] + sum[1]) + (sum[2] + sum[3]));
+      least = own < least ? own : least;
     }
   }
-  return fits;
+  to.least() = least;
+  fixed_close(to);
 }
 
-// The same rows as columns of a right operand.
-template <class Id>
-RE_INLINE bool pack_fixed_rows_across(const recengine::Matrix& m, Id&& id, int64_t count, int64_t width, float* to, float* unit) {
-  const bool fits = pack_fixed_rows(m, id, count, width, to, unit);
-  for (int64_t t = 0; t < 8 * fixed_steps(width); ++t, to += 256) transpose_block(to, 16, to, 16);
-  return fits;
+// A left operand becomes a right one and the other way round: rows of words become columns.
+RE_NOINLINE void turn_fixed(const FixedOperand& to) {
+  for (int64_t t = 0; t < 6 * to.steps; ++t) transpose_block(to.digits + t * 256, 16, to.digits + t * 256, 16);
 }
 
-// Columns [col, col + 32) of the first `depth` rows of m, which has `cols`, as right operand.
-RE_NOINLINE bool pack_fixed_columns(const recengine::Matrix& m, int64_t depth, int64_t col, int64_t cols, float* to, float* unit) {
+// 32 columns of the rows row(0), ..., row(depth - 1) as right operand; rows are the inner dimension.
+template <class Row>
+RE_INLINE void pack_fixed_columns(Row&& row, int64_t depth, const FixedOperand& to) {
   alignas(64) static constexpr float zeros[BLOCK] = {};
-  alignas(64) float buffer[4][BLOCK] = {};
-  const int64_t n = cols - col < BLOCK ? cols - col : BLOCK, digit = fixed_steps(depth) * BLOCK_WORDS;
-  const recengine::Matrix part = shifted(m, 0, col);
-  const auto row = [&](int64_t k, int place) -> const float* {
-    if (k >= depth) return zeros;
-    const float* from = read_row(part, k, n, buffer[place]);
-    if (n < BLOCK && from != buffer[place]) {
-      std::memcpy(buffer[place], from, sizeof(float) * static_cast<size_t>(n));
-      return buffer[place];
-    }
-    return from;
-  };
-  vf top[2] = {}, sum[2] = {};
+  const int64_t digit = to.digit();
+  vf top[4] = {};
   for (int64_t k = 0; k < depth; ++k) {
-    const float* from = row(k, 0);
-    for (int i = 0; i < 2; ++i) {
-      const vf x = load(from + 16 * i);
-      top[i] = _mm512_max_ps(top[i], _mm512_abs_ps(x));
-      sum[i] += x * x;
-    }
+    const float* from = row(k);
+#pragma GCC unroll 2
+    for (int i = 0; i < 2; ++i) top[i] = _mm512_max_ps(top[i], _mm512_abs_ps(load(from + 16 * i)));
   }
-  const FixedScale scale[2] = {FixedScale(top[0], sum[0]), FixedScale(top[1], sum[1])};
-  for (int i = 0; i < 2; ++i) store(unit + 16 * i, scale[i].unit);
-  for (int64_t k = 0; k < depth; k += FIXED_DEEP, to += BLOCK_WORDS)
+  to.count() = 0.f;
+  const vf times[2] = {fixed_times(top[0], to.units(), to.count()), fixed_times(top[1], to.units() + 16, to.count())};
+  float* at = to.digits;
+  vf sums[2] = {};
+  for (int64_t k = 0; k < depth; k += FIXED_DEEP, at += BLOCK_WORDS) {
+    vf squares[4][16];
     for (int64_t j = 0; j < 16; ++j) {
-      const float* from[4];
-      for (int q = 0; q < 4; ++q) from[q] = row(k + j + 16 * q, q);
-      for (int i = 0; i < 2; ++i) {
-        const vf t = scale[i].times;
-        digit_words(load(from[0] + 16 * i) * t, load(from[1] + 16 * i) * t, load(from[2] + 16 * i) * t, load(from[3] + 16 * i) * t,
-                    to + i * 256 + j * 16, digit);
+      vf v[2][4];
+#pragma GCC unroll 4
+      for (int q = 0; q < 4; ++q) {
+        const int64_t id = k + j + 16 * q;
+        const float* from = id < depth ? row(id) : zeros;
+        v[0][q] = load(from) * times[0];
+        v[1][q] = load(from + 16) * times[1];
+        sums[0] += v[0][q] * v[0][q];
+        sums[1] += v[1][q] * v[1][q];
+        squares[q][j] = v[0][q] * v[0][q] + v[1][q] * v[1][q];
       }
+      for (int i = 0; i < 2; ++i) digit_words(v[i][0], v[i][1], v[i][2], v[i][3], at + i * 256 + j * 16, digit);
     }
-  return scale[0].fits && scale[1].fits;
+    for (int q = 0; q < 4; ++q) store(to.squares() + k + 16 * q, sum_each(squares[q]));
+  }
+  const auto some = [](vf sum) { return _mm512_mask_mov_ps(sum, _mm512_cmp_ps_mask(sum, vf{}, _CMP_EQ_OQ), splat(1e30f)); };
+  to.least() = _mm512_reduce_min_ps(_mm512_min_ps(some(sums[0]), some(sums[1])));
+  fixed_close(to);
 }
 
-// C[4][32][32], integers: the products of digits whose places add up to 0, 1 and 2, then S. beside() as block_product's,
-// 7 * steps times.
+// How many places of digits' products the product of two operands needs so that its error, relative to its norm, is
+// expected below 1e-6: 3, 4, or 0 where no number of them will do.
+RE_INLINE int64_t fixed_levels(const FixedOperand& a, const FixedOperand& b) {
+  constexpr float top = FIXED_TOP * FIXED_TOP, most = 1e-12f;
+  constexpr float rounded = 0.29f * 0.29f;                // a digit's rounding, squared, in units of the last one
+  constexpr float left_out = 7723.f * 256.f;              // by six products: two of digits in [-128, 127], at the fourth place
+  const int64_t n = a.steps * FIXED_DEEP;
+  vf sum{};
+  for (int64_t k = 0; k < n; k += W) sum += load(a.squares() + k) * (load(b.squares() + k) * (1.f / top));
+  const float square = hsum(sum) * most;
+  const float rounding = rounded * (a.count() * (b.total() / top) + b.count() * (a.total() / top));
+  const float places = a.count() * b.count() * static_cast<float>(n) * (left_out * (left_out / top));
+  return rounding + places <= square ? 3 : rounding <= square ? 4 : 0;
+}
+
+// C[level][32][32], integers: the products of digits whose places add up to 0, 1 and so on. beside() is called at least
+// 6 * steps times: the tiles work for many cycles on what a step gives them, and the vector units are free meanwhile.
 template <class Beside>
-RE_INLINE void fixed_product(int64_t steps, const float* A, const float* B, float* C, Beside&& beside) {
-  const int64_t digit = steps * BLOCK_WORDS, line = 64, row = 128;
-  for (int64_t level = 0; level < 4; ++level, C += BLOCK * BLOCK) {
+RE_INLINE void fixed_product(int64_t levels, const FixedOperand& A, const FixedOperand& B, float* C, Beside&& beside) {
+  const int64_t digit = A.digit(), line = 64, row = 128;
+  for (int64_t level = 0; level < levels; ++level, C += BLOCK * BLOCK) {
     asm volatile("tilezero %%tmm0\n\ttilezero %%tmm1\n\ttilezero %%tmm2\n\ttilezero %%tmm3" ::: "memory");
-    for (int64_t i = level == 3 ? 3 : 0; i <= level; ++i) {
-      const float *a = A + i * digit, *b = B + (level == 3 ? 3 : level - i) * digit;
-      for (int64_t s = 0; s < steps; ++s, a += BLOCK_WORDS, b += BLOCK_WORDS) {
+    const int64_t last = level < 3 ? level : 2;
+    for (int64_t i = level - last; i <= last; ++i) {
+      const float *a = A.digits + i * digit, *b = B.digits + (level - i) * digit;
+      for (int64_t s = 0; s < A.steps; ++s, a += BLOCK_WORDS, b += BLOCK_WORDS) {
         asm volatile(
             "tileloadd (%0,%2,1), %%tmm4\n\t"
             "tileloadd (%1,%2,1), %%tmm6\n\t"
@@ -192,15 +221,20 @@ RE_INLINE void fixed_product(int64_t steps, const float* A, const float* B, floa
   }
 }
 
-// The elements at `at` of such a product as floats; unit: those of their row and columns multiplied. Where S is below
-// `least` a lane of bad is set (not where a unit is zero: all zero is exact).
-RE_INLINE vf fixed_value(const float* C, int64_t at, vf unit, int32_t least, __mmask16& bad) {
-  const auto level = [=](int64_t i) { return _mm512_loadu_si512(C + i * BLOCK * BLOCK + at); };
-  const auto value = [=](int64_t i) -> vf { return _mm512_cvtepi32_ps(level(i)); };
-  constexpr float place = 1.f / 256.f;
-  bad |= _mm512_mask_cmplt_epi32_mask(_mm512_cmp_ps_mask(unit, vf{}, _CMP_NEQ_UQ), level(3), _mm512_set1_epi32(least));
-  return (value(0) + (value(1) + value(2) * place) * place) * unit;
-}
+// What such a product left, as floats.
+struct FixedResult {
+  const float *C = nullptr, *rows = nullptr, *columns = nullptr;
+  bool deep = false;  // of four levels
+
+  RE_INLINE vf at(int64_t row, int64_t col) const {
+    const float* from = C + row * BLOCK + col;
+    const auto level = [=](int64_t i) -> vf { return _mm512_cvtepi32_ps(_mm512_loadu_si512(from + i * BLOCK * BLOCK)); };
+    constexpr float place = 1.f / 256.f;
+    vf third = level(2);
+    if (deep) third += level(3) * place;
+    return (level(0) + (level(1) + third * place) * place) * (splat(rows[row]) * load(columns + col));
+  }
+};
 
 }  // namespace KERN_NS
 #endif

@@ -21,9 +21,10 @@ struct ExpertRows {
   int64_t count;
 };
 
-struct ExpertGradient {  // all float32, contiguous
+struct ExpertGradient {  // all float32; contiguous unless `step` says otherwise
   float *gate, *up, *down;
   bool fresh;  // written instead of added to
+  int64_t step = 0;  // floats between rows of gate and up, where they are part of wider ones
 };
 
 struct Router {

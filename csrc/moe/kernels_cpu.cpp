@@ -2,7 +2,7 @@
 
 #include "common/gemm.h"
 #include "common/rows.h"
-#include "moe/swiglu_amx.h"
+#include "moe/swiglu_fixed.h"
 
 // SwiGLU experts. Rows are gathered while they are packed as left operands; the hidden layer lives in
 // strips of NR columns ([strip][row][NR]), a layout that serves as a left operand (rows by hidden) and as a
@@ -74,18 +74,18 @@ RE_INLINE vf sigmoid(vf x) { return 1.f / (1.f + vexp(-x)); }
 
 // Calls fn with the matrix tiles' way to do it, where the processor has them, and says so.
 template <class F>
-RE_INLINE bool on_tiles(bool bf16, int64_t width, int64_t hidden, F&& fn) {
+RE_INLINE bool on_tiles(bool bf16, int64_t width, F&& fn) {
 #ifdef RECENGINE_AMX
   if (!recengine::amx_live()) return false;
   if (bf16)
-    fn(TiledSwiglu<1, false>{});
-  else if (hidden >= FIXED_HIDDEN && width <= FIXED_MOST)
-    fn(TiledSwiglu<3, true>{});
+    fn(TiledSwiglu<1>{});
+  else if (width <= FIXED_MOST)
+    fn(FixedSwiglu{});
   else
-    fn(TiledSwiglu<3, false>{});
+    fn(TiledSwiglu<3>{});
   return true;
 #else
-  (void)bf16, (void)width, (void)hidden, (void)fn;
+  (void)bf16, (void)width, (void)fn;
   return false;
 #endif
 }
@@ -104,26 +104,26 @@ int64_t swiglu_row_size(int64_t width) { return up_to(width, NR); }
 
 int64_t swiglu_packed_size(int64_t width, int64_t hidden, bool bf16) {
   int64_t size = 0;
-  if (on_tiles(bf16, width, hidden, [&](auto tiled) { size = tiled.packed_size(width, hidden); })) return size;
+  if (on_tiles(bf16, width, [&](auto tiled) { size = tiled.packed_size(width, hidden); })) return size;
   return up_to(hidden, NR) * (2 * width + up_to(width, NR));
 }
 
 int64_t swiglu_forward_scratch(int64_t width, int64_t hidden, int64_t rows, bool bf16) {
   int64_t size = 0;
-  if (on_tiles(bf16, width, hidden, [&](auto tiled) { size = tiled.forward_scratch(width, hidden, rows); })) return size;
+  if (on_tiles(bf16, width, [&](auto tiled) { size = tiled.forward_scratch(width, hidden, rows); })) return size;
   const int64_t padded = up_to(rows, MR);
   return padded * width + FORWARD_STRIPS * NR * (padded + 2 * width + up_to(width, NR));
 }
 
 int64_t swiglu_backward_scratch(int64_t width, int64_t hidden, int64_t rows, bool bf16) {
   int64_t size = 0;
-  if (on_tiles(bf16, width, hidden, [&](auto tiled) { size = tiled.backward_scratch(width, hidden, rows); })) return size;
+  if (on_tiles(bf16, width, [&](auto tiled) { size = tiled.backward_scratch(width, hidden, rows); })) return size;
   const int64_t padded = up_to(rows, MR), wide = up_to(width, NR), strip = BACKWARD_STRIPS * NR;
   return padded * (2 * width + wide) + strip * (3 * padded + 3 * width + 2 * wide) + 3 * up_to(width, MR) * strip + padded;
 }
 
 void swiglu_pack(const Expert& e, float* packed) {
-  if (on_tiles(all_bf16(e), e.width, e.hidden, [&](auto tiled) { tiled.pack(e, packed); })) return;
+  if (on_tiles(all_bf16(e), e.width, [&](auto tiled) { tiled.pack(e, packed); })) return;
   for (int64_t strip = 0; strip * NR < e.hidden; strip += FORWARD_STRIPS) {
     const int64_t strips = strips_from(e.hidden, strip, FORWARD_STRIPS);
     pack_forward(e, strip, strips, packed);
@@ -133,7 +133,7 @@ void swiglu_pack(const Expert& e, float* packed) {
 
 void swiglu_forward(const Expert& e, const Matrix& x, const ExpertRows& rows, int64_t first, float* sum, float* scratch) {
   if (e.hidden == 0 || rows.count == 0) return;
-  if (on_tiles(all_bf16(e) && x.bf16, e.width, e.hidden, [&](auto tiled) { tiled.forward(for_rows(e, x), x, rows, first, sum, scratch); })) return;
+  if (on_tiles(all_bf16(e) && x.bf16, e.width, [&](auto tiled) { tiled.forward(for_rows(e, x), x, rows, first, sum, scratch); })) return;
   const int64_t padded = up_to(rows.count, MR), wide = up_to(e.width, NR);
   float* left = scratch;
   float* hidden = left + padded * e.width;
@@ -177,14 +177,16 @@ void swiglu_backward(const Expert& e, const Matrix& x, const Matrix& grad, const
     for (int64_t r = 0; scale_grad && r < rows.count; ++r) scale_grad[r] = 0.f;
     return;
   }
-  if (on_tiles(all_bf16(e) && x.bf16 && grad.bf16, e.width, e.hidden,
+  if (on_tiles(all_bf16(e) && x.bf16 && grad.bf16, e.width,
                [&](auto tiled) { tiled.backward(e, x, grad, rows, first, x_grad, weights, scale_grad, scratch); }))
     return;
+  const int64_t weight_step = weights.step ? weights.step : e.hidden;
   if (weights.fresh) {
-    const size_t size = sizeof(float) * static_cast<size_t>(e.width * e.hidden);
-    std::memset(weights.gate, 0, size);
-    std::memset(weights.up, 0, size);
-    std::memset(weights.down, 0, size);
+    for (int64_t d = 0; d < e.width; ++d) {
+      std::memset(weights.gate + d * weight_step, 0, sizeof(float) * static_cast<size_t>(e.hidden));
+      std::memset(weights.up + d * weight_step, 0, sizeof(float) * static_cast<size_t>(e.hidden));
+    }
+    std::memset(weights.down, 0, sizeof(float) * static_cast<size_t>(e.width * e.hidden));
   }
   const int64_t padded = up_to(rows.count, MR), wide = up_to(e.width, NR), deep = up_to(e.width, MR);
   constexpr int64_t STRIP = BACKWARD_STRIPS * NR;
@@ -240,7 +242,7 @@ void swiglu_backward(const Expert& e, const Matrix& x, const Matrix& grad, const
           tile_segments<MR, MR, false>(padded / MR, lefts[m] + d * MR, e.width * MR, rights[m], sums + (m * deep + d) * NR, NR);
       const int64_t n = e.hidden - col < NR ? e.hidden - col : NR;
       for (int64_t d = 0; d < e.width; ++d) {
-        float *gate_to = weights.gate + d * e.hidden + col, *up_to_ = weights.up + d * e.hidden + col;
+        float *gate_to = weights.gate + d * weight_step + col, *up_to_ = weights.up + d * weight_step + col;
         for (int64_t c = 0; c < n; ++c) gate_to[c] += sums[d * NR + c];
         for (int64_t c = 0; c < n; ++c) up_to_[c] += sums[(deep + d) * NR + c];
       }

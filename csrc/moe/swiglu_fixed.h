@@ -1,0 +1,465 @@
+// SwiGLU experts of float32 in fixed point on int8 matrix tiles (fixed_gemm.h), all eleven products.
+//
+// An expert is a sum over its hidden columns, and they are taken in runs. Each product's precision is known before it
+// is made; rows (going back: all rows of a block) for which a run is too coarse take that run's columns, an expert by
+// themselves, on the bf16 tiles (swiglu_amx.h). What follows a product element by element is done on the vector units
+// beside the next one.
+#pragma once
+
+#include "common/fixed_gemm.h"
+#include "moe/swiglu_amx.h"
+
+#ifdef RECENGINE_AMX
+
+namespace KERN_NS {
+
+// Rows of a matrix as operands read them: 64 * steps floats, zeros behind what exists.
+struct WholeRows {
+  recengine::Matrix m;
+  int64_t width;
+  float* line;  // for a row that does not lie so
+
+  RE_INLINE const float* operator()(int64_t r) const {
+    const float* from = read_row(m, r, width, line);
+    if (width % FIXED_DEEP == 0) return from;
+    if (from != line) std::memcpy(line, from, sizeof(float) * static_cast<size_t>(width));
+    std::memset(line + width, 0, sizeof(float) * static_cast<size_t>(fixed_steps(width) * FIXED_DEEP - width));
+    return line;
+  }
+};
+
+// 32 columns of a matrix from `col` on, zeros behind what exists; four of its rows may be held at once.
+struct BlockColumns {
+  recengine::Matrix m;
+  int64_t width;
+  mutable float buffer[4][BLOCK] = {};
+  mutable int place = 0;
+
+  BlockColumns(const recengine::Matrix& from, int64_t row, int64_t col, int64_t cols)
+      : m(shifted(from, row, col)), width(cols - col < BLOCK ? cols - col : BLOCK) {}
+  RE_INLINE const float* operator()(int64_t r) const {
+    if (m.col == 1 && !m.bf16 && width == BLOCK) return static_cast<const float*>(m.data) + r * m.row;
+    float* own = buffer[place = (place + 1) % 4];
+    const float* from = read_row(m, r, width, own);
+    if (from == own || width == BLOCK) return from;
+    std::memcpy(own, from, sizeof(float) * static_cast<size_t>(width));
+    return own;
+  }
+};
+
+struct FixedSwiglu {
+  using Expert = recengine::Expert;
+  using Matrix = recengine::Matrix;
+  using ExpertRows = recengine::ExpertRows;
+  using ExpertGradient = recengine::ExpertGradient;
+  using Parts = TiledSwiglu<3>;
+
+  static constexpr int64_t TILE = BLOCK * BLOCK, RESULT = FIXED_LEVELS * TILE;
+  static constexpr int64_t FORWARD_STRIPS = 8, BACKWARD_STRIPS = 2;  // blocks of 32 hidden columns in a run
+  static constexpr int64_t BACKWARD_ROWS = 256;                      // that gradients of weights are summed over at once
+
+  static RE_INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+  static RE_INLINE int64_t larger(int64_t a, int64_t b) { return a < b ? b : a; }
+  static RE_INLINE int64_t size(int64_t n) { return FixedOperand::size(n); }
+
+  // A run of strips of hidden columns, packed: gate and up [strip][2], then down by 32 columns.
+  static RE_INLINE int64_t run_size(int64_t strips, int64_t width) {
+    return 2 * strips * size(width) + in_blocks(width) * size(strips * BLOCK);
+  }
+  static int64_t packed_size(int64_t width, int64_t hidden) {
+    const int64_t all = in_blocks(hidden), rest = all % FORWARD_STRIPS;
+    return all / FORWARD_STRIPS * run_size(FORWARD_STRIPS, width) + (rest ? run_size(rest, width) : 0);
+  }
+  static __attribute__((noinline)) void pack_columns(const Matrix& m, int64_t row, int64_t rows, int64_t col, int64_t cols, float* to, int64_t deep) {
+    const int64_t live = larger(smaller(rows - row, deep), 0);
+    pack_fixed_columns(BlockColumns(m, row, col, cols), live, FixedOperand(to, deep));
+  }
+  static void pack_run(const Expert& e, int64_t strip, int64_t strips, float* to) {
+    for (int64_t s = strip; s < strip + strips; ++s)
+      for (int m = 0; m < 2; ++m, to += size(e.width)) pack_columns(m ? e.up : e.gate, 0, e.width, s * BLOCK, e.hidden, to, e.width);
+    for (int64_t j = 0; j * BLOCK < e.width; ++j, to += size(strips * BLOCK))
+      pack_columns(e.down, strip * BLOCK, e.hidden, j * BLOCK, e.width, to, strips * BLOCK);
+  }
+  static void pack(const Expert& e, float* to) {
+    const int64_t all = in_blocks(e.hidden);
+    for (int64_t strip = 0; strip < all; strip += FORWARD_STRIPS) {
+      const int64_t strips = smaller(all - strip, FORWARD_STRIPS);
+      pack_run(e, strip, strips, to);
+      to += run_size(strips, e.width);
+    }
+  }
+
+  // 32 rows of a caller's matrix, those of the index, as left operand.
+  static __attribute__((noinline)) void pack_rows(const Matrix& m, const int64_t* index, int64_t count, int64_t width, float* line, float* to) {
+    const WholeRows rows{m, width, line};
+    pack_fixed_rows([&](int64_t r) { return rows(index[r]); }, count, FixedOperand(to, width));
+  }
+  // Rows `step` floats apart.
+  static __attribute__((noinline)) void pack_line(const float* from, int64_t step, int64_t n, float* to) {
+    pack_fixed_rows([=](int64_t r) { return from + r * step; }, BLOCK, FixedOperand(to, n));
+  }
+
+  // 32 columns of the rows of the index, and of rows `step` floats apart: rows are the inner dimension.
+  static __attribute__((noinline)) void pack_chosen(const Matrix& m, const int64_t* index, int64_t count, int64_t col, int64_t width, const FixedOperand& to) {
+    const BlockColumns columns(m, 0, col, width);
+    pack_fixed_columns([&](int64_t r) { return columns(index[r]); }, count, to);
+  }
+  static __attribute__((noinline)) void pack_made(const float* from, int64_t step, int64_t rows, const FixedOperand& to) {
+    pack_fixed_columns([=](int64_t r) { return from + r * step; }, rows, to);
+  }
+
+  // A run going back: panels of gate, up and down across [strip][3]; then gate's and up's columns of the run as inner
+  // dimension, by 32 of their rows.
+  static __attribute__((noinline)) void pack_backward_run(const Expert& e, int64_t strip, int64_t strips, float* line, float* panels, float* turned) {
+    const int64_t inner = strips * BLOCK, col = strip * BLOCK, live = smaller(e.hidden - col, inner);
+    for (int64_t s = 0; s < strips; ++s, panels += 3 * size(e.width)) {
+      const int64_t own = col + s * BLOCK;
+      pack_columns(e.gate, 0, e.width, own, e.hidden, panels, e.width);
+      pack_columns(e.up, 0, e.width, own, e.hidden, panels + size(e.width), e.width);
+      const FixedOperand down(panels + 2 * size(e.width), e.width);
+      const WholeRows rows{shifted(e.down, own, 0), e.width, line};
+      pack_fixed_rows(rows, e.hidden - own, down);
+      turn_fixed(down);
+    }
+    alignas(64) float both[2 * BACKWARD_STRIPS * BLOCK] = {};
+    const Matrix gate = shifted(e.gate, 0, col), up = shifted(e.up, 0, col);
+    for (int64_t j = 0; j * BLOCK < e.width; ++j, turned += size(2 * inner)) {
+      const auto row = [&](int64_t r) {
+        float buffer[BACKWARD_STRIPS * BLOCK];
+        const size_t bytes = sizeof(float) * static_cast<size_t>(live);
+        std::memcpy(both, read_row(gate, j * BLOCK + r, live, buffer), bytes);
+        std::memcpy(both + inner, read_row(up, j * BLOCK + r, live, buffer), bytes);
+        return static_cast<const float*>(both);
+      };
+      const FixedOperand to(turned, 2 * inner);
+      pack_fixed_rows(row, e.width - j * BLOCK, to);
+      turn_fixed(to);
+    }
+  }
+
+  // The columns of a run as an expert by themselves.
+  static RE_INLINE Expert part(const Expert& e, int64_t strip, int64_t strips) {
+    const int64_t col = strip * BLOCK;
+    return {shifted(e.gate, 0, col), shifted(e.up, 0, col), shifted(e.down, col, 0), nullptr, e.width, smaller(e.hidden - col, strips * BLOCK)};
+  }
+
+  static RE_INLINE vf sigmoid(vf x) { return Parts::sigmoid(x); }
+
+  // The product of two operands, `levels` of it.
+  template <class Beside>
+  static RE_INLINE FixedResult product(int64_t levels, const FixedOperand& A, const FixedOperand& B, float* C, Beside&& beside) {
+    fixed_product(levels, A, B, C, beside);
+    return {C, A.units(), B.units(), levels == 4};
+  }
+
+  // The activation of a block, a row at a time.
+  struct Activation {
+    FixedResult gate, up;
+    float* to = nullptr;
+    int64_t step = 0, row = BLOCK;
+
+    __attribute__((noinline)) void one() {
+      for (int64_t c = 0; c < BLOCK; c += W) {
+        const vf z = gate.at(row, c);
+        store(to + row * step + c, z * sigmoid(z) * up.at(row, c));
+      }
+      ++row;
+    }
+    RE_INLINE void some(int64_t rows) {
+      for (; rows > 0 && row < BLOCK; --rows) one();
+    }
+  };
+
+  // A block added to rows of the caller's.
+  struct Adding {
+    FixedResult from;
+    float* to = nullptr;
+    const int64_t* index = nullptr;
+    const float* scale = nullptr;
+    int64_t step = 0, row = 0, rows = 0;
+
+    RE_INLINE void some(int64_t n) {
+      for (; n > 0 && row < rows; --n, ++row) {
+        float* at = to + index[row] * step;
+        const vf times = splat(scale ? scale[row] : 1.f);
+        for (int64_t c = 0; c < BLOCK; c += W) store(at + c, load(at + c) + times * from.at(row, c));
+      }
+    }
+  };
+
+  // How many items of work go beside each step of `products` products of n inner elements.
+  static RE_INLINE int64_t pace(int64_t items, int64_t products, int64_t n) {
+    const int64_t calls = products * 6 * fixed_steps(n);
+    return (items + calls - 1) / calls;
+  }
+
+  static RE_INLINE int64_t forward_strips(int64_t hidden) { return smaller(in_blocks(hidden), FORWARD_STRIPS); }
+  static int64_t forward_scratch(int64_t width, int64_t hidden, int64_t rows) {
+    const int64_t strips = forward_strips(hidden), deep = fixed_steps(strips * BLOCK) * FIXED_DEEP, groups = in_blocks(rows);
+    return run_size(strips, width) + groups * (size(width) + 3 * BLOCK) + fixed_steps(width) * FIXED_DEEP + BLOCK * deep +
+           size(deep) + 6 * RESULT + Parts::forward_scratch(width, strips * BLOCK, rows);
+  }
+
+  static void forward(const Expert& e, const Matrix& x, const ExpertRows& rows, int64_t first, float* sum, float* scratch) {
+    const int64_t steps = in_blocks(e.width), wide = steps * BLOCK, groups = in_blocks(rows.count), all = in_blocks(e.hidden);
+    const int64_t most = forward_strips(e.hidden), deep = fixed_steps(most * BLOCK) * FIXED_DEEP;
+    float* own = scratch;
+    float* left = own + run_size(most, e.width);
+    float* line = left + groups * size(e.width);
+    float* hidden = line + fixed_steps(e.width) * FIXED_DEEP;
+    float* left_hidden = hidden + BLOCK * deep;
+    float* results = left_hidden + size(deep);  // of two pairs, then of two others, in turn
+    auto* coarse = reinterpret_cast<int64_t*>(results + 6 * RESULT);  // rows for which a run is too coarse
+    float* coarse_scale = results + 6 * RESULT + 2 * groups * BLOCK;
+    float* parts = coarse_scale + groups * BLOCK;
+    for (int64_t g = 0; g < groups; ++g)
+      pack_rows(x, rows.index + g * BLOCK, rows.count - g * BLOCK, e.width, line, left + g * size(e.width));
+    float* packed = const_cast<float*>(e.packed);
+    for (int64_t strip = 0; strip < all; strip += FORWARD_STRIPS) {
+      const int64_t strips = smaller(all - strip, FORWARD_STRIPS), inner = strips * BLOCK;
+      if (!e.packed) pack_run(e, strip, strips, packed = own);
+      const FixedOperand active(left_hidden, inner);
+      const auto gate = [=](int64_t s) { return FixedOperand(packed + 2 * s * size(e.width), e.width); };
+      const auto up = [=](int64_t s) { return FixedOperand(packed + (2 * s + 1) * size(e.width), e.width); };
+      const auto down = [=](int64_t j) { return FixedOperand(packed + 2 * strips * size(e.width) + j * size(inner), inner); };
+      if (inner % FIXED_DEEP) std::memset(hidden, 0, sizeof(float) * static_cast<size_t>(BLOCK * deep));
+      Activation activation;
+      Adding adding;
+      const int64_t fast = pace(BLOCK, 2, e.width), slow = pace(BLOCK, 1, smaller(inner, e.width));
+      const auto beside = [&] {
+        activation.some(fast);
+        adding.some(slow);
+      };
+      // False where a product would be too coarse: then nothing of the group has been added.
+      const auto group = [&](int64_t g) {
+        const FixedOperand A(left + g * size(e.width), e.width);
+        for (int64_t s = 0; s < strips; ++s) {
+          float* pair = results + s % 2 * 2 * RESULT;
+          const int64_t places[2] = {fixed_levels(A, gate(s)), fixed_levels(A, up(s))};
+          if (!places[0] || !places[1] || !A.even() || !gate(s).even() || !up(s).even()) return false;
+          const FixedResult z = product(places[0], A, gate(s), pair, beside), u = product(places[1], A, up(s), pair + RESULT, beside);
+          activation.some(BLOCK);
+          activation = {z, u, hidden + s * BLOCK, deep, 0};
+        }
+        activation.some(BLOCK);
+        adding.some(BLOCK);  // it reads the units of the activation before
+        pack_line(hidden, deep, inner, left_hidden);
+        for (int64_t j = 0; j < steps; ++j)
+          if (!fixed_levels(active, down(j))) return false;
+        for (int64_t j = 0; j < steps; ++j) {
+          const FixedResult y = product(fixed_levels(active, down(j)), active, down(j), results + (4 + j % 2) * RESULT, beside);
+          adding.some(BLOCK);
+          adding = {y, sum + j * BLOCK - first * wide, rows.index + g * BLOCK, rows.scale ? rows.scale + g * BLOCK : nullptr,
+                    wide, 0, smaller(rows.count - g * BLOCK, BLOCK)};
+        }
+        return true;
+      };
+      int64_t left_out = 0;
+      {
+        const TileScope tiles;
+        for (int64_t g = 0; g < groups; ++g) {
+          if (group(g)) continue;
+          activation.some(BLOCK);
+          for (int64_t r = g * BLOCK; r < smaller(rows.count, (g + 1) * BLOCK); ++r, ++left_out) {
+            coarse[left_out] = rows.index[r];
+            coarse_scale[left_out] = rows.scale ? rows.scale[r] : 1.f;
+          }
+        }
+        adding.some(BLOCK);
+      }
+      if (left_out > 0)
+        Parts::forward(part(e, strip, strips), x, {coarse, rows.scale ? coarse_scale : nullptr, left_out}, first, sum, parts);
+      packed += run_size(strips, e.width);
+    }
+  }
+
+  // The gradients of a block before its activation and the scaled activation, a row at a time.
+  struct Gradients {
+    FixedResult gate, up, back;
+    const float* scale = nullptr;
+    float* inner = nullptr;  // <activation, its gradient> a row is added here, unless null
+    float *to_gate = nullptr, *to_up = nullptr, *active = nullptr;
+    int64_t step = 0, active_step = 0, row = BLOCK;
+
+    __attribute__((noinline)) void one() {
+      const vf times = splat(scale[row]);
+      vf product{};
+      for (int64_t c = 0; c < BLOCK; c += W) {
+        const vf z = gate.at(row, c), u = up.at(row, c), y = back.at(row, c);
+        const vf open = sigmoid(z), swish = z * open, a = swish * u, scaled = times * y;
+        product += a * y;
+        store(active + row * active_step + c, times * a);
+        store(to_gate + row * step + c, scaled * u * (open + swish * (1.f - open)));
+        store(to_up + row * step + c, scaled * swish);
+      }
+      if (inner) inner[row] += hsum(product);
+      ++row;
+    }
+    RE_INLINE void some(int64_t rows) {
+      for (; rows > 0 && row < BLOCK; --rows) one();
+    }
+  };
+
+  // A block of a weight's gradient, written or added.
+  struct Writing {
+    FixedResult from;
+    float* to = nullptr;
+    int64_t step = 0, cols = 0;
+    bool fresh = false;
+    int64_t row = 0, rows = 0;
+
+    RE_INLINE void some(int64_t n) {
+      for (; n > 0 && row < rows; --n, ++row) {
+        float* at = to + row * step;
+        for (int64_t c = 0; c < cols; c += W) {
+          const __mmask16 live = static_cast<__mmask16>(cols - c < W ? (1 << (cols - c)) - 1 : 0xffff);
+          const vf value = from.at(row, c);
+          _mm512_mask_storeu_ps(at + c, live, fresh ? value : value + _mm512_maskz_loadu_ps(live, at + c));
+        }
+      }
+    }
+  };
+
+  static RE_INLINE int64_t backward_groups(int64_t rows) { return smaller(in_blocks(rows), BACKWARD_ROWS / BLOCK); }
+  static int64_t backward_scratch(int64_t width, int64_t hidden, int64_t rows) {
+    const int64_t steps = in_blocks(width), groups = backward_groups(rows), deep = groups * BLOCK;
+    const int64_t strips = smaller(in_blocks(hidden), BACKWARD_STRIPS), inner = strips * BLOCK;
+    return 2 * groups * size(width) + 2 * steps * size(deep) + fixed_steps(width) * FIXED_DEEP + 3 * strips * size(width) +
+           steps * size(2 * inner) + groups * size(2 * inner) + 3 * strips * size(deep) + 3 * deep * inner + 6 * RESULT + 3 * deep +
+           Parts::backward_scratch(width, inner, deep);
+  }
+
+  static void backward(const Expert& e, const Matrix& x, const Matrix& grad, const ExpertRows& rows, int64_t first,
+                       float* x_grad, const ExpertGradient& weights, float* scale_grad, float* scratch) {
+    const int64_t steps = in_blocks(e.width), wide = steps * BLOCK, all = in_blocks(e.hidden);
+    const int64_t most_groups = backward_groups(rows.count), most_rows = most_groups * BLOCK;
+    const int64_t most_strips = smaller(all, BACKWARD_STRIPS), most_inner = most_strips * BLOCK;
+    float* left_x = scratch;  // rows as they are, [group]
+    float* left_grad = left_x + most_groups * size(e.width);
+    float* across_x = left_grad + most_groups * size(e.width);  // rows as inner dimension, by 32 columns
+    float* right_grad = across_x + steps * size(most_rows);
+    float* line = right_grad + steps * size(most_rows);
+    float* panels = line + fixed_steps(e.width) * FIXED_DEEP;    // gate, up, down across [strip][3]
+    float* turned = panels + 3 * most_strips * size(e.width);    // gate's and up's columns as inner dimension, by 32 rows
+    float* left_change = turned + steps * size(2 * most_inner);  // gradients before the activation, [group]
+    float* across = left_change + most_groups * size(2 * most_inner);  // rows as inner dimension: gate, up, activation [strip][3]
+    float* change = across + 3 * most_strips * size(most_rows);        // gradients before the activation [row][gate, up]
+    float* active = change + 2 * most_rows * most_inner;               // scaled activation [row]
+    float* results = active + most_rows * most_inner;
+    float* scale = results + 6 * RESULT;
+    float* inner_products = scale + most_rows;
+    float* coarse_products = inner_products + most_rows;
+    float* parts = coarse_products + most_rows;
+    const int64_t weight_step = weights.step ? weights.step : e.hidden;
+    for (int64_t at = 0; at < rows.count; at += most_rows) {
+      const int64_t count = smaller(rows.count - at, most_rows), groups = in_blocks(count), deep = groups * BLOCK;
+      const bool fresh = weights.fresh && at == 0;
+      const int64_t* index = rows.index + at;
+      const auto x_rows = [=](int64_t g) { return FixedOperand(left_x + g * size(e.width), e.width); };
+      const auto grad_rows = [=](int64_t g) { return FixedOperand(left_grad + g * size(e.width), e.width); };
+      const auto x_columns = [=](int64_t k) { return FixedOperand(across_x + k * size(deep), deep); };
+      const auto grad_columns = [=](int64_t k) { return FixedOperand(right_grad + k * size(deep), deep); };
+      for (int64_t g = 0; g < groups; ++g) {
+        pack_rows(x, index + g * BLOCK, count - g * BLOCK, e.width, line, x_rows(g).digits);
+        pack_rows(grad, index + g * BLOCK, count - g * BLOCK, e.width, line, grad_rows(g).digits);
+      }
+      for (int64_t k = 0; k < steps; ++k) {
+        pack_chosen(x, index, count, k * BLOCK, e.width, x_columns(k));
+        turn_fixed(x_columns(k));
+        pack_chosen(grad, index, count, k * BLOCK, e.width, grad_columns(k));
+      }
+      for (int64_t r = 0; r < deep; ++r) scale[r] = rows.scale && r < count ? rows.scale[at + r] : 1.f, inner_products[r] = 0.f;
+      for (int64_t strip = 0; strip < all; strip += BACKWARD_STRIPS) {
+        const int64_t strips = smaller(all - strip, BACKWARD_STRIPS), inner = strips * BLOCK, pair = 2 * inner;
+        const auto panel = [=](int64_t s, int64_t m) { return FixedOperand(panels + (3 * s + m) * size(e.width), e.width); };
+        const auto back = [=](int64_t j) { return FixedOperand(turned + j * size(pair), pair); };
+        const auto change_rows = [=](int64_t g) { return FixedOperand(left_change + g * size(pair), pair); };
+        const auto columns = [=](int64_t s, int64_t m) { return FixedOperand(across + (3 * s + m) * size(deep), deep); };
+        pack_backward_run(e, strip, strips, line, panels, turned);
+        bool fit = true;
+        for (int64_t g = 0; g < groups && fit; ++g)
+          for (int64_t s = 0; s < strips; ++s)
+            for (int64_t m = 0; m < 3; ++m) {
+              const FixedOperand A = m == 2 ? grad_rows(g) : x_rows(g);
+              fit = fit && A.even() && panel(s, m).even() && fixed_levels(A, panel(s, m));
+            }
+        if (fit) {
+          const TileScope tiles;
+          Gradients gradients;
+          const int64_t fast = pace(BLOCK, 3, e.width);
+          const auto beside = [&] { gradients.some(fast); };
+          for (int64_t g = 0; g < groups; ++g)
+            for (int64_t s = 0; s < strips; ++s) {
+              float* three = results + (g * strips + s) % 2 * 3 * RESULT;
+              const auto made = [&](int64_t m) {
+                const FixedOperand A = m == 2 ? grad_rows(g) : x_rows(g);
+                return product(fixed_levels(A, panel(s, m)), A, panel(s, m), three + m * RESULT, beside);
+              };
+              const FixedResult z = made(0), u = made(1), y = made(2);
+              gradients.some(BLOCK);
+              float* to = change + g * BLOCK * pair + s * BLOCK;
+              gradients = {z, u, y, scale + g * BLOCK, scale_grad ? inner_products + g * BLOCK : nullptr, to, to + inner,
+                           active + g * BLOCK * inner + s * BLOCK, pair, inner, 0};
+            }
+          gradients.some(BLOCK);
+        }
+        if (fit) {
+          for (int64_t g = 0; g < groups; ++g) pack_line(change + g * BLOCK * pair, pair, pair, change_rows(g).digits);
+          for (int64_t s = 0; s < strips; ++s) {
+            for (int64_t m = 0; m < 2; ++m) pack_made(change + m * inner + s * BLOCK, pair, deep, columns(s, m));
+            pack_made(active + s * BLOCK, inner, deep, columns(s, 2));
+            turn_fixed(columns(s, 2));
+          }
+          for (int64_t j = 0; j < steps && fit; ++j) {
+            for (int64_t g = 0; g < groups; ++g) fit = fit && fixed_levels(change_rows(g), back(j));
+            for (int64_t s = 0; s < strips; ++s)
+              fit = fit && fixed_levels(x_columns(j), columns(s, 0)) && fixed_levels(x_columns(j), columns(s, 1)) &&
+                    fixed_levels(columns(s, 2), grad_columns(j));
+          }
+        }
+        const int64_t col = strip * BLOCK, live = smaller(e.hidden - col, inner);
+        if (!fit) {
+          const ExpertRows these{index, rows.scale ? rows.scale + at : nullptr, count};
+          const ExpertGradient to{weights.gate + col, weights.up + col, weights.down + col * e.width, fresh, weight_step};
+          Parts::backward(part(e, strip, strips), x, grad, these, first, x_grad, to, scale_grad ? coarse_products : nullptr, parts);
+          for (int64_t r = 0; scale_grad && r < count; ++r) inner_products[r] += coarse_products[r];
+          continue;
+        }
+        const TileScope tiles;
+        int64_t turn = 0;
+        const auto next = [&] { return results + turn++ % 2 * RESULT; };
+        Adding adding;
+        const int64_t slow = pace(BLOCK, 1, pair);
+        for (int64_t g = 0; g < groups; ++g)
+          for (int64_t j = 0; j < steps; ++j) {
+            const FixedResult dx = product(fixed_levels(change_rows(g), back(j)), change_rows(g), back(j), next(), [&] { adding.some(slow); });
+            adding.some(BLOCK);
+            adding = {dx, x_grad + j * BLOCK - first * wide, index + g * BLOCK, nullptr, wide, 0, smaller(count - g * BLOCK, BLOCK)};
+          }
+        Writing writing;
+        const int64_t rate = pace(BLOCK, 1, deep);
+        const auto weight = [&](const FixedOperand& A, const FixedOperand& B, float* to, int64_t step, int64_t row, int64_t rows_of, int64_t column, int64_t cols_of) {
+          const FixedResult found = product(fixed_levels(A, B), A, B, next(), [&] {
+            adding.some(rate);
+            writing.some(rate);
+          });
+          adding.some(BLOCK);
+          writing.some(BLOCK);
+          writing = {found, to + row * step + column, step, smaller(cols_of - column, BLOCK), fresh, 0, smaller(rows_of - row, BLOCK)};
+        };
+        for (int64_t k = 0; k < steps; ++k)
+          for (int64_t s = 0; s < strips; ++s)
+            for (int64_t m = 0; m < 2; ++m)
+              weight(x_columns(k), columns(s, m), (m ? weights.up : weights.gate) + col, weight_step, k * BLOCK, e.width, s * BLOCK, live);
+        for (int64_t s = 0; s < strips; ++s)
+          for (int64_t k = 0; k < steps; ++k)
+            weight(columns(s, 2), grad_columns(k), weights.down + col * e.width, e.width, s * BLOCK, live, k * BLOCK, e.width);
+        writing.some(BLOCK);
+      }
+      for (int64_t r = 0; scale_grad && r < count; ++r) scale_grad[at + r] = inner_products[r];
+    }
+  }
+};
+
+}  // namespace KERN_NS
+#endif
