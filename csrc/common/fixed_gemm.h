@@ -6,7 +6,7 @@
 // What is lost is relative to the row's and the column's largest elements, m and n: of an inner element about
 // 2^-25 m n with six products, 2^-25 (m |b| + n |a|) with eight. An operand keeps the sums over its rows of the squares
 // (a / m)^2 at every inner element; from two operands' sums follows, before they are multiplied, what their product
-// loses by expectation against its norm (fixed_levels). Where that is too much (features of uneven scale, infinities)
+// loses by expectation against its norm (FixedLevels). Where that is too much (features of uneven scale, infinities)
 // the caller takes the bf16 tiles (amx_gemm.h).
 //
 // A block is 32 rows (or columns) by 64 inner elements: a digit of it takes two tiles of 16 x 16 words, and a word
@@ -171,20 +171,28 @@ RE_INLINE void pack_fixed_columns(Row&& row, int64_t depth, const FixedOperand& 
   fixed_close(to);
 }
 
-// How many places of digits' products the product of two operands needs so that its error, relative to its norm, is
-// expected below 1e-6: 3, 4, or 0 where no number of them will do.
-RE_INLINE int64_t fixed_levels(const FixedOperand& a, const FixedOperand& b) {
-  constexpr float top = FIXED_TOP * FIXED_TOP, most = 1e-12f;
-  constexpr float rounded = 0.29f * 0.29f;                // a digit's rounding, squared, in units of the last one
-  constexpr float left_out = 7723.f * 256.f;              // by six products: two of digits in [-128, 127], at the fourth place
-  const int64_t n = a.steps * FIXED_DEEP;
-  vf sum{};
-  for (int64_t k = 0; k < n; k += W) sum += load(a.squares() + k) * (load(b.squares() + k) * (1.f / top));
-  const float square = hsum(sum) * most;
-  const float rounding = rounded * (a.count() * (b.total() / top) + b.count() * (a.total() / top));
-  const float places = a.count() * b.count() * static_cast<float>(n) * (left_out * (left_out / top));
-  return rounding + places <= square ? 3 : rounding <= square ? 4 : 0;
-}
+// How many places of digits' products it takes that the error of products, relative to their norm, is expected below
+// 1e-6: 3, 4, or 0 where no number of them will do.
+struct FixedLevels {
+  int64_t needed = 3;
+
+  RE_INLINE void also(const FixedOperand& a, const FixedOperand& b) {
+    constexpr float per_top = 1.f / (FIXED_TOP * FIXED_TOP), most = 1e-12f;
+    constexpr float rounded = 0.29f * 0.29f * per_top;  // a digit's rounding, squared, in units of the last one
+    constexpr float left_out = 7723.f * 256.f;          // by six products: two of digits in [-128, 127], at the fourth place
+    const int64_t n = a.steps * FIXED_DEEP;
+    const vf unit = splat(per_top * most);
+    vf sum[4] = {};
+    for (int64_t k = 0; k < n; k += 4 * W)
+#pragma GCC unroll 4
+      for (int i = 0; i < 4; ++i) sum[i] += load(a.squares() + k + i * W) * (load(b.squares() + k + i * W) * unit);
+    const float square = hsum((sum[0] + sum[1]) + (sum[2] + sum[3]));
+    const float rounding = rounded * (a.count() * b.total() + b.count() * a.total());
+    const float places = a.count() * b.count() * static_cast<float>(n) * (left_out * (left_out * per_top));
+    const int64_t own = rounding + places <= square ? 3 : rounding <= square ? 4 : 0;
+    needed = own == 0 || needed == 0 ? 0 : own > needed ? own : needed;
+  }
+};
 
 // C[level][32][32], integers: the products of digits whose places add up to 0, 1 and so on. beside() is called at least
 // 6 * steps times: the tiles work for many cycles on what a step gives them, and the vector units are free meanwhile.

@@ -233,21 +233,28 @@ struct FixedSwiglu {
       // False where a product would be too coarse: then nothing of the group has been added.
       const auto group = [&](int64_t g) {
         const FixedOperand A(left + g * size(e.width), e.width);
+        FixedLevels before, after;
+        bool even = A.even();
+        for (int64_t s = 0; s < strips; ++s) {
+          even = even && gate(s).even() && up(s).even();
+          before.also(A, gate(s));
+          before.also(A, up(s));
+        }
+        if (!even || !before.needed) return false;
         for (int64_t s = 0; s < strips; ++s) {
           float* pair = results + s % 2 * 2 * RESULT;
-          const int64_t places[2] = {fixed_levels(A, gate(s)), fixed_levels(A, up(s))};
-          if (!places[0] || !places[1] || !A.even() || !gate(s).even() || !up(s).even()) return false;
-          const FixedResult z = product(places[0], A, gate(s), pair, beside), u = product(places[1], A, up(s), pair + RESULT, beside);
+          const FixedResult z = product(before.needed, A, gate(s), pair, beside);
+          const FixedResult u = product(before.needed, A, up(s), pair + RESULT, beside);
           activation.some(BLOCK);
           activation = {z, u, hidden + s * BLOCK, deep, 0};
         }
         activation.some(BLOCK);
         adding.some(BLOCK);  // it reads the units of the activation before
         pack_line(hidden, deep, inner, left_hidden);
-        for (int64_t j = 0; j < steps; ++j)
-          if (!fixed_levels(active, down(j))) return false;
+        for (int64_t j = 0; j < steps; ++j) after.also(active, down(j));
+        if (!after.needed) return false;
         for (int64_t j = 0; j < steps; ++j) {
-          const FixedResult y = product(fixed_levels(active, down(j)), active, down(j), results + (4 + j % 2) * RESULT, beside);
+          const FixedResult y = product(after.needed, active, down(j), results + (4 + j % 2) * RESULT, beside);
           adding.some(BLOCK);
           adding = {y, sum + j * BLOCK - first * wide, rows.index + g * BLOCK, rows.scale ? rows.scale + g * BLOCK : nullptr,
                     wide, 0, smaller(rows.count - g * BLOCK, BLOCK)};
@@ -305,17 +312,44 @@ struct FixedSwiglu {
     FixedResult from;
     float* to = nullptr;
     int64_t step = 0, cols = 0;
-    bool fresh = false;
+    bool fresh = false, past = false;  // written; past the cache, where lines are whole
     int64_t row = 0, rows = 0;
 
     RE_INLINE void some(int64_t n) {
       for (; n > 0 && row < rows; --n, ++row) {
         float* at = to + row * step;
         for (int64_t c = 0; c < cols; c += W) {
-          const __mmask16 live = static_cast<__mmask16>(cols - c < W ? (1 << (cols - c)) - 1 : 0xffff);
           const vf value = from.at(row, c);
+          if (past) {
+            _mm512_stream_ps(at + c, value);
+            continue;
+          }
+          const __mmask16 live = static_cast<__mmask16>(cols - c < W ? (1 << (cols - c)) - 1 : 0xffff);
           _mm512_mask_storeu_ps(at + c, live, fresh ? value : value + _mm512_maskz_loadu_ps(live, at + c));
         }
+      }
+    }
+  };
+
+  // The gradients that a run is going to be added to, fetched into the second-level cache a few lines at a time.
+  struct AheadWeights {
+    const float* at[3];
+    int64_t step[3], lines[3], rows[3], row = 0, line = 0, pace = 0;
+    int place = 0;
+
+    AheadWeights(const Expert& e, const ExpertGradient& g, int64_t weight_step, int64_t strip, int64_t strips, int64_t calls)
+        : at{g.gate + strip * BLOCK, g.up + strip * BLOCK, g.down + strip * BLOCK * e.width}, step{weight_step, weight_step, e.width} {
+      const int64_t live = smaller(e.hidden - strip * BLOCK, strips * BLOCK);
+      lines[0] = lines[1] = (live + W - 1) / W, lines[2] = (e.width + W - 1) / W;
+      rows[0] = rows[1] = e.width, rows[2] = live;
+      if (calls > 0) pace = (2 * lines[0] * rows[0] + lines[2] * rows[2] + calls - 1) / calls;
+    }
+    RE_INLINE void some() {
+      for (int64_t i = 0; i < pace && place < 3; ++i) {
+        _mm_prefetch(reinterpret_cast<const char*>(at[place] + row * step[place] + line * W), _MM_HINT_T1);
+        if (++line < lines[place]) continue;
+        line = 0;
+        if (++row == rows[place]) row = 0, ++place;
       }
     }
   };
@@ -376,24 +410,31 @@ struct FixedSwiglu {
         const auto change_rows = [=](int64_t g) { return FixedOperand(left_change + g * size(pair), pair); };
         const auto columns = [=](int64_t s, int64_t m) { return FixedOperand(across + (3 * s + m) * size(deep), deep); };
         pack_backward_run(e, strip, strips, line, panels, turned);
-        bool fit = true;
-        for (int64_t g = 0; g < groups && fit; ++g)
+        FixedLevels before, to_rows, to_weights;
+        bool even = true;
+        for (int64_t g = 0; g < groups && even; ++g)
           for (int64_t s = 0; s < strips; ++s)
             for (int64_t m = 0; m < 3; ++m) {
               const FixedOperand A = m == 2 ? grad_rows(g) : x_rows(g);
-              fit = fit && A.even() && panel(s, m).even() && fixed_levels(A, panel(s, m));
+              even = even && A.even() && panel(s, m).even();
+              before.also(A, panel(s, m));
             }
+        bool fit = even && before.needed > 0;
         if (fit) {
           const TileScope tiles;
           Gradients gradients;
           const int64_t fast = pace(BLOCK, 3, e.width);
-          const auto beside = [&] { gradients.some(fast); };
+          AheadWeights later(e, weights, weight_step, strip, strips, fresh ? 0 : groups * strips * 18 * fixed_steps(e.width));
+          const auto beside = [&] {
+            gradients.some(fast);
+            later.some();
+          };
           for (int64_t g = 0; g < groups; ++g)
             for (int64_t s = 0; s < strips; ++s) {
               float* three = results + (g * strips + s) % 2 * 3 * RESULT;
               const auto made = [&](int64_t m) {
                 const FixedOperand A = m == 2 ? grad_rows(g) : x_rows(g);
-                return product(fixed_levels(A, panel(s, m)), A, panel(s, m), three + m * RESULT, beside);
+                return product(before.needed, A, panel(s, m), three + m * RESULT, beside);
               };
               const FixedResult z = made(0), u = made(1), y = made(2);
               gradients.some(BLOCK);
@@ -402,20 +443,20 @@ struct FixedSwiglu {
                            active + g * BLOCK * inner + s * BLOCK, pair, inner, 0};
             }
           gradients.some(BLOCK);
-        }
-        if (fit) {
           for (int64_t g = 0; g < groups; ++g) pack_line(change + g * BLOCK * pair, pair, pair, change_rows(g).digits);
           for (int64_t s = 0; s < strips; ++s) {
             for (int64_t m = 0; m < 2; ++m) pack_made(change + m * inner + s * BLOCK, pair, deep, columns(s, m));
             pack_made(active + s * BLOCK, inner, deep, columns(s, 2));
             turn_fixed(columns(s, 2));
           }
-          for (int64_t j = 0; j < steps && fit; ++j) {
-            for (int64_t g = 0; g < groups; ++g) fit = fit && fixed_levels(change_rows(g), back(j));
-            for (int64_t s = 0; s < strips; ++s)
-              fit = fit && fixed_levels(x_columns(j), columns(s, 0)) && fixed_levels(x_columns(j), columns(s, 1)) &&
-                    fixed_levels(columns(s, 2), grad_columns(j));
+          for (int64_t j = 0; j < steps; ++j) {
+            for (int64_t g = 0; g < groups; ++g) to_rows.also(change_rows(g), back(j));
+            for (int64_t s = 0; s < strips; ++s) {
+              for (int64_t m = 0; m < 2; ++m) to_weights.also(x_columns(j), columns(s, m));
+              to_weights.also(columns(s, 2), grad_columns(j));
+            }
           }
+          fit = to_rows.needed > 0 && to_weights.needed > 0;
         }
         const int64_t col = strip * BLOCK, live = smaller(e.hidden - col, inner);
         if (!fit) {
@@ -432,20 +473,23 @@ struct FixedSwiglu {
         const int64_t slow = pace(BLOCK, 1, pair);
         for (int64_t g = 0; g < groups; ++g)
           for (int64_t j = 0; j < steps; ++j) {
-            const FixedResult dx = product(fixed_levels(change_rows(g), back(j)), change_rows(g), back(j), next(), [&] { adding.some(slow); });
+            const FixedResult dx = product(to_rows.needed, change_rows(g), back(j), next(), [&] { adding.some(slow); });
             adding.some(BLOCK);
             adding = {dx, x_grad + j * BLOCK - first * wide, index + g * BLOCK, nullptr, wide, 0, smaller(count - g * BLOCK, BLOCK)};
           }
         Writing writing;
         const int64_t rate = pace(BLOCK, 1, deep);
         const auto weight = [&](const FixedOperand& A, const FixedOperand& B, float* to, int64_t step, int64_t row, int64_t rows_of, int64_t column, int64_t cols_of) {
-          const FixedResult found = product(fixed_levels(A, B), A, B, next(), [&] {
+          const FixedResult found = product(to_weights.needed, A, B, next(), [&] {
             adding.some(rate);
             writing.some(rate);
           });
           adding.some(BLOCK);
           writing.some(BLOCK);
-          writing = {found, to + row * step + column, step, smaller(cols_of - column, BLOCK), fresh, 0, smaller(rows_of - row, BLOCK)};
+          float* at = to + row * step + column;
+          const int64_t cols = smaller(cols_of - column, BLOCK);
+          const bool past = fresh && cols == BLOCK && step % W == 0 && reinterpret_cast<uintptr_t>(at) % 64 == 0;
+          writing = {found, at, step, cols, fresh, past, 0, smaller(rows_of - row, BLOCK)};
         };
         for (int64_t k = 0; k < steps; ++k)
           for (int64_t s = 0; s < strips; ++s)
