@@ -56,7 +56,7 @@ struct FixedSwiglu {
 
   static constexpr int64_t TILE = BLOCK * BLOCK, RESULT = FIXED_LEVELS * TILE;
   static constexpr int64_t FORWARD_STRIPS = 8, BACKWARD_STRIPS = 2;  // blocks of 32 hidden columns in a run
-  static constexpr int64_t BACKWARD_ROWS = 256;                      // that gradients of weights are summed over at once
+  static constexpr int64_t BACKWARD_ROWS = 512;                      // that gradients of weights are summed over at once
 
   static RE_INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
   static RE_INLINE int64_t larger(int64_t a, int64_t b) { return a < b ? b : a; }
@@ -143,7 +143,29 @@ struct FixedSwiglu {
     return {shifted(e.gate, 0, col), shifted(e.up, 0, col), shifted(e.down, col, 0), nullptr, e.width, smaller(e.hidden - col, strips * BLOCK)};
   }
 
-  static RE_INLINE vf sigmoid(vf x) { return Parts::sigmoid(x); }
+  // Four at a time, step by step: one alone is a long chain in which each instruction waits for the last.
+  static constexpr int SIDE = 4;
+  static RE_INLINE void sigmoids(const vf* x, vf* y) {
+    vf n[SIDE], r[SIDE], p[SIDE];
+#define RE_EACH _Pragma("GCC unroll 4") for (int i = 0; i < SIDE; ++i)
+    RE_EACH r[i] = _mm512_max_ps(splat(-87.3f), _mm512_min_ps(splat(88.3f), -x[i]));
+    RE_EACH n[i] = _mm512_roundscale_ps(r[i] * 1.44269504f, 8);
+    RE_EACH r[i] = r[i] - n[i] * 0.693359375f;
+    RE_EACH r[i] = r[i] + n[i] * 2.12194440e-4f;
+    RE_EACH p[i] = splat(1.9875691500e-4f) * r[i] + 1.3981999507e-3f;
+    RE_EACH p[i] = p[i] * r[i] + 8.3334519073e-3f;
+    RE_EACH p[i] = p[i] * r[i] + 4.1665795894e-2f;
+    RE_EACH p[i] = p[i] * r[i] + 1.6666665459e-1f;
+    RE_EACH p[i] = p[i] * r[i] + 5.0000001201e-1f;
+    RE_EACH p[i] = p[i] * (r[i] * r[i]) + (r[i] + 1.f);
+    RE_EACH p[i] = 1.f + _mm512_scalef_ps(p[i], n[i]);
+    RE_EACH n[i] = _mm512_rcp14_ps(p[i]);
+    RE_EACH y[i] = n[i] * (2.f - p[i] * n[i]);  // one step of Newton's: 14 bits become 28
+  }
+  // Two rows of a product's block.
+  static RE_INLINE void rows_of(const FixedResult& from, int64_t row, vf* to) {
+    RE_EACH to[i] = from.at(row + i / 2, i % 2 * W);
+  }
 
   // The product of two operands, `levels` of it.
   template <class Beside>
@@ -158,34 +180,27 @@ struct FixedSwiglu {
     float* to = nullptr;
     int64_t step = 0, row = BLOCK;
 
-    __attribute__((noinline)) void one() {
-      for (int64_t c = 0; c < BLOCK; c += W) {
-        const vf z = gate.at(row, c);
-        store(to + row * step + c, z * sigmoid(z) * up.at(row, c));
-      }
-      ++row;
+    __attribute__((noinline)) void pair() {
+      vf z[SIDE], u[SIDE], open[SIDE];
+      rows_of(gate, row, z);
+      rows_of(up, row, u);
+      sigmoids(z, open);
+      RE_EACH store(to + (row + i / 2) * step + i % 2 * W, z[i] * open[i] * u[i]);
+      row += 2;
     }
     RE_INLINE void some(int64_t rows) {
-      for (; rows > 0 && row < BLOCK; --rows) one();
+      for (; rows > 0 && row < BLOCK; rows -= 2) pair();
     }
   };
 
-  // A block added to rows of the caller's.
-  struct Adding {
-    FixedResult from;
-    float* to = nullptr;
-    const int64_t* index = nullptr;
-    const float* scale = nullptr;
-    int64_t step = 0, row = 0, rows = 0;
-
-    RE_INLINE void some(int64_t n) {
-      for (; n > 0 && row < rows; --n, ++row) {
-        float* at = to + index[row] * step;
-        const vf times = splat(scale ? scale[row] : 1.f);
-        for (int64_t c = 0; c < BLOCK; c += W) store(at + c, load(at + c) + times * from.at(row, c));
-      }
+  // A block added to rows of the caller's, those of the index.
+  static RE_INLINE void add_block(const FixedResult& from, const int64_t* index, const float* scale, int64_t rows, float* to, int64_t step) {
+    for (int64_t r = 0; r < smaller(rows, BLOCK); ++r) {
+      float* at = to + index[r] * step;
+      const vf times = splat(scale ? scale[r] : 1.f);
+      for (int64_t c = 0; c < BLOCK; c += W) store(at + c, load(at + c) + times * from.at(r, c));
     }
-  };
+  }
 
   // How many items of work go beside each step of `products` products of n inner elements.
   static RE_INLINE int64_t pace(int64_t items, int64_t products, int64_t n) {
@@ -197,7 +212,7 @@ struct FixedSwiglu {
   static int64_t forward_scratch(int64_t width, int64_t hidden, int64_t rows) {
     const int64_t strips = forward_strips(hidden), deep = fixed_steps(strips * BLOCK) * FIXED_DEEP, groups = in_blocks(rows);
     return run_size(strips, width) + groups * (size(width) + 3 * BLOCK) + fixed_steps(width) * FIXED_DEEP + BLOCK * deep +
-           size(deep) + 6 * RESULT + Parts::forward_scratch(width, strips * BLOCK, rows);
+           size(deep) + 4 * RESULT + Parts::forward_scratch(width, strips * BLOCK, rows);
   }
 
   static void forward(const Expert& e, const Matrix& x, const ExpertRows& rows, int64_t first, float* sum, float* scratch) {
@@ -208,9 +223,9 @@ struct FixedSwiglu {
     float* line = left + groups * size(e.width);
     float* hidden = line + fixed_steps(e.width) * FIXED_DEEP;
     float* left_hidden = hidden + BLOCK * deep;
-    float* results = left_hidden + size(deep);  // of two pairs, then of two others, in turn
-    auto* coarse = reinterpret_cast<int64_t*>(results + 6 * RESULT);  // rows for which a run is too coarse
-    float* coarse_scale = results + 6 * RESULT + 2 * groups * BLOCK;
+    float* results = left_hidden + size(deep);  // of two pairs in turn
+    auto* coarse = reinterpret_cast<int64_t*>(results + 4 * RESULT);  // rows for which a run is too coarse
+    float* coarse_scale = results + 4 * RESULT + 2 * groups * BLOCK;
     float* parts = coarse_scale + groups * BLOCK;
     for (int64_t g = 0; g < groups; ++g)
       pack_rows(x, rows.index + g * BLOCK, rows.count - g * BLOCK, e.width, line, left + g * size(e.width));
@@ -224,12 +239,8 @@ struct FixedSwiglu {
       const auto down = [=](int64_t j) { return FixedOperand(packed + 2 * strips * size(e.width) + j * size(inner), inner); };
       if (inner % FIXED_DEEP) std::memset(hidden, 0, sizeof(float) * static_cast<size_t>(BLOCK * deep));
       Activation activation;
-      Adding adding;
-      const int64_t fast = pace(BLOCK, 2, e.width), slow = pace(BLOCK, 1, smaller(inner, e.width));
-      const auto beside = [&] {
-        activation.some(fast);
-        adding.some(slow);
-      };
+      const int64_t fast = pace(BLOCK, 2, e.width);
+      const auto beside = [&] { activation.some(fast); };
       // False where a product would be too coarse: then nothing of the group has been added.
       const auto group = [&](int64_t g) {
         const FixedOperand A(left + g * size(e.width), e.width);
@@ -249,15 +260,13 @@ struct FixedSwiglu {
           activation = {z, u, hidden + s * BLOCK, deep, 0};
         }
         activation.some(BLOCK);
-        adding.some(BLOCK);  // it reads the units of the activation before
         pack_line(hidden, deep, inner, left_hidden);
         for (int64_t j = 0; j < steps; ++j) after.also(active, down(j));
         if (!after.needed) return false;
         for (int64_t j = 0; j < steps; ++j) {
-          const FixedResult y = product(after.needed, active, down(j), results + (4 + j % 2) * RESULT, beside);
-          adding.some(BLOCK);
-          adding = {y, sum + j * BLOCK - first * wide, rows.index + g * BLOCK, rows.scale ? rows.scale + g * BLOCK : nullptr,
-                    wide, 0, smaller(rows.count - g * BLOCK, BLOCK)};
+          const FixedResult y = product(after.needed, active, down(j), results, [] {});
+          add_block(y, rows.index + g * BLOCK, rows.scale ? rows.scale + g * BLOCK : nullptr, rows.count - g * BLOCK,
+                    sum + j * BLOCK - first * wide, wide);
         }
         return true;
       };
@@ -272,7 +281,6 @@ struct FixedSwiglu {
             coarse_scale[left_out] = rows.scale ? rows.scale[r] : 1.f;
           }
         }
-        adding.some(BLOCK);
       }
       if (left_out > 0)
         Parts::forward(part(e, strip, strips), x, {coarse, rows.scale ? coarse_scale : nullptr, left_out}, first, sum, parts);
@@ -288,48 +296,42 @@ struct FixedSwiglu {
     float *to_gate = nullptr, *to_up = nullptr, *active = nullptr;
     int64_t step = 0, active_step = 0, row = BLOCK;
 
-    __attribute__((noinline)) void one() {
-      const vf times = splat(scale[row]);
-      vf product{};
-      for (int64_t c = 0; c < BLOCK; c += W) {
-        const vf z = gate.at(row, c), u = up.at(row, c), y = back.at(row, c);
-        const vf open = sigmoid(z), swish = z * open, a = swish * u, scaled = times * y;
-        product += a * y;
-        store(active + row * active_step + c, times * a);
-        store(to_gate + row * step + c, scaled * u * (open + swish * (1.f - open)));
-        store(to_up + row * step + c, scaled * swish);
+    __attribute__((noinline)) void pair() {
+      vf z[SIDE], u[SIDE], y[SIDE], open[SIDE], product[2] = {};
+      rows_of(gate, row, z);
+      sigmoids(z, open);
+      rows_of(up, row, u);
+      rows_of(back, row, y);
+      RE_EACH {
+        const int64_t r = row + i / 2, c = i % 2 * W;
+        const vf swish = z[i] * open[i], a = swish * u[i], times = splat(scale[r]), scaled = times * y[i];
+        product[i / 2] += a * y[i];
+        store(active + r * active_step + c, times * a);
+        store(to_gate + r * step + c, scaled * u[i] * (open[i] + swish * (1.f - open[i])));
+        store(to_up + r * step + c, scaled * swish);
       }
-      if (inner) inner[row] += hsum(product);
-      ++row;
+      for (int i = 0; inner && i < 2; ++i) inner[row + i] += hsum(product[i]);
+      row += 2;
     }
     RE_INLINE void some(int64_t rows) {
-      for (; rows > 0 && row < BLOCK; --rows) one();
+      for (; rows > 0 && row < BLOCK; rows -= 2) pair();
     }
   };
 
-  // A block of a weight's gradient, written or added.
-  struct Writing {
-    FixedResult from;
-    float* to = nullptr;
-    int64_t step = 0, cols = 0;
-    bool fresh = false, past = false;  // written; past the cache, where lines are whole
-    int64_t row = 0, rows = 0;
-
-    RE_INLINE void some(int64_t n) {
-      for (; n > 0 && row < rows; --n, ++row) {
-        float* at = to + row * step;
-        for (int64_t c = 0; c < cols; c += W) {
-          const vf value = from.at(row, c);
-          if (past) {
-            _mm512_stream_ps(at + c, value);
-            continue;
-          }
-          const __mmask16 live = static_cast<__mmask16>(cols - c < W ? (1 << (cols - c)) - 1 : 0xffff);
-          _mm512_mask_storeu_ps(at + c, live, fresh ? value : value + _mm512_maskz_loadu_ps(live, at + c));
+  // A block of a weight's gradient, written or added. Whole lines are written past the cache: nobody reads them soon.
+  static RE_INLINE void write_block(const FixedResult& from, int64_t rows, int64_t cols, float* to, int64_t step, bool fresh) {
+    const bool past = fresh && cols >= BLOCK && step % W == 0 && reinterpret_cast<uintptr_t>(to) % 64 == 0;
+    for (int64_t r = 0; r < smaller(rows, BLOCK); ++r, to += step)
+      for (int64_t c = 0; c < smaller(cols, BLOCK); c += W) {
+        const vf value = from.at(r, c);
+        if (past) {
+          _mm512_stream_ps(to + c, value);
+          continue;
         }
+        const __mmask16 live = static_cast<__mmask16>(cols - c < W ? (1 << (cols - c)) - 1 : 0xffff);
+        _mm512_mask_storeu_ps(to + c, live, fresh ? value : value + _mm512_maskz_loadu_ps(live, to + c));
       }
-    }
-  };
+  }
 
   // The gradients that a run is going to be added to, fetched into the second-level cache a few lines at a time.
   struct AheadWeights {
@@ -467,43 +469,28 @@ struct FixedSwiglu {
           continue;
         }
         const TileScope tiles;
-        int64_t turn = 0;
-        const auto next = [&] { return results + turn++ % 2 * RESULT; };
-        Adding adding;
-        const int64_t slow = pace(BLOCK, 1, pair);
         for (int64_t g = 0; g < groups; ++g)
-          for (int64_t j = 0; j < steps; ++j) {
-            const FixedResult dx = product(to_rows.needed, change_rows(g), back(j), next(), [&] { adding.some(slow); });
-            adding.some(BLOCK);
-            adding = {dx, x_grad + j * BLOCK - first * wide, index + g * BLOCK, nullptr, wide, 0, smaller(count - g * BLOCK, BLOCK)};
-          }
-        Writing writing;
-        const int64_t rate = pace(BLOCK, 1, deep);
-        const auto weight = [&](const FixedOperand& A, const FixedOperand& B, float* to, int64_t step, int64_t row, int64_t rows_of, int64_t column, int64_t cols_of) {
-          const FixedResult found = product(to_weights.needed, A, B, next(), [&] {
-            adding.some(rate);
-            writing.some(rate);
-          });
-          adding.some(BLOCK);
-          writing.some(BLOCK);
-          float* at = to + row * step + column;
-          const int64_t cols = smaller(cols_of - column, BLOCK);
-          const bool past = fresh && cols == BLOCK && step % W == 0 && reinterpret_cast<uintptr_t>(at) % 64 == 0;
-          writing = {found, at, step, cols, fresh, past, 0, smaller(rows_of - row, BLOCK)};
+          for (int64_t j = 0; j < steps; ++j)
+            add_block(product(to_rows.needed, change_rows(g), back(j), results, [] {}), index + g * BLOCK, nullptr,
+                      count - g * BLOCK, x_grad + j * BLOCK - first * wide, wide);
+        const auto weight = [&](const FixedOperand& A, const FixedOperand& B, int64_t rows_left, int64_t cols_left, float* to, int64_t step) {
+          write_block(product(to_weights.needed, A, B, results, [] {}), rows_left, cols_left, to, step, fresh);
         };
         for (int64_t k = 0; k < steps; ++k)
           for (int64_t s = 0; s < strips; ++s)
             for (int64_t m = 0; m < 2; ++m)
-              weight(x_columns(k), columns(s, m), (m ? weights.up : weights.gate) + col, weight_step, k * BLOCK, e.width, s * BLOCK, live);
+              weight(x_columns(k), columns(s, m), e.width - k * BLOCK, live - s * BLOCK,
+                     (m ? weights.up : weights.gate) + k * BLOCK * weight_step + col + s * BLOCK, weight_step);
         for (int64_t s = 0; s < strips; ++s)
           for (int64_t k = 0; k < steps; ++k)
-            weight(columns(s, 2), grad_columns(k), weights.down + col * e.width, e.width, s * BLOCK, live, k * BLOCK, e.width);
-        writing.some(BLOCK);
+            weight(columns(s, 2), grad_columns(k), live - s * BLOCK, e.width - k * BLOCK,
+                   weights.down + (col + s * BLOCK) * e.width + k * BLOCK, e.width);
       }
       for (int64_t r = 0; scale_grad && r < count; ++r) scale_grad[at + r] = inner_products[r];
     }
   }
 };
+#undef RE_EACH
 
 }  // namespace KERN_NS
 #endif
