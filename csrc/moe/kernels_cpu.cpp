@@ -72,20 +72,24 @@ void pack_forward(const Expert& e, int64_t strip, int64_t strips, float* to) {
 
 RE_INLINE vf sigmoid(vf x) { return 1.f / (1.f + vexp(-x)); }
 
+// Hidden columns from which the forward pass gains by fixed point (with fewer its last product is too short); the
+// backward pass always does.
+constexpr int64_t FIXED_HIDDEN = 64;
+
 // Calls fn with the matrix tiles' way to do it, where the processor has them, and says so.
 template <class F>
-RE_INLINE bool on_tiles(bool bf16, int64_t width, F&& fn) {
+RE_INLINE bool on_tiles(bool bf16, int64_t width, int64_t hidden, F&& fn) {
 #ifdef RECENGINE_AMX
   if (!recengine::amx_live()) return false;
   if (bf16)
     fn(TiledSwiglu<1>{});
-  else if (width <= FIXED_MOST)
+  else if (width <= FIXED_MOST && hidden >= FIXED_HIDDEN)
     fn(FixedSwiglu{});
   else
     fn(TiledSwiglu<3>{});
   return true;
 #else
-  (void)bf16, (void)width, (void)fn;
+  (void)bf16, (void)width, (void)hidden, (void)fn;
   return false;
 #endif
 }
@@ -104,26 +108,26 @@ int64_t swiglu_row_size(int64_t width) { return up_to(width, NR); }
 
 int64_t swiglu_packed_size(int64_t width, int64_t hidden, bool bf16) {
   int64_t size = 0;
-  if (on_tiles(bf16, width, [&](auto tiled) { size = tiled.packed_size(width, hidden); })) return size;
+  if (on_tiles(bf16, width, hidden, [&](auto tiled) { size = tiled.packed_size(width, hidden); })) return size;
   return up_to(hidden, NR) * (2 * width + up_to(width, NR));
 }
 
 int64_t swiglu_forward_scratch(int64_t width, int64_t hidden, int64_t rows, bool bf16) {
   int64_t size = 0;
-  if (on_tiles(bf16, width, [&](auto tiled) { size = tiled.forward_scratch(width, hidden, rows); })) return size;
+  if (on_tiles(bf16, width, hidden, [&](auto tiled) { size = tiled.forward_scratch(width, hidden, rows); })) return size;
   const int64_t padded = up_to(rows, MR);
   return padded * width + FORWARD_STRIPS * NR * (padded + 2 * width + up_to(width, NR));
 }
 
 int64_t swiglu_backward_scratch(int64_t width, int64_t hidden, int64_t rows, bool bf16) {
   int64_t size = 0;
-  if (on_tiles(bf16, width, [&](auto tiled) { size = tiled.backward_scratch(width, hidden, rows); })) return size;
+  if (on_tiles(bf16, width, FIXED_HIDDEN, [&](auto tiled) { size = tiled.backward_scratch(width, hidden, rows); })) return size;
   const int64_t padded = up_to(rows, MR), wide = up_to(width, NR), strip = BACKWARD_STRIPS * NR;
   return padded * (2 * width + wide) + strip * (3 * padded + 3 * width + 2 * wide) + 3 * up_to(width, MR) * strip + padded;
 }
 
 void swiglu_pack(const Expert& e, float* packed) {
-  if (on_tiles(all_bf16(e), e.width, [&](auto tiled) { tiled.pack(e, packed); })) return;
+  if (on_tiles(all_bf16(e), e.width, e.hidden, [&](auto tiled) { tiled.pack(e, packed); })) return;
   for (int64_t strip = 0; strip * NR < e.hidden; strip += FORWARD_STRIPS) {
     const int64_t strips = strips_from(e.hidden, strip, FORWARD_STRIPS);
     pack_forward(e, strip, strips, packed);
@@ -133,7 +137,7 @@ void swiglu_pack(const Expert& e, float* packed) {
 
 void swiglu_forward(const Expert& e, const Matrix& x, const ExpertRows& rows, int64_t first, float* sum, float* scratch) {
   if (e.hidden == 0 || rows.count == 0) return;
-  if (on_tiles(all_bf16(e) && x.bf16, e.width, [&](auto tiled) { tiled.forward(for_rows(e, x), x, rows, first, sum, scratch); })) return;
+  if (on_tiles(all_bf16(e) && x.bf16, e.width, e.hidden, [&](auto tiled) { tiled.forward(for_rows(e, x), x, rows, first, sum, scratch); })) return;
   const int64_t padded = up_to(rows.count, MR), wide = up_to(e.width, NR);
   float* left = scratch;
   float* hidden = left + padded * e.width;
@@ -177,7 +181,7 @@ void swiglu_backward(const Expert& e, const Matrix& x, const Matrix& grad, const
     for (int64_t r = 0; scale_grad && r < rows.count; ++r) scale_grad[r] = 0.f;
     return;
   }
-  if (on_tiles(all_bf16(e) && x.bf16 && grad.bf16, e.width,
+  if (on_tiles(all_bf16(e) && x.bf16 && grad.bf16, e.width, FIXED_HIDDEN,
                [&](auto tiled) { tiled.backward(e, x, grad, rows, first, x_grad, weights, scale_grad, scratch); }))
     return;
   const int64_t weight_step = weights.step ? weights.step : e.hidden;

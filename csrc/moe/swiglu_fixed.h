@@ -3,7 +3,7 @@
 // An expert is a sum over its hidden columns, and they are taken in runs. Each product's precision is known before it
 // is made; rows (going back: all rows of a block) for which a run is too coarse take that run's columns, an expert by
 // themselves, on the bf16 tiles (swiglu_amx.h). What follows a product element by element is done on the vector units
-// beside the next one.
+// beside the next one or after it.
 #pragma once
 
 #include "common/fixed_gemm.h"
@@ -70,13 +70,15 @@ struct FixedSwiglu {
     const int64_t all = in_blocks(hidden), rest = all % FORWARD_STRIPS;
     return all / FORWARD_STRIPS * run_size(FORWARD_STRIPS, width) + (rest ? run_size(rest, width) : 0);
   }
-  static __attribute__((noinline)) void pack_columns(const Matrix& m, int64_t row, int64_t rows, int64_t col, int64_t cols, float* to, int64_t deep) {
+  static __attribute__((noinline)) void pack_columns(const Matrix& m, int64_t row, int64_t rows, int64_t col, int64_t cols,
+                                                     float* to, int64_t deep) {
     const int64_t live = larger(smaller(rows - row, deep), 0);
     pack_fixed_columns(BlockColumns(m, row, col, cols), live, FixedOperand(to, deep));
   }
   static void pack_run(const Expert& e, int64_t strip, int64_t strips, float* to) {
     for (int64_t s = strip; s < strip + strips; ++s)
-      for (int m = 0; m < 2; ++m, to += size(e.width)) pack_columns(m ? e.up : e.gate, 0, e.width, s * BLOCK, e.hidden, to, e.width);
+      for (int m = 0; m < 2; ++m, to += size(e.width))
+        pack_columns(m ? e.up : e.gate, 0, e.width, s * BLOCK, e.hidden, to, e.width);
     for (int64_t j = 0; j * BLOCK < e.width; ++j, to += size(strips * BLOCK))
       pack_columns(e.down, strip * BLOCK, e.hidden, j * BLOCK, e.width, to, strips * BLOCK);
   }
@@ -90,7 +92,8 @@ struct FixedSwiglu {
   }
 
   // 32 rows of a caller's matrix, those of the index, as left operand.
-  static __attribute__((noinline)) void pack_rows(const Matrix& m, const int64_t* index, int64_t count, int64_t width, float* line, float* to) {
+  static __attribute__((noinline)) void pack_rows(const Matrix& m, const int64_t* index, int64_t count, int64_t width,
+                                                  float* line, float* to) {
     const WholeRows rows{m, width, line};
     pack_fixed_rows([&](int64_t r) { return rows(index[r]); }, count, FixedOperand(to, width));
   }
@@ -100,7 +103,8 @@ struct FixedSwiglu {
   }
 
   // 32 columns of the rows of the index, and of rows `step` floats apart: rows are the inner dimension.
-  static __attribute__((noinline)) void pack_chosen(const Matrix& m, const int64_t* index, int64_t count, int64_t col, int64_t width, const FixedOperand& to) {
+  static __attribute__((noinline)) void pack_chosen(const Matrix& m, const int64_t* index, int64_t count, int64_t col,
+                                                    int64_t width, const FixedOperand& to) {
     const BlockColumns columns(m, 0, col, width);
     pack_fixed_columns([&](int64_t r) { return columns(index[r]); }, count, to);
   }
@@ -110,7 +114,8 @@ struct FixedSwiglu {
 
   // A run going back: panels of gate, up and down across [strip][3]; then gate's and up's columns of the run as inner
   // dimension, by 32 of their rows.
-  static __attribute__((noinline)) void pack_backward_run(const Expert& e, int64_t strip, int64_t strips, float* line, float* panels, float* turned) {
+  static __attribute__((noinline)) void pack_backward_run(const Expert& e, int64_t strip, int64_t strips, float* line,
+                                                          float* panels, float* turned) {
     const int64_t inner = strips * BLOCK, col = strip * BLOCK, live = smaller(e.hidden - col, inner);
     for (int64_t s = 0; s < strips; ++s, panels += 3 * size(e.width)) {
       const int64_t own = col + s * BLOCK;
@@ -140,7 +145,8 @@ struct FixedSwiglu {
   // The columns of a run as an expert by themselves.
   static RE_INLINE Expert part(const Expert& e, int64_t strip, int64_t strips) {
     const int64_t col = strip * BLOCK;
-    return {shifted(e.gate, 0, col), shifted(e.up, 0, col), shifted(e.down, col, 0), nullptr, e.width, smaller(e.hidden - col, strips * BLOCK)};
+    const int64_t live = smaller(e.hidden - col, strips * BLOCK);
+    return {shifted(e.gate, 0, col), shifted(e.up, 0, col), shifted(e.down, col, 0), nullptr, e.width, live};
   }
 
   // Four at a time, step by step: one alone is a long chain in which each instruction waits for the last.
@@ -194,7 +200,8 @@ struct FixedSwiglu {
   };
 
   // A block added to rows of the caller's, those of the index.
-  static RE_INLINE void add_block(const FixedResult& from, const int64_t* index, const float* scale, int64_t rows, float* to, int64_t step) {
+  static RE_INLINE void add_block(const FixedResult& from, const int64_t* index, const float* scale, int64_t rows, float* to,
+                                  int64_t step) {
     for (int64_t r = 0; r < smaller(rows, BLOCK); ++r) {
       float* at = to + index[r] * step;
       const vf times = splat(scale ? scale[r] : 1.f);
@@ -473,7 +480,8 @@ struct FixedSwiglu {
           for (int64_t j = 0; j < steps; ++j)
             add_block(product(to_rows.needed, change_rows(g), back(j), results, [] {}), index + g * BLOCK, nullptr,
                       count - g * BLOCK, x_grad + j * BLOCK - first * wide, wide);
-        const auto weight = [&](const FixedOperand& A, const FixedOperand& B, int64_t rows_left, int64_t cols_left, float* to, int64_t step) {
+        const auto weight = [&](const FixedOperand& A, const FixedOperand& B, int64_t rows_left, int64_t cols_left, float* to,
+                                int64_t step) {
           write_block(product(to_weights.needed, A, B, results, [] {}), rows_left, cols_left, to, step, fresh);
         };
         for (int64_t k = 0; k < steps; ++k)

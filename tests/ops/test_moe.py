@@ -88,6 +88,7 @@ SHAPES = [
     pytest.param(300, 2, 5, 64, 33, id="B300-T2-E5-D64-F33"),
     pytest.param(1200, 1, 2, 16, 40, id="B1200-T1-E2-D16-F40"),
     pytest.param(90, 1, 2, 72, 260, id="B90-T1-E2-D72-F260"),
+    pytest.param(560, 1, 2, 72, 100, id="B560-T1-E2-D72-F100"),
 ]
 
 
@@ -303,7 +304,7 @@ def test_under_autocast_the_experts_run_in_bfloat16_and_the_router_does_not() ->
 
 
 @needs_kernels
-@pytest.mark.parametrize("kind", ["rows", "weights", "features", "halves", "tiny", "huge"])
+@pytest.mark.parametrize("kind", ["rows", "weights", "features", "halves", "tiny", "huge", "gradients"])
 def test_outliers_and_uneven_scales_cost_no_precision(kind: str) -> None:
     """Products in fixed point give way to others where a row or a column spans too wide a range."""
     x, _, weights, _ = case(96, 2, 1, 96, 256)
@@ -322,6 +323,8 @@ def test_outliers_and_uneven_scales_cost_no_precision(kind: str) -> None:
         weights.up.div_(scale[:, None])
     x *= {"tiny": 1e-12, "huge": 1e14}.get(kind, 1.0)
     upstream = torch.randn(x.shape, generator=torch.Generator().manual_seed(3))
+    if kind == "gradients":  # few rows carry nearly all of them, as of clicks
+        upstream[torch.arange(96) % 19 > 0] *= 0.01
     results = []
     for precision in (torch.float32, torch.float64):
         tokens, own = x.to(precision).requires_grad_(), converted(weights, precision)
