@@ -32,7 +32,8 @@ _TIGHT = 1e-8
 @dataclass(frozen=True)
 class BoxSolution:
     """points [N, d] (NaN where infeasible), cost = sum w (x - x0)^2 and bound <= optimum [N]; conic: who
-    went to the conic solver; prices: of the constraints, where they are known."""
+    went to the conic solver; prices: of the constraints, where they are known; stopped: for whom the conic
+    solver ended without an answer or a proof that there is none (never feasible)."""
 
     points: Array
     cost: Array
@@ -40,6 +41,11 @@ class BoxSolution:
     feasible: NDArray[np.bool_]
     conic: NDArray[np.bool_]
     prices: Prices | None = None
+    stopped: NDArray[np.bool_] | None = None
+
+    @property
+    def undecided(self) -> NDArray[np.bool_]:
+        return np.zeros(len(self.cost), bool) if self.stopped is None else self.stopped
 
     @property
     def gap(self) -> Array:
@@ -54,13 +60,14 @@ def solve_box(
     x, bound, status = _newton(ellipsoid, people, weights, low, high, tau)
     cost = np.square(x - people) @ weights
     feasible, by_conic = status != INFEASIBLE, np.zeros(len(people), bool)
+    stopped = np.zeros(len(people), bool)
     loose = feasible & ~(cost - bound <= _TIGHT * np.maximum(cost, 1e-12))
     left = np.flatnonzero((status == UNDECIDED) | loose)
     if left.size:
         rest = _by_masks(ellipsoid, people[left], weights, low[left], high[left], tau)
         x[left], cost[left], bound[left] = rest.points, rest.cost, rest.bound
-        feasible[left], by_conic[left] = rest.feasible, rest.conic
-    return BoxSolution(x, cost, bound, feasible, by_conic)
+        feasible[left], by_conic[left], stopped[left] = rest.feasible, rest.conic, rest.undecided
+    return BoxSolution(x, cost, bound, feasible, by_conic, stopped=stopped)
 
 
 def _newton(
@@ -105,9 +112,12 @@ def _by_masks(
         settled[todo] = ~(below | above | release).any(axis=1)
     tight = _tight(ellipsoid, people, x, weights, low, high, tau)
     left = np.flatnonzero(~(settled & tight))
-    feasible = np.ones(n, bool)
+    feasible, stopped = np.ones(n, bool), np.zeros(n, bool)
     for i in left:
-        answer = conic.solve(ellipsoid, people[i], weights, low[i], high[i], tau=tau)
+        try:
+            answer = conic.solve(ellipsoid, people[i], weights, low[i], high[i], tau=tau)
+        except conic.ConicStoppedError:
+            answer, stopped[i] = None, True
         feasible[i] = answer is not None
         x[i] = np.nan if answer is None else answer
     outside = np.flatnonzero(feasible)
@@ -119,7 +129,7 @@ def _by_masks(
     bound[f] = lower_bound(ellipsoid, people[f], x[f], weights, low[f], high[f], tau)
     by_conic = np.zeros(n, bool)
     by_conic[left] = True
-    return BoxSolution(x, cost, bound, feasible, by_conic)
+    return BoxSolution(x, cost, bound, feasible, by_conic, stopped=stopped)
 
 
 def _tight(

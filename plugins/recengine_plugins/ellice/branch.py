@@ -40,13 +40,15 @@ class _Node:
 
 @dataclass(frozen=True)
 class BranchSolution:
-    """points [N, d] (NaN where infeasible), cost and bound [N]; gap 0 where the search was exhausted."""
+    """points [N, d] (NaN where infeasible), cost and bound [N]; gap 0 where the search was exhausted; nodes
+    [N] that were opened."""
 
     points: Array
     cost: Array
     bound: Array
     feasible: NDArray[np.bool_]
     complete: NDArray[np.bool_]
+    nodes: NDArray[np.int64] | None = None
 
 
 def solve_discrete(
@@ -57,19 +59,24 @@ def solve_discrete(
     high: Array,
     *,
     rows: NDArray[np.int64] | None = None,
-    most_nodes: int = 2000,
+    most_nodes: int | NDArray[np.int64] = 2000,
     start: bool = True,
+    known: tuple[Array, Array] | None = None,
 ) -> BranchSolution:
     """Cheapest robust points within low <= x <= high [n, d] that also respect what is discrete.
 
     A category changes as a whole: exactly one of its columns is 1. A value that is not among the allowed ones
     or not whole may stay. ``most_nodes`` bounds the search of one person; beyond it the best point found is
     returned with the bound that is left. rows [n]: who ``people`` are to ``relax``; default 0 .. n - 1.
-    start: look for first answers by exchanging levels of categories, too.
+    start: look for first answers by exchanging levels of categories, too. known: points [n, d] that are
+    answers already, and their costs [n] (inf: none).
     """
     n = len(people)
     who = np.arange(n) if rows is None else rows
     search = _Search(relax, who, people, constraints)
+    if known is not None:
+        search.best[:], search.cost[:] = known
+    most = np.broadcast_to(most_nodes, n)
     search.open([(i, low[i], high[i], 0.0) for i in range(n)])
     search.begin(low, high, exchange=start)
     expanded = np.zeros(n, np.int64)
@@ -80,7 +87,7 @@ def solve_discrete(
         width = max(1, _TOGETHER // max(sum(map(bool, search.heaps)), 1))
         for person in range(n):
             heap, opened = search.heaps[person], 0
-            while heap and opened < width and expanded[person] < most_nodes:
+            while heap and opened < width and expanded[person] < most[person]:
                 node = heapq.heappop(heap)
                 if node.bound >= search.cost[person] * (1 - 1e-12):
                     heap.clear()
@@ -98,6 +105,7 @@ def solve_discrete(
         search.open(children)
     best, cost = search.best, search.cost
     open_bound = np.array([min((node.bound for node in heap), default=np.inf) for heap in search.heaps])
+    open_bound = np.minimum(open_bound, search.lost)
     feasible = np.isfinite(cost)
     complete = open_bound >= cost * (1 - 1e-12)
     return BranchSolution(
@@ -106,6 +114,7 @@ def solve_discrete(
         np.where(feasible, np.minimum(cost, open_bound), np.nan),
         feasible,
         complete | ~np.isfinite(open_bound),
+        expanded,
     )
 
 
@@ -118,6 +127,7 @@ class _Search:
         self.relax, self.who, self.people, self.constraints = relax, who, people, constraints
         self.heaps: list[list[_Node]] = [[] for _ in people]
         self.best, self.cost = np.full_like(people, np.nan), np.full(len(people), np.inf)
+        self.lost = np.full(len(people), np.inf)  # bounds of nodes that no solver could do
         self.ids = count()
 
     def better(self, person: int, x: Array, cost: float) -> None:
@@ -139,6 +149,8 @@ class _Search:
                 self.relax.problem, self.constraints, prices, self.people[rows], low, high, self.cost[rows]
             )
             low, high, bound = after.low, after.high, np.maximum(bound, after.bound)
+        for k in np.flatnonzero(found.undecided):
+            self.lost[rows[k]] = min(self.lost[rows[k]], children[k][3])
         for k in np.flatnonzero(found.feasible):
             if bound[k] < self.cost[rows[k]] * (1 - 1e-12):
                 priced = Prices(prices.slope[k], prices.level[k])

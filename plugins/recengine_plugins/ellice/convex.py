@@ -45,7 +45,7 @@ def solve_convex(problem: Convex, people: Array, low: Array, high: Array) -> Box
         x, bound, done = _one_cone_at_a_time(problem, people, low, high)
     hopeless = ~done & (problem.reach(people, low, high) < problem.tau).any(axis=1)
     todo = np.flatnonzero(~done & ~hopeless)
-    by_conic = np.zeros(n, bool)
+    by_conic, stopped = np.zeros(n, bool), np.zeros(n, bool)
     feasible = done.copy()
     if todo.size <= _FEW:
         left = todo
@@ -56,7 +56,11 @@ def solve_convex(problem: Convex, people: Array, low: Array, high: Array) -> Box
         left = todo[~good]
     for i in left:
         by_conic[i] = True
-        answer = conic.solve_problem(problem, people[i], low[i], high[i])
+        try:
+            answer = conic.solve_problem(problem, people[i], low[i], high[i])
+        except conic.ConicStoppedError:
+            stopped[i] = True
+            continue
         if answer is None:
             continue
         x[i], feasible[i] = answer.x, True
@@ -67,7 +71,7 @@ def solve_convex(problem: Convex, people: Array, low: Array, high: Array) -> Box
     x[~feasible] = np.nan
     cost = problem.cost(x, people)
     bound = np.where(feasible, np.clip(bound, 0.0, cost), np.nan)
-    return BoxSolution(x, cost, bound, feasible, by_conic, prices)
+    return BoxSolution(x, cost, bound, feasible, by_conic, prices, stopped)
 
 
 def _within_settled(problem: Convex, people: Array, low: Array, high: Array) -> BoxSolution:
@@ -78,15 +82,16 @@ def _within_settled(problem: Convex, people: Array, low: Array, high: Array) -> 
     some = np.stack([top >= tau for top, tau in zip(tops, problem.tau, strict=True)]).all(axis=0)
     some &= problem.keeps_rows(np.where(hard, low, 0.0), people * hard, 1e-9)
     n = len(people)
-    points, bound, conic_ones = np.full_like(people, np.nan), np.full(n, np.nan), np.zeros(n, bool)
+    points, bound = np.full_like(people, np.nan), np.full(n, np.nan)
+    by_conic, stopped = np.zeros(n, bool), np.zeros(n, bool)
     if some.any():
         plain = Convex.over(problem.cones, np.where(hard, 1.0, problem.square))
         found = solve_convex(replace(plain, tau=problem.tau), held[some], low[some], high[some])
-        points[some], conic_ones[some] = found.points, found.conic
+        points[some], by_conic[some], stopped[some] = found.points, found.conic, found.undecided
         bound[some] = found.bound + problem.cost(held[some], people[some])
     feasible = np.isfinite(points).all(axis=1)
     return BoxSolution(
-        points, problem.cost(points, people), bound, feasible, conic_ones, Prices.unknown(people)
+        points, problem.cost(points, people), bound, feasible, by_conic, Prices.unknown(people), stopped
     )
 
 
@@ -98,11 +103,12 @@ def _both(problem: Convex, people: Array, low: Array, high: Array, settled: NDAr
     n = len(people)
     made = BoxSolution(
         np.empty_like(people), np.empty(n), np.empty(n), np.empty(n, bool), np.empty(n, bool),
-        Prices.unknown(people),
+        Prices.unknown(people), np.zeros(n, bool),
     )  # fmt: skip
     for rows, part in parts:
         made.points[rows], made.cost[rows], made.bound[rows] = part.points, part.cost, part.bound
         made.feasible[rows], made.conic[rows] = part.feasible, part.conic
+        made.undecided[rows] = part.undecided
         if made.prices is not None and part.prices is not None:
             made.prices.slope[rows], made.prices.level[rows] = part.prices.slope, part.prices.level
     return made

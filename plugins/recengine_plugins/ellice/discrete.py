@@ -37,7 +37,7 @@ def solve_any(
     who = np.arange(len(people)) if rows is None else rows
     if not limits.discrete:
         found = relax(who, low, high)
-        return BranchSolution(found.points, found.cost, found.bound, found.feasible, found.feasible)
+        return BranchSolution(found.points, found.cost, found.bound, found.feasible, ~found.undecided)
     if isinstance(relax, EllipsoidRelaxation) and limits.groups:
         relax = sharpened(relax, limits, low, high, who)
     if not isinstance(relax, CutRelaxation):
@@ -71,12 +71,50 @@ def _by_cuts(
     points, cost = np.full_like(people, np.nan), np.full(n, np.nan)
     bound, complete = np.full(n, np.nan), np.ones(n, bool)
     near = EllipsoidRelaxation(relax.problem, relax.people, relax.centre, relax.scale)
+    if limits.groups:
+        near = sharpened(near, limits, low, high, who)
     first = solve_discrete(near, people, limits, low, high, rows=who, most_nodes=most_nodes)
     for k in range(n):  # an answer to fall back on, and the cuts of the problem without anything discrete
         if first.feasible[k] and not _add(relax, int(who[k]), first.points[k]):
             points[k], cost[k] = first.points[k], first.cost[k]
     root = relax(who, low, high)
+    nodes = max(1, most_nodes // 10)
+    same = np.flatnonzero(first.feasible & root.feasible) if limits.groups else np.zeros(0, np.int64)
+    if same.size:  # the same levels first, where the tree is small
+        at = limits.indicator
+        held = (np.where(at, first.points[same], side[same]) for side in (low, high))
+        had = np.where(np.isfinite(cost[same]), cost[same], np.inf)
+        part = _in_turn(relax, people[same], limits, *held, who[same], nodes, points[same], had)
+        better = part.feasible
+        points[same[better]], cost[same[better]] = part.points[better], part.cost[better]
     todo = np.flatnonzero(root.feasible)
+    complete[root.undecided] = False
+    if todo.size:
+        known = np.where(np.isfinite(cost[todo]), cost[todo], np.inf)
+        whole = _in_turn(
+            relax, people[todo], limits, low[todo], high[todo], who[todo], nodes, points[todo], known
+        )
+        points[todo], cost[todo], bound[todo] = whole.points, whole.cost, whole.bound
+        complete[todo] = whole.complete
+    return BranchSolution(points, cost, bound, np.isfinite(cost), complete)
+
+
+def _in_turn(
+    relax: CutRelaxation,
+    people: Array,
+    limits: Constraints,
+    low: Array,
+    high: Array,
+    who: NDArray[np.int64],
+    most_nodes: int,
+    points: Array,
+    known: Array,
+) -> BranchSolution:
+    """Trees and cuts in turn, from answers ``points`` [n, d] of cost ``known`` [n] (inf: none)."""
+    n = len(people)
+    points, cost = points.copy(), known.copy()
+    bound, complete, left = np.zeros(n), np.ones(n, bool), np.full(n, most_nodes)
+    todo = np.arange(n)
     for _ in range(_TREES):
         if not todo.size:
             break
@@ -87,24 +125,32 @@ def _by_cuts(
             low[todo],
             high[todo],
             rows=who[todo],
-            most_nodes=most_nodes,
+            most_nodes=left[todo],
+            known=(points[todo], cost[todo]),
         )
+        if tree.nodes is not None:
+            left[todo] -= tree.nodes
         again = []
         for k, person in enumerate(todo):
+            complete[person] = tree.complete[k]
             if not tree.feasible[k]:
-                complete[person] = tree.complete[k]
                 continue
-            if _add(relax, int(who[person]), tree.points[k]):
-                if np.isfinite(cost[person]):  # a deeper cut, half way to what is known to be accepted
-                    _add(relax, int(who[person]), (tree.points[k] + points[person]) / 2)
-                bound[person] = tree.bound[k]
+            bound[person] = tree.bound[k]
+            if not _add(relax, int(who[person]), tree.points[k]):
+                points[person], cost[person] = tree.points[k], tree.cost[k]
+                continue
+            if np.isfinite(cost[person]):  # a deeper cut, half way to what is known to be accepted
+                _add(relax, int(who[person]), (tree.points[k] + points[person]) / 2)
+            if left[person] > 0:
                 again.append(person)
-                continue
-            points[person], cost[person] = tree.points[k], tree.cost[k]
-            bound[person], complete[person] = tree.bound[k], tree.complete[k]
+            else:
+                complete[person] = False
         todo = np.array(again, dtype=np.int64)
     complete[todo] = False
-    return BranchSolution(points, cost, bound, np.isfinite(cost), complete)
+    feasible = np.isfinite(cost)
+    return BranchSolution(
+        points, np.where(feasible, cost, np.nan), np.where(feasible, bound, np.nan), feasible, complete
+    )
 
 
 def _add(relax: CutRelaxation, row: int, x: Array) -> bool:

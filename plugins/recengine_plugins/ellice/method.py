@@ -305,7 +305,8 @@ class ElliCE:
         tree = solve_any(relax, x0, limits, low, high, most_nodes=self.config.nodes)
         gap = (tree.cost - tree.bound) / np.maximum(tree.cost, 1e-12)
         extras = {"bound": tree.bound, "gap": gap}
-        return Found(tree.points, extras | ({"search_complete": tree.complete} if limits.discrete else {}))
+        cut = limits.discrete or not tree.complete.all()
+        return Found(tree.points, extras | ({"search_complete": tree.complete} if cut else {}))
 
     def relaxation(
         self,

@@ -7,7 +7,7 @@ of cost, so that money and years do not spoil each other's digits.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal, Protocol
 
@@ -19,7 +19,7 @@ from recengine.contracts.recourse import Piece
 from recengine.recourse import Constraints
 from recengine_plugins.ellice.box import BoxSolution
 from recengine_plugins.ellice.cone import Cone, RootedCone, through
-from recengine_plugins.ellice.conic import link_rows
+from recengine_plugins.ellice.conic import ConicStoppedError, link_rows
 from recengine_plugins.ellice.convex import solve_convex
 from recengine_plugins.ellice.dual import Prices
 from recengine_plugins.ellice.logistic import FittedLayer
@@ -156,7 +156,7 @@ class Scaled:
         prices = found.prices
         if prices is not None:
             prices = Prices(prices.slope / self.scale, prices.level)
-        return BoxSolution(x, found.cost, found.bound, found.feasible, found.conic, prices)
+        return BoxSolution(x, found.cost, found.bound, found.feasible, found.conic, prices, found.stopped)
 
 
 class EllipsoidRelaxation(Scaled):
@@ -186,25 +186,41 @@ class CutRelaxation(Scaled):
 
     def under_cuts(self, rows: NDArray[np.int64], low: Array, high: Array) -> BoxSolution:
         """Cheapest points under the cuts known so far."""
-        n, d = low.shape
-        points, bound, feasible = np.full((n, d), np.nan), np.full(n, np.nan), np.zeros(n, bool)
+        made = self._nothing(low)
+        assert made.prices is not None
         for k, row in enumerate(rows):
-            found = under(self, int(row), low[k], high[k], self.cuts.get(int(row), []), 0.0)
+            try:
+                found = under(self, int(row), low[k], high[k], self.cuts.get(int(row), []), 0.0)
+            except ConicStoppedError:
+                made.undecided[k] = True
+                continue
             if found is not None:
-                points[k], bound[k], feasible[k] = found[0], found[1], True
-        cost = np.where(feasible, self.cost(points, self.people[rows]), np.nan)
-        return BoxSolution(points, cost, np.minimum(bound, cost), feasible, feasible)
+                made.points[k], made.bound[k], made.feasible[k] = found.x, found.bound, True
+                made.prices.slope[k], made.prices.level[k] = found.slope, found.level
+        return self._paid(made, rows)
 
     def __call__(self, rows: NDArray[np.int64], low: Array, high: Array) -> BoxSolution:
-        n, d = low.shape
-        points, bound, feasible = np.full((n, d), np.nan), np.full(n, np.nan), np.zeros(n, bool)
+        made = self._nothing(low)
         for k, row in enumerate(rows):
             pool = self.cuts.setdefault(int(row), [])
-            answer = cut_until_true(self, int(row), low[k], high[k], pool)
+            try:
+                answer = cut_until_true(self, int(row), low[k], high[k], pool)
+            except ConicStoppedError:
+                made.undecided[k] = True
+                continue
             if answer is not None:
-                points[k], bound[k], feasible[k] = answer.x, answer.bound, True
-        cost = np.where(feasible, self.cost(points, self.people[rows]), np.nan)
-        return BoxSolution(points, cost, np.minimum(bound, cost), feasible, feasible)
+                made.points[k], made.bound[k], made.feasible[k] = answer.x, answer.bound, True
+        return self._paid(made, rows)
+
+    def _nothing(self, low: Array) -> BoxSolution:
+        n = len(low)
+        points, unknown = np.full_like(low, np.nan), Prices.unknown(low)
+        no, none = np.full(n, np.nan), np.zeros(n, bool)
+        return BoxSolution(points, no, no.copy(), none, none, unknown, none.copy())
+
+    def _paid(self, made: BoxSolution, rows: NDArray[np.int64]) -> BoxSolution:
+        cost = np.where(made.feasible, self.cost(made.points, self.people[rows]), np.nan)
+        return replace(made, cost=cost, bound=np.minimum(made.bound, cost))
 
 
 class TrueSetRelaxation(CutRelaxation):

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from recengine_plugins.ellice import conic
 from recengine_plugins.ellice.convex import solve_convex, with_rows
-from recengine_plugins.ellice.dual import separable_bound
+from recengine_plugins.ellice.dual import prices_of, separable_bound
 
 if TYPE_CHECKING:
     from recengine_plugins.ellice.region import CutRelaxation
@@ -33,6 +33,16 @@ class TrueSetAnswer:
     worst: float
     bound: float
     cuts: int
+
+
+@dataclass(frozen=True)
+class UnderCuts:
+    """One person's optimum x [d] under cuts, a bound of its cost, and the prices slope [d] and level."""
+
+    x: Array
+    bound: float
+    slope: Array
+    level: float
 
 
 def cut_until_true(
@@ -75,7 +85,7 @@ def cut_until_true(
         found = under(asked, row, low, high, pool, tolerance)
         if found is None:
             return best
-        x, bound = found
+        x, bound = found.x, found.bound
         before = len(pool)
         worst = _worst(asked, x, pool)
         if worst >= goal:
@@ -103,8 +113,8 @@ def _worst(asked: CutRelaxation, x: Array, pool: list[Array]) -> float:
 
 def under(
     asked: CutRelaxation, row: int, low: Array, high: Array, pool: list[Array], tolerance: float
-) -> tuple[Array, float] | None:
-    """The optimum under the cuts and its certified bound."""
+) -> UnderCuts | None:
+    """The optimum under the cuts, its certified bound, and the prices there (``dual.Prices``)."""
     cuts = np.stack(pool) if pool else np.zeros((0, len(low) + 1))
     extra = asked.problem.cones[len(asked.maps) :]
     bare = replace(asked.problem, cones=extra, tau=np.zeros(len(extra)))
@@ -123,4 +133,8 @@ def under(
     for held, there in ((low, least), (high, most), (asked.people[row], person)):
         with np.errstate(invalid="ignore"):
             x = np.where(answer.x == there, held, x)
-    return np.clip(x, low, high), float(bound[0])
+    priced = prices_of(
+        person[None], problem.tau, problem.A, problem.b, problem.E, person[None] @ problem.E.T, answer.given
+    )
+    slope = priced.slope[0] / asked.scale
+    return UnderCuts(np.clip(x, low, high), float(bound[0]), slope, float(priced.level[0]))

@@ -154,3 +154,37 @@ def test_the_ceiling_is_what_the_free_features_can_reach() -> None:
         if np.isfinite(top).all():
             assert (top - reached < 0.1 * (1 + np.abs(top))).all()
     assert np.isfinite(top).all()
+
+
+@pytest.mark.parametrize("guarantee", ["exact", "sampled"])
+def test_other_guarantees_find_the_best_of_all_points_too(guarantee: str) -> None:
+    method, people = question(3, 0.3)
+    limits, points, eps = limits_of(), everything(), method.radius.eps
+    config = ElliCEConfig(eps=eps, guarantee=guarantee, samples=300)
+    other = ElliCE.of(linear_classifier(NAMES), method.features, method.labels, config)
+    answer = other.solve(people[:3], limits)
+    assert (answer.details["bound"] <= answer.costs * (1 + 1e-9)).all()
+    for person, cost, gap in zip(people, answer.costs, answer.details["gap"], strict=False):
+        away = other.cost(points, np.broadcast_to(person, points.shape), limits)
+        for k in np.argsort(away):
+            if other.worst(points[k : k + 1])[0] >= 0.5 * config.margin:
+                break
+        assert away[k] <= cost * (1 + 1e-9)
+        assert away[k] >= cost * (1 - gap) * (1 - 1e-6)
+
+
+def test_a_node_that_no_solver_can_do_is_not_called_impossible(monkeypatch: pytest.MonkeyPatch) -> None:
+    from recengine_plugins.ellice import conic
+
+    def stops(*_: object) -> None:
+        raise conic.ConicStoppedError("the conic solver did not reach an answer")
+
+    method, people = question(1, 0.45)
+    limits = limits_of()
+    best = method.solve(people, limits)
+    monkeypatch.setattr(conic, "solve_problem", stops)
+    answer = method.solve(people, limits)
+    lost = np.isnan(answer.costs) & np.isfinite(best.costs)
+    assert (answer.details["status"][lost] == "none found before the search ended").all()
+    found = np.isfinite(answer.costs)
+    assert (answer.details["bound"][found] <= best.costs[found] * (1 + 1e-9)).all()
