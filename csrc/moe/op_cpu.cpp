@@ -231,12 +231,13 @@ struct Mixture {
     STD_TORCH_CHECK(shared->experts() == 1, op, ": shared_gate has ", shared->experts(), " experts a position, expected 1");
   }
 
-  // Rows that several experts read are copied side by side first, a block that stays in cache: as they lie, a row of
-  // every position in turn, they share few of the cache's sets. bfloat16 rows stay as they are.
-  bool copied(const Tensor& rows) const { return experts && !is_bf16(rows); }
-  Matrix block(const Tensor& rows, int64_t t, int64_t first, int64_t last, float* to) const {
+  // Rows that are read more than once (by several experts; going back) are copied side by side first, a block that
+  // stays in cache: as they lie, a row of every position in turn, they share few of the cache's sets. bfloat16 rows stay
+  // as they are.
+  bool copied(const Tensor& rows, bool back) const { return (back || experts) && !is_bf16(rows); }
+  Matrix block(const Tensor& rows, bool back, int64_t t, int64_t first, int64_t last, float* to) const {
     const Matrix own = position(rows, t);
-    return copied(rows) ? RECENGINE_PICK(copy_rows)(own, first, last, rows.size(2), to) : own;
+    return copied(rows, back) ? RECENGINE_PICK(copy_rows)(own, first, last, rows.size(2), to) : own;
   }
 
   // Floats of scratch for either bank.
@@ -301,12 +302,12 @@ Tensor grouped_swiglu(const Tensor& x, const Tensor& gate, const Tensor& up, con
   const int64_t piece = rows_at_once(width), pieces = (rows + piece - 1) / piece;
   const int64_t wide = RECENGINE_PICK(swiglu_row_size)(width), scratch = m.scratch(RECENGINE_PICK(swiglu_forward_scratch), piece, m.bf16());
   parallel_for(0, positions * pieces, 1, [&](int64_t begin, int64_t end) {
-    const Scratch sum(piece * wide + 1), own(scratch), copy(m.copied(x) ? piece * width : 1);
+    const Scratch sum(piece * wide + 1), own(scratch), copy(m.copied(x, false) ? piece * width : 1);
     Choice choice;
     std::vector<int64_t> all;
     for (int64_t task = begin; task < end; ++task) {
       const int64_t t = task / pieces, first = task % pieces * piece, last = std::min(rows, first + piece);
-      const Matrix block = m.block(x, t, first, last, copy.get());
+      const Matrix block = m.block(x, false, t, first, last, copy.get());
       std::fill_n(sum.get(), (last - first) * wide, 0.f);
       m.each(t, first, last, piece, choice, all, [&](bool shared, int64_t e, const ExpertRows& r, const int64_t*) {
         RECENGINE_PICK(swiglu_forward)((shared ? *m.shared : m.routed).at(t, e), block, r, first, sum.get(), own.get());
@@ -390,7 +391,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> group
   parallel_for(0, positions * parts, 1, [&](int64_t begin, int64_t end) {
     const Scratch sum(piece * wide + 1), own(scratch), products(piece);
     const Scratch own_sums(routed.own_size() + 1), own_shared(shared ? shared->own_size() + 1 : 1);
-    const Scratch x_copy(m.copied(x) ? piece * width : 1), grad_copy(m.copied(grad) ? piece * width : 1);
+    const Scratch x_copy(m.copied(x, true) ? piece * width : 1), grad_copy(m.copied(grad, true) ? piece * width : 1);
     Choice choice;
     std::vector<int64_t> all;
     std::vector<bool> seen;
@@ -399,7 +400,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> group
       seen.assign(static_cast<size_t>(m.routed.experts() + 1), false);  // the shared one last
       for (int64_t p = pieces * part / parts; p < pieces * (part + 1) / parts; ++p) {
         const int64_t first = p * piece, last = std::min(rows, first + piece);
-        const Matrix x_block = m.block(x, t, first, last, x_copy.get()), grad_block = m.block(grad, t, first, last, grad_copy.get());
+        const Matrix x_block = m.block(x, true, t, first, last, x_copy.get()), grad_block = m.block(grad, true, t, first, last, grad_copy.get());
         std::fill_n(sum.get(), (last - first) * wide, 0.f);
         m.each(t, first, last, piece, choice, all, [&](bool is_shared, int64_t e, const ExpertRows& r, const int64_t* slot) {
           const Bank& b = is_shared ? *m.shared : m.routed;

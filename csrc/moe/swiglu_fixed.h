@@ -38,7 +38,12 @@ struct BlockColumns {
   BlockColumns(const recengine::Matrix& from, int64_t row, int64_t col, int64_t cols)
       : m(shifted(from, row, col)), width(cols - col < BLOCK ? cols - col : BLOCK) {}
   RE_INLINE const float* operator()(int64_t r) const {
-    if (m.col == 1 && !m.bf16 && width == BLOCK) return static_cast<const float*>(m.data) + r * m.row;
+    if (m.col == 1 && !m.bf16 && width == BLOCK) {
+      const float* at = static_cast<const float*>(m.data) + r * m.row;
+      _mm_prefetch(reinterpret_cast<const char*>(at + BLOCK), _MM_HINT_T1);  // the columns that are likely to be next
+      _mm_prefetch(reinterpret_cast<const char*>(at + BLOCK + W), _MM_HINT_T1);
+      return at;
+    }
     float* own = buffer[place = (place + 1) % 4];
     const float* from = read_row(m, r, width, own);
     if (from == own || width == BLOCK) return from;
@@ -94,6 +99,11 @@ struct FixedSwiglu {
   // 32 rows of a caller's matrix, those of the index, as left operand.
   static __attribute__((noinline)) void pack_rows(const Matrix& m, const int64_t* index, int64_t count, int64_t width,
                                                   float* line, float* to) {
+    constexpr int64_t AHEAD = BLOCK;  // rows that lie apart: the processor does not foresee them
+    const int64_t bytes = m.bf16 ? 2 : 4;
+    for (int64_t r = AHEAD; m.row != width && m.col == 1 && r < smaller(count, AHEAD + BLOCK); ++r)
+      for (int64_t c = 0; c < width * bytes; c += 64)
+        _mm_prefetch(static_cast<const char*>(m.data) + index[r] * m.row * bytes + c, _MM_HINT_T1);
     const WholeRows rows{m, width, line};
     pack_fixed_rows([&](int64_t r) { return rows(index[r]); }, count, FixedOperand(to, width));
   }
