@@ -3,6 +3,8 @@
 #pragma once
 
 #include <cstdint>
+#include <cstdlib>
+#include <new>
 
 #include "common/checks.h"
 
@@ -12,16 +14,43 @@
 
 namespace recengine {
 
-// The tensor itself, just allocated. Advice only: where the system has no large pages nothing changes.
-inline Tensor on_large_pages(Tensor t) {
+inline constexpr uintptr_t LARGE_PAGE = uintptr_t{1} << 21;
+
+// Advice only: where the system has no large pages nothing changes.
+inline void advise_large_pages(const void* begin, uintptr_t bytes) {
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
-  constexpr uintptr_t page = uintptr_t{1} << 21;
-  const auto begin = reinterpret_cast<uintptr_t>(t.const_data_ptr());
-  const uintptr_t bytes = static_cast<uintptr_t>(t.numel()) * static_cast<uintptr_t>(t.element_size());
-  const uintptr_t first = (begin + page - 1) / page * page, last = (begin + bytes) / page * page;
-  if (bytes >= 2 * page && first < last) madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
+  const auto at = reinterpret_cast<uintptr_t>(begin);
+  const uintptr_t first = (at + LARGE_PAGE - 1) / LARGE_PAGE * LARGE_PAGE, last = (at + bytes) / LARGE_PAGE * LARGE_PAGE;
+  if (first < last) madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
+#else
+  (void)begin, (void)bytes;
 #endif
+}
+
+// The tensor itself, just allocated.
+inline Tensor on_large_pages(Tensor t) {
+  const uintptr_t bytes = static_cast<uintptr_t>(t.numel()) * static_cast<uintptr_t>(t.element_size());
+  if (bytes >= 2 * LARGE_PAGE) advise_large_pages(t.const_data_ptr(), bytes);
   return t;
 }
+
+// Uninitialised floats of one call on large pages: what has to stay in the second-level cache does so for certain only
+// on these, because small ones lie anywhere and meet in its sets.
+class LargeScratch {
+ public:
+  explicit LargeScratch(int64_t floats) {
+    const uintptr_t bytes = (static_cast<uintptr_t>(floats) * sizeof(float) + LARGE_PAGE) / LARGE_PAGE * LARGE_PAGE;
+    data_ = static_cast<float*>(std::aligned_alloc(LARGE_PAGE, bytes));
+    if (!data_) throw std::bad_alloc();
+    advise_large_pages(data_, bytes);
+  }
+  ~LargeScratch() { std::free(data_); }
+  LargeScratch(const LargeScratch&) = delete;
+  LargeScratch& operator=(const LargeScratch&) = delete;
+  float* get() const { return data_; }
+
+ private:
+  float* data_;
+};
 
 }  // namespace recengine

@@ -302,7 +302,8 @@ Tensor grouped_swiglu(const Tensor& x, const Tensor& gate, const Tensor& up, con
   const int64_t piece = rows_at_once(width), pieces = (rows + piece - 1) / piece;
   const int64_t wide = RECENGINE_PICK(swiglu_row_size)(width), scratch = m.scratch(RECENGINE_PICK(swiglu_forward_scratch), piece, m.bf16());
   parallel_for(0, positions * pieces, 1, [&](int64_t begin, int64_t end) {
-    const Scratch sum(piece * wide + 1), own(scratch), copy(m.copied(x, false) ? piece * width : 1);
+    const LargeScratch own(scratch);
+    const Scratch sum(piece * wide + 1), copy(m.copied(x, false) ? piece * width : 1);
     Choice choice;
     std::vector<int64_t> all;
     for (int64_t task = begin; task < end; ++task) {
@@ -389,7 +390,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> group
   if (m.shared) shared.emplace(*m.shared, parts);
   const int64_t wide = RECENGINE_PICK(swiglu_row_size)(width), scratch = m.scratch(RECENGINE_PICK(swiglu_backward_scratch), piece, m.bf16() && is_bf16(grad));
   parallel_for(0, positions * parts, 1, [&](int64_t begin, int64_t end) {
-    const Scratch sum(piece * wide + 1), own(scratch), products(piece);
+    const LargeScratch own(scratch);
+    const Scratch sum(piece * wide + 1), products(piece);
     const Scratch own_sums(routed.own_size() + 1), own_shared(shared ? shared->own_size() + 1 : 1);
     const Scratch x_copy(m.copied(x, true) ? piece * width : 1), grad_copy(m.copied(grad, true) ? piece * width : 1);
     Choice choice;

@@ -308,6 +308,7 @@ struct TiledSwiglu {
     }
   };
 
+  // x_grad may be null: not asked for.
   static void backward(const Expert& e, const Matrix& x, const Matrix& grad, const ExpertRows& rows, int64_t first,
                        float* x_grad, const ExpertGradient& weights, float* scale_grad, float* scratch) {
     const TileScope tiles;
@@ -326,7 +327,7 @@ struct TiledSwiglu {
     float* scale = spare + TILE;
     float* inner = scale + most * BLOCK;
     float* own_change = inner + most * BLOCK;         // gradient of the gathered rows [rows][wide]
-    const bool direct = in_place({rows.index, nullptr, rows.count});
+    const bool direct = x_grad && in_place({rows.index, nullptr, rows.count});
     const int64_t items = steps < 8 ? 2 : 1;
     const bool once = rows.count <= most * BLOCK;  // every run of strips is used once: then it is packed where it is used
     const int64_t weight_step = weights.step ? weights.step : e.hidden;
@@ -369,7 +370,7 @@ struct TiledSwiglu {
           }
         for (int64_t g = 0; g < groups; ++g) {
           if (g == groups - 1) gradients.some(Gradients::ALL);
-          for (int64_t j = 0; j < steps; ++j)
+          for (int64_t j = 0; x_grad && j < steps; ++j)
             product<BETWEEN, PARTS>(direct || strip > 0, 2 * strips, to_left + g * 2 * strips * BETWEEN_SIZE,
                                     turned + j * 2 * strips * SIZE, change + g * BLOCK * wide + j * BLOCK, wide, beside);
         }
@@ -392,7 +393,7 @@ struct TiledSwiglu {
           }
         if (!once) panels += run;
       }
-      if (!direct) add_rows(change, index, nullptr, count, first, wide, x_grad);
+      if (x_grad && !direct) add_rows(change, index, nullptr, count, first, wide, x_grad);
       if (scale_grad)
         for (int64_t r = 0; r < count; ++r) scale_grad[at + r] = inner[r];
     }

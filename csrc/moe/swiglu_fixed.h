@@ -60,7 +60,7 @@ struct FixedSwiglu {
   using Parts = TiledSwiglu<3>;
 
   static constexpr int64_t TILE = BLOCK * BLOCK, RESULT = FIXED_LEVELS * TILE;
-  static constexpr int64_t FORWARD_STRIPS = 8, BACKWARD_STRIPS = 2;  // blocks of 32 hidden columns in a run
+  static constexpr int64_t FORWARD_STRIPS = 8, BACKWARD_STRIPS = 4;  // blocks of 32 hidden columns in a run
   static constexpr int64_t BACKWARD_ROWS = 512;                      // that gradients of weights are summed over at once
 
   static RE_INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -378,7 +378,7 @@ struct FixedSwiglu {
     const int64_t steps = in_blocks(width), groups = backward_groups(rows), deep = groups * BLOCK;
     const int64_t strips = smaller(in_blocks(hidden), BACKWARD_STRIPS), inner = strips * BLOCK;
     return 2 * groups * size(width) + 2 * steps * size(deep) + fixed_steps(width) * FIXED_DEEP + 3 * strips * size(width) +
-           steps * size(2 * inner) + groups * size(2 * inner) + 3 * strips * size(deep) + 3 * deep * inner + 6 * RESULT + 3 * deep +
+           (steps + 1) * size(2 * inner) + 3 * strips * size(deep) + 3 * deep * inner + 6 * RESULT + 3 * deep +
            Parts::backward_scratch(width, inner, deep);
   }
 
@@ -394,15 +394,15 @@ struct FixedSwiglu {
     float* line = right_grad + steps * size(most_rows);
     float* panels = line + fixed_steps(e.width) * FIXED_DEEP;    // gate, up, down across [strip][3]
     float* turned = panels + 3 * most_strips * size(e.width);    // gate's and up's columns as inner dimension, by 32 rows
-    float* left_change = turned + steps * size(2 * most_inner);  // gradients before the activation, [group]
-    float* across = left_change + most_groups * size(2 * most_inner);  // rows as inner dimension: gate, up, activation [strip][3]
+    float* left_change = turned + steps * size(2 * most_inner);  // gradients before the activation, of a group
+    float* across = left_change + size(2 * most_inner);                // rows as inner dimension: gate, up, activation [strip][3]
     float* change = across + 3 * most_strips * size(most_rows);        // gradients before the activation [row][gate, up]
     float* active = change + 2 * most_rows * most_inner;               // scaled activation [row]
     float* results = active + most_rows * most_inner;
     float* scale = results + 6 * RESULT;
     float* inner_products = scale + most_rows;
-    float* coarse_products = inner_products + most_rows;
-    float* parts = coarse_products + most_rows;
+    float* run_products = inner_products + most_rows;
+    float* parts = run_products + most_rows;
     const int64_t weight_step = weights.step ? weights.step : e.hidden;
     for (int64_t at = 0; at < rows.count; at += most_rows) {
       const int64_t count = smaller(rows.count - at, most_rows), groups = in_blocks(count), deep = groups * BLOCK;
@@ -426,70 +426,77 @@ struct FixedSwiglu {
         const int64_t strips = smaller(all - strip, BACKWARD_STRIPS), inner = strips * BLOCK, pair = 2 * inner;
         const auto panel = [=](int64_t s, int64_t m) { return FixedOperand(panels + (3 * s + m) * size(e.width), e.width); };
         const auto back = [=](int64_t j) { return FixedOperand(turned + j * size(pair), pair); };
-        const auto change_rows = [=](int64_t g) { return FixedOperand(left_change + g * size(pair), pair); };
         const auto columns = [=](int64_t s, int64_t m) { return FixedOperand(across + (3 * s + m) * size(deep), deep); };
         pack_backward_run(e, strip, strips, line, panels, turned);
-        FixedLevels before, to_rows, to_weights;
-        bool even = true;
-        for (int64_t g = 0; g < groups && even; ++g)
+        const int64_t col = strip * BLOCK, live = smaller(e.hidden - col, inner);
+        const FixedOperand change_rows(left_change, pair);
+        int64_t done = 0;  // groups whose rows have got their gradient
+        std::memset(run_products, 0, sizeof(float) * static_cast<size_t>(deep));
+        const auto group = [&](int64_t g, auto&& beside) {
+          FixedLevels before, after;
+          bool even = x_rows(g).even() && grad_rows(g).even();
           for (int64_t s = 0; s < strips; ++s)
             for (int64_t m = 0; m < 3; ++m) {
-              const FixedOperand A = m == 2 ? grad_rows(g) : x_rows(g);
-              even = even && A.even() && panel(s, m).even();
-              before.also(A, panel(s, m));
+              even = even && panel(s, m).even();
+              before.also(m == 2 ? grad_rows(g) : x_rows(g), panel(s, m));
             }
-        bool fit = even && before.needed > 0;
-        if (fit) {
-          const TileScope tiles;
+          if (!even || !before.needed) return false;
           Gradients gradients;
           const int64_t fast = pace(BLOCK, 3, e.width);
-          AheadWeights later(e, weights, weight_step, strip, strips, fresh ? 0 : groups * strips * 18 * fixed_steps(e.width));
-          const auto beside = [&] {
-            gradients.some(fast);
-            later.some();
-          };
-          for (int64_t g = 0; g < groups; ++g)
-            for (int64_t s = 0; s < strips; ++s) {
-              float* three = results + (g * strips + s) % 2 * 3 * RESULT;
-              const auto made = [&](int64_t m) {
-                const FixedOperand A = m == 2 ? grad_rows(g) : x_rows(g);
-                return product(before.needed, A, panel(s, m), three + m * RESULT, beside);
-              };
-              const FixedResult z = made(0), u = made(1), y = made(2);
-              gradients.some(BLOCK);
-              float* to = change + g * BLOCK * pair + s * BLOCK;
-              gradients = {z, u, y, scale + g * BLOCK, scale_grad ? inner_products + g * BLOCK : nullptr, to, to + inner,
-                           active + g * BLOCK * inner + s * BLOCK, pair, inner, 0};
-            }
+          for (int64_t s = 0; s < strips; ++s) {
+            float* three = results + s % 2 * 3 * RESULT;
+            const auto made = [&](int64_t m) {
+              return product(before.needed, m == 2 ? grad_rows(g) : x_rows(g), panel(s, m), three + m * RESULT, [&] {
+                gradients.some(fast);
+                beside();
+              });
+            };
+            const FixedResult z = made(0), u = made(1), y = made(2);
+            gradients.some(BLOCK);
+            float* to = change + g * BLOCK * pair + s * BLOCK;
+            gradients = {z, u, y, scale + g * BLOCK, scale_grad ? run_products + g * BLOCK : nullptr, to, to + inner,
+                         active + g * BLOCK * inner + s * BLOCK, pair, inner, 0};
+          }
           gradients.some(BLOCK);
-          for (int64_t g = 0; g < groups; ++g) pack_line(change + g * BLOCK * pair, pair, pair, change_rows(g).digits);
+          pack_line(change + g * BLOCK * pair, pair, pair, left_change);
+          for (int64_t j = 0; j < steps; ++j) after.also(change_rows, back(j));
+          if (!after.needed) return false;
+          for (int64_t j = 0; j < steps; ++j)
+            add_block(product(after.needed, change_rows, back(j), results, [] {}), index + g * BLOCK, nullptr,
+                      count - g * BLOCK, x_grad + j * BLOCK - first * wide, wide);
+          return true;
+        };
+        FixedLevels to_weights;
+        {
+          const TileScope tiles;
+          AheadWeights later(e, weights, weight_step, strip, strips, fresh ? 0 : groups * strips * 18 * fixed_steps(e.width));
+          while (done < groups && group(done, [&] { later.some(); })) ++done;
+        }
+        if (done == groups) {
           for (int64_t s = 0; s < strips; ++s) {
             for (int64_t m = 0; m < 2; ++m) pack_made(change + m * inner + s * BLOCK, pair, deep, columns(s, m));
             pack_made(active + s * BLOCK, inner, deep, columns(s, 2));
             turn_fixed(columns(s, 2));
           }
-          for (int64_t j = 0; j < steps; ++j) {
-            for (int64_t g = 0; g < groups; ++g) to_rows.also(change_rows(g), back(j));
+          for (int64_t j = 0; j < steps; ++j)
             for (int64_t s = 0; s < strips; ++s) {
               for (int64_t m = 0; m < 2; ++m) to_weights.also(x_columns(j), columns(s, m));
               to_weights.also(columns(s, 2), grad_columns(j));
             }
-          }
-          fit = to_rows.needed > 0 && to_weights.needed > 0;
         }
-        const int64_t col = strip * BLOCK, live = smaller(e.hidden - col, inner);
-        if (!fit) {
-          const ExpertRows these{index, rows.scale ? rows.scale + at : nullptr, count};
-          const ExpertGradient to{weights.gate + col, weights.up + col, weights.down + col * e.width, fresh, weight_step};
-          Parts::backward(part(e, strip, strips), x, grad, these, first, x_grad, to, scale_grad ? coarse_products : nullptr, parts);
-          for (int64_t r = 0; scale_grad && r < count; ++r) inner_products[r] += coarse_products[r];
-          continue;
+        if (done < groups || !to_weights.needed) {
+          const int64_t before = smaller(done * BLOCK, count);
+          const auto in_parts = [&](int64_t from, int64_t n, float* to_rows) {
+            const ExpertRows these{index + from, rows.scale ? rows.scale + at + from : nullptr, n};
+            const ExpertGradient to{weights.gate + col, weights.up + col, weights.down + col * e.width, fresh && from == 0, weight_step};
+            if (n > 0) Parts::backward(part(e, strip, strips), x, grad, these, first, to_rows, to, scale_grad ? run_products + from : nullptr, parts);
+          };
+          in_parts(0, before, nullptr);
+          in_parts(before, count - before, x_grad);
         }
+        for (int64_t r = 0; scale_grad && r < count; ++r) inner_products[r] += run_products[r];
+        if (done < groups || !to_weights.needed) continue;
         const TileScope tiles;
-        for (int64_t g = 0; g < groups; ++g)
-          for (int64_t j = 0; j < steps; ++j)
-            add_block(product(to_rows.needed, change_rows(g), back(j), results, [] {}), index + g * BLOCK, nullptr,
-                      count - g * BLOCK, x_grad + j * BLOCK - first * wide, wide);
         const auto weight = [&](const FixedOperand& A, const FixedOperand& B, int64_t rows_left, int64_t cols_left, float* to,
                                 int64_t step) {
           write_block(product(to_weights.needed, A, B, results, [] {}), rows_left, cols_left, to, step, fresh);
