@@ -194,38 +194,53 @@ struct FixedLevels {
   }
 };
 
-// C[level][32][32], integers: the products of digits whose places add up to 0, 1 and so on. beside() is called at least
-// 6 * steps times: the tiles work for many cycles on what a step gives them, and the vector units are free meanwhile.
+// C[level][32][32], integers: the products of digits whose places add up to 0, 1 and so on. So many steps at a time that
+// both operands stay in the first-level cache. beside() is called at least 6 * steps times.
 template <class Beside>
 RE_INLINE void fixed_product(int64_t levels, const FixedOperand& A, const FixedOperand& B, float* C, Beside&& beside) {
+  constexpr int64_t MOST = 4;
   const int64_t digit = A.digit(), line = 64, row = 128;
-  for (int64_t level = 0; level < levels; ++level, C += BLOCK * BLOCK) {
-    asm volatile("tilezero %%tmm0\n\ttilezero %%tmm1\n\ttilezero %%tmm2\n\ttilezero %%tmm3" ::: "memory");
-    const int64_t last = level < 3 ? level : 2;
-    for (int64_t i = level - last; i <= last; ++i) {
-      const float *a = A.digits + i * digit, *b = B.digits + (level - i) * digit;
-      for (int64_t s = 0; s < A.steps; ++s, a += BLOCK_WORDS, b += BLOCK_WORDS) {
+  for (int64_t from = 0; from < A.steps; from += MOST) {
+    const int64_t steps = A.steps - from < MOST ? A.steps - from : MOST;
+    for (int64_t level = 0; level < levels; ++level) {
+      float *upper = C + level * BLOCK * BLOCK, *lower = upper + 16 * BLOCK;
+      if (from == 0)
+        asm volatile("tilezero %%tmm0\n\ttilezero %%tmm1\n\ttilezero %%tmm2\n\ttilezero %%tmm3" ::: "memory");
+      else
         asm volatile(
-            "tileloadd (%0,%2,1), %%tmm4\n\t"
-            "tileloadd (%1,%2,1), %%tmm6\n\t"
-            "tdpbssd %%tmm6, %%tmm4, %%tmm0\n\t"
-            "tileloadd 1024(%1,%2,1), %%tmm7\n\t"
-            "tdpbssd %%tmm7, %%tmm4, %%tmm1\n\t"
-            "tileloadd 1024(%0,%2,1), %%tmm5\n\t"
-            "tdpbssd %%tmm6, %%tmm5, %%tmm2\n\t"
-            "tdpbssd %%tmm7, %%tmm5, %%tmm3" ::"r"(a),
-            "r"(b), "r"(line)
+            "tileloadd (%0,%2,1), %%tmm0\n\t"
+            "tileloadd 64(%0,%2,1), %%tmm1\n\t"
+            "tileloadd (%1,%2,1), %%tmm2\n\t"
+            "tileloadd 64(%1,%2,1), %%tmm3" ::"r"(upper),
+            "r"(lower), "r"(row)
             : "memory");
-        beside();
+      const int64_t last = level < 3 ? level : 2;
+      for (int64_t i = level - last; i <= last; ++i) {
+        const float* a = A.digits + i * digit + from * BLOCK_WORDS;
+        const float* b = B.digits + (level - i) * digit + from * BLOCK_WORDS;
+        for (int64_t s = 0; s < steps; ++s, a += BLOCK_WORDS, b += BLOCK_WORDS) {
+          asm volatile(
+              "tileloadd (%0,%2,1), %%tmm4\n\t"
+              "tileloadd (%1,%2,1), %%tmm6\n\t"
+              "tdpbssd %%tmm6, %%tmm4, %%tmm0\n\t"
+              "tileloadd 1024(%1,%2,1), %%tmm7\n\t"
+              "tdpbssd %%tmm7, %%tmm4, %%tmm1\n\t"
+              "tileloadd 1024(%0,%2,1), %%tmm5\n\t"
+              "tdpbssd %%tmm6, %%tmm5, %%tmm2\n\t"
+              "tdpbssd %%tmm7, %%tmm5, %%tmm3" ::"r"(a),
+              "r"(b), "r"(line)
+              : "memory");
+          beside();
+        }
       }
+      asm volatile(
+          "tilestored %%tmm0, (%0,%2,1)\n\t"
+          "tilestored %%tmm1, 64(%0,%2,1)\n\t"
+          "tilestored %%tmm2, (%1,%2,1)\n\t"
+          "tilestored %%tmm3, 64(%1,%2,1)" ::"r"(upper),
+          "r"(lower), "r"(row)
+          : "memory");
     }
-    asm volatile(
-        "tilestored %%tmm0, (%0,%2,1)\n\t"
-        "tilestored %%tmm1, 64(%0,%2,1)\n\t"
-        "tilestored %%tmm2, (%1,%2,1)\n\t"
-        "tilestored %%tmm3, 64(%1,%2,1)" ::"r"(C),
-        "r"(C + 16 * BLOCK), "r"(row)
-        : "memory");
   }
 }
 

@@ -350,18 +350,23 @@ struct FixedSwiglu {
       }
   }
 
-  // The gradients that a run is going to be added to, fetched into the second-level cache a few lines at a time.
-  struct AheadWeights {
-    const float* at[3];
-    int64_t step[3], lines[3], rows[3], row = 0, line = 0, pace = 0;
+  // What a run will read of gate, up and down or of their gradients, fetched into the second-level cache a few lines at
+  // a time, over `calls` calls.
+  struct AheadRun {
+    const float* at[3] = {};
+    int64_t step[3] = {}, lines[3] = {}, rows[3] = {}, row = 0, line = 0, pace = 0;
     int place = 0;
 
-    AheadWeights(const Expert& e, const ExpertGradient& g, int64_t weight_step, int64_t strip, int64_t strips, int64_t calls)
-        : at{g.gate + strip * BLOCK, g.up + strip * BLOCK, g.down + strip * BLOCK * e.width}, step{weight_step, weight_step, e.width} {
-      const int64_t live = smaller(e.hidden - strip * BLOCK, strips * BLOCK);
-      lines[0] = lines[1] = (live + W - 1) / W, lines[2] = (e.width + W - 1) / W;
-      rows[0] = rows[1] = e.width, rows[2] = live;
-      if (calls > 0) pace = (2 * lines[0] * rows[0] + lines[2] * rows[2] + calls - 1) / calls;
+    AheadRun(const Matrix& gate, const Matrix& up, const Matrix& down, int64_t width, int64_t hidden, int64_t strip, int64_t calls) {
+      const Matrix* all[3] = {&gate, &up, &down};
+      const int64_t col = strip * BLOCK, live = smaller(hidden - col, BACKWARD_STRIPS * BLOCK);
+      if (live <= 0 || calls <= 0) return;
+      for (int m = 0; m < 3; ++m) {
+        if (all[m]->bf16 || all[m]->col != 1) return;
+        at[m] = static_cast<const float*>(all[m]->data) + (m < 2 ? col : col * all[m]->row);
+        step[m] = all[m]->row, lines[m] = ((m < 2 ? live : width) + W - 1) / W, rows[m] = m < 2 ? width : live;
+      }
+      pace = (2 * lines[0] * rows[0] + lines[2] * rows[2] + calls - 1) / calls;
     }
     RE_INLINE void some() {
       for (int64_t i = 0; i < pace && place < 3; ++i) {
@@ -469,7 +474,8 @@ struct FixedSwiglu {
         FixedLevels to_weights;
         {
           const TileScope tiles;
-          AheadWeights later(e, weights, weight_step, strip, strips, fresh ? 0 : groups * strips * 18 * fixed_steps(e.width));
+          AheadRun later({weights.gate, weight_step, 1, false}, {weights.up, weight_step, 1, false}, {weights.down, e.width, 1, false},
+                         e.width, e.hidden, strip, fresh ? 0 : groups * strips * 18 * fixed_steps(e.width));
           while (done < groups && group(done, [&] { later.some(); })) ++done;
         }
         if (done == groups) {
@@ -497,9 +503,10 @@ struct FixedSwiglu {
         for (int64_t r = 0; scale_grad && r < count; ++r) inner_products[r] += run_products[r];
         if (done < groups || !to_weights.needed) continue;
         const TileScope tiles;
+        AheadRun later(e.gate, e.up, e.down, e.width, e.hidden, strip + strips, 18 * steps * strips * fixed_steps(deep));
         const auto weight = [&](const FixedOperand& A, const FixedOperand& B, int64_t rows_left, int64_t cols_left, float* to,
                                 int64_t step) {
-          write_block(product(to_weights.needed, A, B, results, [] {}), rows_left, cols_left, to, step, fresh);
+          write_block(product(to_weights.needed, A, B, results, [&] { later.some(); }), rows_left, cols_left, to, step, fresh);
         };
         for (int64_t k = 0; k < steps; ++k)
           for (int64_t s = 0; s < strips; ++s)
