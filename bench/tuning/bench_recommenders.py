@@ -130,6 +130,7 @@ def cell(model: str, tuner: str, seed: int, trials: int, repeats: int) -> dict[s
         "tuner": tuner,
         "seed": seed,
         "trials": trials,
+        "epochs": 0 if fits_directly(model) else EPOCHS[model],
         "values": [seen.values[0] for seen in history],
         "changed": [len(space.changed(seen.parameters)) for seen in history],
         "parameters": len(space.names),
@@ -179,41 +180,46 @@ def lines(files: list[Path]) -> list[dict[str, Any]]:
     return [json.loads(line) for file in files if file.exists() for line in file.read_text().splitlines()]
 
 
+def _kind(row: dict[str, Any]) -> tuple[str, int, int, int, str]:
+    """What tunings of one line of the table have in common."""
+    return row["model"], row["parameters"], row["trials"], row["epochs"], row["tuner"]
+
+
 def report(files: list[Path], keep: bool) -> None:
     """Write the table and print the claims."""
     rows = sorted(lines(files), key=lambda r: (r["model"], r["tuner"], r["seed"]))
     text = [
         "# Tuners on recommenders",
         "",
-        f"ml-100k, {rows[0]['trials']} trials a tuner, one fit a trial; epochs: "
-        + ", ".join(f"{model} {n}" for model, n in EPOCHS.items())
-        + ". Medians over the tuner's seeds. 'Real': tunings whose gain on the test items under fresh",
-        "seeds is significant at 5 % (crossed t test over users and seeds), and those significantly worse.",
+        "ml-100k, one fit a trial. Medians over the tuner's seeds. 'Real': tunings whose gain on the test",
+        "items under fresh seeds is significant at 5 % (crossed t test over users and seeds), and those",
+        "significantly worse.",
         "",
-        "| model | tuner | tunings | validation, best | validation, default | changed | test, tuned "
-        "| test, default | real | worse |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| model | trials, epochs | tuner | tunings | validation, best | validation, default | changed "
+        "| test, tuned | test, default | real | worse |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
-    for model, tuner in dict.fromkeys((r["model"], r["tuner"]) for r in rows):
-        own = [r for r in rows if (r["model"], r["tuner"]) == (model, tuner)]
+    for kind in dict.fromkeys(map(_kind, rows)):
+        own = [r for r in rows if _kind(r) == kind]
+        model, knobs, trials, epochs, tuner = kind
 
         def middle(*values: float) -> str:
             return f"{statistics.median(values):.4f}"
 
         tested = [r for r in own if r["low"] is not None]
         text.append(
-            f"| {model} ({own[0]['parameters']} knobs) | {tuner} | {len(own)} "
+            f"| {model} ({knobs} knobs) | {trials}, {epochs or '–'} | {tuner} | {len(own)} "
             f"| {middle(*(max(r['values']) for r in own))} | {middle(*(r['values'][0] for r in own))} "
             f"| {statistics.median(len(r['final_changed']) for r in own):g} "
             f"| {middle(*(r['tuned_test'] for r in own))} | {middle(*(r['default_test'] for r in own))} "
             f"| {sum(r['low'] > 0 for r in tested)} of {len(tested)} | {sum(r['high'] < 0 for r in tested)} |"
         )
     bonsai = [r for r in rows if r["tuner"] == "bonsai"]
-    others: dict[tuple[str, int], list[dict[str, Any]]] = {}
+    others: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for r in rows:
         if r["tuner"] in ("bo", "tpe", "random"):
-            others.setdefault((r["model"], r["seed"]), []).append(r)
-    pairs = [(b, others[b["model"], b["seed"]]) for b in bonsai if (b["model"], b["seed"]) in others]
+            others.setdefault((*_kind(r)[:-1], r["seed"]), []).append(r)
+    pairs = [(b, others[key]) for b in bonsai if (key := (*_kind(b)[:-1], b["seed"])) in others]
     quality = [b["tuned_test"] - max(o["tuned_test"] for o in rivals) for b, rivals in pairs]
     fewer = [
         len(b["final_changed"]) / statistics.mean(len(o["final_changed"]) for o in rivals)
