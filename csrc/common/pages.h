@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <cstdlib>
+#include <memory>
 #include <new>
 
 #include "common/checks.h"
@@ -34,23 +35,24 @@ inline Tensor on_large_pages(Tensor t) {
   return t;
 }
 
-// Uninitialised floats of one call on large pages: what has to stay in the second-level cache does so for certain only
-// on these, because small ones lie anywhere and meet in its sets.
-class LargeScratch {
- public:
-  explicit LargeScratch(int64_t floats) {
+// worker_memory (worker_memory.h) on large pages: what has to stay in the second-level cache does so for certain only on
+// these, because small ones lie anywhere and meet in its sets.
+inline float* large_worker_memory(int64_t floats) {
+  struct Free {
+    void operator()(float* p) const { std::free(p); }
+  };
+  thread_local std::unique_ptr<float, Free> memory;
+  thread_local int64_t capacity = 0;
+  if (floats > capacity) {
     const uintptr_t bytes = (static_cast<uintptr_t>(floats) * sizeof(float) + LARGE_PAGE) / LARGE_PAGE * LARGE_PAGE;
-    data_ = static_cast<float*>(std::aligned_alloc(LARGE_PAGE, bytes));
-    if (!data_) throw std::bad_alloc();
-    advise_large_pages(data_, bytes);
+    memory.reset();
+    capacity = 0;
+    memory.reset(static_cast<float*>(std::aligned_alloc(LARGE_PAGE, bytes)));
+    if (!memory) throw std::bad_alloc();
+    advise_large_pages(memory.get(), bytes);
+    capacity = floats;
   }
-  ~LargeScratch() { std::free(data_); }
-  LargeScratch(const LargeScratch&) = delete;
-  LargeScratch& operator=(const LargeScratch&) = delete;
-  float* get() const { return data_; }
-
- private:
-  float* data_;
-};
+  return memory.get();
+}
 
 }  // namespace recengine

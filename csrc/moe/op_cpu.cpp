@@ -302,7 +302,7 @@ Tensor grouped_swiglu(const Tensor& x, const Tensor& gate, const Tensor& up, con
   const int64_t piece = rows_at_once(width), pieces = (rows + piece - 1) / piece;
   const int64_t wide = RECENGINE_PICK(swiglu_row_size)(width), scratch = m.scratch(RECENGINE_PICK(swiglu_forward_scratch), piece, m.bf16());
   parallel_for(0, positions * pieces, 1, [&](int64_t begin, int64_t end) {
-    const LargeScratch own(scratch);
+    float* own = large_worker_memory(scratch);
     const Scratch sum(piece * wide + 1), copy(m.copied(x, false) ? piece * width : 1);
     Choice choice;
     std::vector<int64_t> all;
@@ -311,7 +311,7 @@ Tensor grouped_swiglu(const Tensor& x, const Tensor& gate, const Tensor& up, con
       const Matrix block = m.block(x, false, t, first, last, copy.get());
       std::fill_n(sum.get(), (last - first) * wide, 0.f);
       m.each(t, first, last, piece, choice, all, [&](bool shared, int64_t e, const ExpertRows& r, const int64_t*) {
-        RECENGINE_PICK(swiglu_forward)((shared ? *m.shared : m.routed).at(t, e), block, r, first, sum.get(), own.get());
+        RECENGINE_PICK(swiglu_forward)((shared ? *m.shared : m.routed).at(t, e), block, r, first, sum.get(), own);
       });
       RECENGINE_PICK(write_rows)(sum.get(), first, last, width, mutable_position(y, t));
     }
@@ -390,7 +390,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> group
   if (m.shared) shared.emplace(*m.shared, parts);
   const int64_t wide = RECENGINE_PICK(swiglu_row_size)(width), scratch = m.scratch(RECENGINE_PICK(swiglu_backward_scratch), piece, m.bf16() && is_bf16(grad));
   parallel_for(0, positions * parts, 1, [&](int64_t begin, int64_t end) {
-    const LargeScratch own(scratch);
+    float* own = large_worker_memory(scratch);
     const Scratch sum(piece * wide + 1), products(piece);
     const Scratch own_sums(routed.own_size() + 1), own_shared(shared ? shared->own_size() + 1 : 1);
     const Scratch x_copy(m.copied(x, true) ? piece * width : 1), grad_copy(m.copied(grad, true) ? piece * width : 1);
@@ -409,7 +409,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> group
           auto known = seen[static_cast<size_t>(is_shared ? m.routed.experts() : e)];
           RECENGINE_PICK(swiglu_backward)(b.at(t, e), x_block, grad_block, r, first, sum.get(),
                                           (is_shared ? *shared : routed).at(part, t, e, !known, (is_shared ? own_shared : own_sums).get()),
-                                          slot ? products.get() : nullptr, own.get());
+                                          slot ? products.get() : nullptr, own);
           known = true;
           for (int64_t i = 0; slot && i < r.count; ++i)
             gates_to[(r.index[i] * positions + t) * k + slot[i]] = static_cast<float>(alpha) * products.get()[i];
