@@ -139,7 +139,7 @@ def report(store: Path) -> None:
     lines = [
         "# Click models by size, ml-1m",
         "",
-        *(line.strip() for line in str(__doc__).splitlines()[7:]),
+        *(line.strip() for line in str(__doc__).splitlines()[6:]),
         "",
         f"{quality.processor()}, {time.strftime('%Y-%m-%d', time.gmtime())}. Seeds: "
         f"{sorted({one['seed'] for one in found})}.",
@@ -226,7 +226,7 @@ def draw(found: list[dict[str, Any]]) -> None:
         panel.set_xlabel(name)
         panel.grid(alpha=0.3)
     panels[0].set_ylabel("AUC on ml-1m, one pass")
-    panels[0].legend(frameon=False)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=4, frameon=False)
     figure.savefig(quality.RESULTS / "ranking_scaling.png", dpi=130)
 
 
