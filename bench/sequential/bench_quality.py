@@ -31,6 +31,7 @@ import platform
 import sys
 import tempfile
 import time
+import tomllib
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -146,7 +147,9 @@ def report(store: Path) -> dict[str, Any]:
             for name, scores in systems[model].scores.items():
                 by_user = np.nanmean(scores, axis=1)
                 row[name] = {"mean": float(by_user.mean()), "interval": t_interval(by_user)}
-            row["given"] = "; ".join(sorted({_given(one["settings"]) for one in runs.values()}))
+            row["given"] = "; ".join(
+                sorted({_given(store / f"{data}-{model}-{seed}", runs[seed]["settings"]) for seed in runs})
+            )
             row["best_epochs"] = [runs[seed]["best_epoch"] for seed in sorted(runs)]
             row["train_s"] = float(np.median([runs[seed]["train_s"] for seed in runs]))
             row["extras"] = {
@@ -174,13 +177,13 @@ def report(store: Path) -> dict[str, Any]:
     return {"table": table, "differences": differences}
 
 
-def _given(settings: dict[str, Any]) -> str:
+def _given(cell: Path, settings: dict[str, Any]) -> str:
     """What differs between cells: spread of the first weights, step size, patience or a bounded course."""
-    model, training = settings["model"], settings["training"]
-    rate = training.get("learning_rate", 1e-3)
+    effective = tomllib.loads((cell / "run" / "config.toml").read_text())["model"]
+    training = settings["training"]
     falls = training.get("schedule", "constant") != "constant"
     course = f"{training['epochs']} epochs, falling" if falls else f"patience {training['patience']}"
-    return f"{model.get('init_std', 'default')}, {rate:g}, {course}"
+    return f"{effective['init_std']:g}, {training.get('learning_rate', 1e-3):g}, {course}"
 
 
 def _on_seeds(system: Any, seeds: set[int]) -> Any:
