@@ -1,7 +1,7 @@
 """Robustness under retraining and perturbation: this method and its peers on nine tables, linear and nets.
 
 python bench/recourse/bench_robust.py [--quick] [--kind linear|net] [--work FOLDER] [--sets NAME...]
-       [--seeds N] [--first N] [--coarse] [--published] [--report]
+       [--seeds N] [--first N] [--coarse] [--published] [--most P] [--report]
 
 Every answered step (a method at one strength on one table) is kept in --work and not computed again.
 """
@@ -436,6 +436,7 @@ def main() -> None:
     parser.add_argument("--budget", type=float, default=1e9, help="begin nothing new after so many seconds")
     parser.add_argument("--coarse", action="store_true", help="without the finer strengths of our own")
     parser.add_argument("--published", action="store_true", help="dice-ml alone, beside the usual ones")
+    parser.add_argument("--most", type=float, default=1.0, help="with --published: probabilities up to this")
     parser.add_argument("--report", action="store_true", help="only write the results of what --work holds")
     asked = parser.parse_args()
     asked.work.mkdir(parents=True, exist_ok=True)
@@ -448,7 +449,8 @@ def main() -> None:
             count = 1 if asked.quick else asked.seeds or (5 if kind == "linear" else 1)
             for name in asked.sets:
                 seeds = tuple(range(asked.first, asked.first + count))
-                methods = PUBLISHED if asked.published else None
+                published = {m: tuple(p for p in ps if p <= asked.most) for m, ps in PUBLISHED.items()}
+                methods = published if asked.published else None
                 one_set(kind, name, seeds, asked.work, asked.quick, methods, not asked.coarse)
     report(asked.work, quick=asked.quick)
 

@@ -277,11 +277,11 @@ class ElliCE:
         searched = (extras or {}).get("search_complete", np.ones(len(x0), bool))
         none = np.where(searched, "none under these constraints", "none found before the search ended")
         status = np.where(stayed, "already accepted", np.where(feasible, "found", none))
-        units = things(limits)
+        moved = count_changed(points if feasible.all() else np.nan_to_num(points), x0, things(limits))
         details: dict[str, Any] = {
             "status": status,
             "worst_logit": worst if self.config.guarantee == "ellipsoid" else self._ellipsoid_worst(points),
-            "changed": np.where(feasible, count_changed(np.nan_to_num(points), np.nan_to_num(x0), units), 0),
+            "changed": np.where(feasible, moved, 0),
             "eps": self.radius.eps,
             "largest_eps": self.radius.largest,
             "eps_share": self.radius.share,

@@ -37,6 +37,8 @@ class SparseSolution:
 
 def things(constraints: Constraints) -> list[NDArray[np.int64]]:
     """The features of each thing that changes as one."""
+    if not constraints.groups and not constraints.links:
+        return list(np.arange(len(constraints.names))[:, None])
     parent = list(range(len(constraints.names)))
 
     def root(i: int) -> int:
@@ -56,7 +58,7 @@ def things(constraints: Constraints) -> list[NDArray[np.int64]]:
 def count_changed(points: Array, people: Array, units: list[NDArray[np.int64]]) -> NDArray[np.int64]:
     """How many things differ, [N]."""
     moved = points != people
-    alone = [int(unit[0]) for unit in units if len(unit) == 1]
+    alone = np.array([int(unit[0]) for unit in units if len(unit) == 1], dtype=np.int64)
     count = np.count_nonzero(moved[:, alone], axis=1).astype(np.int64)
     for unit in units:
         if len(unit) > 1:
