@@ -395,7 +395,8 @@ def one_set(
                 tried.append((knob, sum(map(robustness, sums)) / asked))
             if not tried:
                 continue
-            best = max(robust for _, robust in tried)
+            shares = dict(tried)
+            best = max(shares.values())
             chosen = next(knob for knob, robust in tried if robust >= best - 0.005)
             for (which, knob), answer in found.items():
                 if which != method:
@@ -412,6 +413,7 @@ def one_set(
                         | {
                             "kind": kind, "set": name, "seed": seed, "fold": case.cell.fold, "method": method,
                             "knob": knob, "chosen": knob == chosen, "ms": answer["ms"],
+                            **({"validation": shares[knob]} if knob in shares else {}),
                         }
                     )  # fmt: skip
     print(f"{kind} {name}: judged in {time.perf_counter() - began:.0f} s", flush=True)
