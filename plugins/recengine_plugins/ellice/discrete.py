@@ -38,7 +38,7 @@ def solve_any(
     if not limits.discrete:
         found = relax(who, low, high)
         return BranchSolution(found.points, found.cost, found.bound, found.feasible, ~found.undecided)
-    if isinstance(relax, EllipsoidRelaxation) and limits.groups:
+    if isinstance(relax, EllipsoidRelaxation):
         relax = sharpened(relax, limits, low, high, who)
     if not isinstance(relax, CutRelaxation):
         return solve_discrete(relax, people, limits, low, high, rows=who, most_nodes=most_nodes)
@@ -71,8 +71,7 @@ def _by_cuts(
     points, cost = np.full_like(people, np.nan), np.full(n, np.nan)
     bound, complete = np.full(n, np.nan), np.ones(n, bool)
     near = EllipsoidRelaxation(relax.problem, relax.people, relax.centre, relax.scale)
-    if limits.groups:
-        near = sharpened(near, limits, low, high, who)
+    near = sharpened(near, limits, low, high, who)
     first = solve_discrete(near, people, limits, low, high, rows=who, most_nodes=most_nodes)
     for k in range(n):  # an answer to fall back on, and the cuts of the problem without anything discrete
         if first.feasible[k] and not _add(relax, int(who[k]), first.points[k]):

@@ -15,7 +15,7 @@ from recengine.errors import DataError, UsageError
 from recengine.recourse import Constraints
 from recengine.recourse.representations import Affine
 from recengine_plugins.ellice.allowed import Found, in_one_level, kept
-from recengine_plugins.ellice.cone import RootedCone, unlikely_region
+from recengine_plugins.ellice.cone import Cone, RootedCone, unlikely_region
 from recengine_plugins.ellice.config import ElliCEConfig
 from recengine_plugins.ellice.discrete import solve_any
 from recengine_plugins.ellice.logistic import FittedLayer, RowlessProblem, fit_layer, logistic_problem
@@ -31,6 +31,7 @@ from recengine_plugins.ellice.region import (
     TrueSetRelaxation,
     problem_over,
 )
+from recengine_plugins.ellice.sharpen import sharpened
 from recengine_plugins.ellice.softmax import softmax_problem
 from recengine_plugins.ellice.sparse import count_changed, solve_sparse, things
 
@@ -341,10 +342,26 @@ class ElliCE:
 
     def _fewest(self, relax: Relaxation, x0: Array, limits: Constraints, low: Array, high: Array) -> Found:
         units = things(limits)
+        cones: tuple[Cone, ...] = ()
+        taus: tuple[
+            float, ...
+        ] = ()  # no set is ruled out by its ceiling unless the cones are what has to hold
+        if isinstance(relax, EllipsoidRelaxation):  # once for all sets that are tried
+            cones, taus = relax.problem.cones, tuple(relax.problem.tau)
+            relax = sharpened(relax, limits, low, high, np.arange(len(x0)))
 
         def solve(rows: NDArray[np.int64], least: Array, most: Array) -> tuple[Array, Array]:
-            tree = solve_any(relax, x0[rows], limits, least, most, rows=rows, most_nodes=self.config.nodes)
-            return tree.points, np.where(tree.feasible, tree.cost, np.inf)
+            points, costs = np.full_like(least, np.nan), np.full(len(rows), np.inf)
+            here, free = np.c_[x0[rows], np.ones(len(rows))], (least < most).any(axis=0)
+            tops = [cone.ceiling(here, free) - tau for cone, tau in zip(cones, taus, strict=True)]
+            some = np.flatnonzero(np.all([top >= 0 for top in tops], axis=0) & np.ones(len(rows), bool))
+            if some.size:
+                who = rows[some]
+                tree = solve_any(
+                    relax, x0[who], limits, least[some], most[some], rows=who, most_nodes=self.config.nodes
+                )
+                points[some], costs[some] = tree.points, np.where(tree.feasible, tree.cost, np.inf)
+            return points, costs
 
         gain, need = self._gains(x0, limits, low, high, units)
         few = solve_sparse(solve, x0, units, low, high, gain, need)

@@ -159,8 +159,12 @@ class Scaled:
         return BoxSolution(x, found.cost, found.bound, found.feasible, found.conic, prices, found.stopped)
 
 
+@dataclass
 class EllipsoidRelaxation(Scaled):
-    """Every model of the ellipsoid accepts."""
+    """Every model of the ellipsoid accepts. sharp: holds at whole levels of the categories only, and is
+    tighter between them (``sharpen``)."""
+
+    sharp: bool = False
 
     def __call__(self, rows: NDArray[np.int64], low: Array, high: Array) -> BoxSolution:
         people = self.people[rows]

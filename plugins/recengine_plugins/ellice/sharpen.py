@@ -38,6 +38,8 @@ def sharpened(
     the people ``rows`` would mix. Answers at whole levels are the same; it holds for nothing else."""
     lifted = relax
     mixtures = []
+    if relax.sharp or not limits.groups:
+        return relax
     for _ in range(_ROUNDS):
         relaxed = lifted(rows, low, high)
         x = relaxed.points[relaxed.feasible]
@@ -47,7 +49,7 @@ def sharpened(
         weight = np.mean(mixtures, axis=0) + 1e-2 * np.outer(x.mean(axis=0), x.mean(axis=0))
         cones = tuple(lift(cone, limits.groups, weight) for cone in relax.problem.cones)
         problem = replace(relax.problem, cones=cones)
-        lifted = EllipsoidRelaxation(problem, relax.people, relax.centre, relax.scale)
+        lifted = EllipsoidRelaxation(problem, relax.people, relax.centre, relax.scale, sharp=True)
     return lifted
 
 

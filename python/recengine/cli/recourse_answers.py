@@ -121,8 +121,10 @@ def _with_reasons(made: Ready, x: Any, one: Told, limits: Constraints) -> Told:
     alone = made.method.alone().search(x[None], limits).points
     without = float(quick.cost(alone, x[None], limits)[0])
     near = quick.search(x[None], limits).points
-    prices = binding(quick, x, limits, float(quick.cost(near, x[None], limits)[0]))
-    return replace(one, binding=prices, cost_unrobust=without)
+    here = float(quick.cost(near, x[None], limits)[0])
+    other = None if made.method.config.guarantee == "ellipsoid" else here
+    prices = binding(quick, x, limits, here)
+    return replace(one, binding=prices, cost_unrobust=without, cost_ellipsoid=other)
 
 
 def curves(made: Ready, person: Any, told: Told, limits: Constraints) -> MarginCurves:

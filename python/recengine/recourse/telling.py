@@ -21,7 +21,8 @@ class Told:
     worst_after: of the changed person. changed: things that change, a category or linked columns as one.
     cost_unrobust: of the cheapest answer for the fitted model alone. servable: the largest eps that still
     leaves an answer, where there is none at the eps asked for. worst_undrawn: of the whole ellipsoid, where
-    worst_after is that of drawn models only.
+    worst_after is that of drawn models only. cost_ellipsoid: what ``binding`` is compared with, where the
+    answer is for another set of models.
     """
 
     row: int
@@ -39,6 +40,7 @@ class Told:
     proved_least: int | None = None
     cost_unrobust: float | None = None
     binding: list[Price] = field(default_factory=list)
+    cost_ellipsoid: float | None = None
     conflict: Conflict | None = None
     servable: float | None = None
 
@@ -84,7 +86,10 @@ def in_words(told: Told, wanted: str, cost_kind: str) -> list[str]:
     if told.cost_unrobust is not None:
         lines.append(f"For the fitted model alone it would cost {number(told.cost_unrobust)}.")
     if told.binding:
-        lines.append("What stands in the way:")
+        under = ""
+        if told.cost_ellipsoid is not None:
+            under = f" (asked of the ellipsoid, where the answer costs {number(told.cost_ellipsoid)})"
+        lines.append(f"What stands in the way{under}:")
         lines += [f"  {price.label}: without it, cost {number(price.cost_without)}" for price in told.binding]
     return lines
 
