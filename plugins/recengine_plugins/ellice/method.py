@@ -33,7 +33,7 @@ from recengine_plugins.ellice.region import (
 )
 from recengine_plugins.ellice.sharpen import sharpened
 from recengine_plugins.ellice.softmax import softmax_problem
-from recengine_plugins.ellice.sparse import count_changed, solve_sparse, things
+from recengine_plugins.ellice.sparse import MOST_SETS, count_changed, solve_sparse, things
 
 Array = NDArray[np.float64]
 
@@ -364,7 +364,8 @@ class ElliCE:
             return points, costs
 
         gain, need = self._gains(x0, limits, low, high, units)
-        few = solve_sparse(solve, x0, units, low, high, gain, need)
+        most = MOST_SETS // 20 if limits.groups else MOST_SETS  # each set is a tree of its own
+        few = solve_sparse(solve, x0, units, low, high, gain, need, most)
         return Found(few.points, {"proved_least": few.proved_least})
 
     def _gains(

@@ -21,7 +21,7 @@ from recengine.recourse import Constraints
 Array = NDArray[np.float64]
 Solve = Callable[[NDArray[np.int64], Array, Array], tuple[Array, Array]]
 """People (indices) and bounds [n, d] to points [n, d] (NaN where none) and costs [n] (inf where none)."""
-_MOST_SETS = 4000
+MOST_SETS = 4000
 
 
 @dataclass(frozen=True)
@@ -74,10 +74,12 @@ def solve_sparse(
     high: Array,
     gain: Array,
     need: Array,
+    most_sets: int = MOST_SETS,
 ) -> SparseSolution:
     """Fewest changed things within low <= x <= high; the cheapest such set where all are tried.
 
     gain [N, units]: upper bounds of what one thing alone can add to the logit; need [N]: what is missing.
+    most_sets: so many sets are tried beyond pairs.
     """
     n = len(people)
     best, cost = np.full_like(people, np.nan), np.full(n, np.inf)
@@ -88,7 +90,7 @@ def solve_sparse(
     best[stays], cost[stays] = people[stays], 0.0
     movable = [k for k, unit in enumerate(units) if (low[:, unit] < high[:, unit]).any()]
     least = _fewest(gain, need)
-    for size in _affordable(len(movable)):
+    for size in _affordable(len(movable), most_sets):
         todo = np.flatnonzero(~np.isfinite(cost))
         if todo.size == 0:
             break
@@ -118,12 +120,12 @@ def solve_sparse(
     return SparseSolution(best, changed, proved, np.where(feasible, cost, np.nan), feasible)
 
 
-def _affordable(movable: int) -> Iterator[int]:
+def _affordable(movable: int, most_sets: int) -> Iterator[int]:
     """Sizes whose sets can all be tried."""
     spent = 0
     for size in range(1, movable + 1):
         spent += comb(movable, size)
-        if size > 2 and spent > _MOST_SETS:
+        if size > 2 and spent > most_sets:
             return
         yield size
 
