@@ -189,6 +189,15 @@ def test_tables_that_cannot_be_learnt_from(cli: Cli, table: Path, tmp_path: Path
     result = cli(*words(unknown, "--row", 0, "--train", table))
     assert result.exit_code == 2
     assert "a category that the model does not know" in result.stderr
+    mixed = tmp_path / "mixed.csv"
+    pl.concat([pl.read_csv(unknown), frame.head(3)], how="vertical_relaxed").write_csv(mixed)
+    assert cli(*words(mixed, "--row", 4, "--train", table)).exit_code in (
+        0,
+        1,
+    )
+    result = cli(*words(mixed, "--row", 4, "--row", 1, "--train", table))
+    assert result.exit_code == 2
+    assert "row 1, column 'home'" in result.stderr
 
 
 def test_a_sampled_answer_speaks_of_the_drawn_models(cli: Cli, table: Path) -> None:

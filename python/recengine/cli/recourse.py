@@ -96,15 +96,14 @@ def recourse(
     if save is not None:
         _save(made, save)
         note(f"saved: {save}")
-    people = made.columns.encode(read_table(data, header=names))
-    rows = _rows(row, everybody, made, people)
+    rows, people = _asking(row, everybody, made, read_table(data, header=names))
     if not rows and save is not None and not everybody:
         return
     from recengine.cli.recourse_answers import answer
 
     told = answer(made, people, rows, limits, ways=ways, supported=supported, long=len(rows) <= _SINGLY)
     if plot is not None:
-        _plot(plot, made, people, rows, told, limits)
+        _plot(plot, made, people, told, limits)
     if out is not None:
         _write(out, told)
     if as_json:
@@ -168,20 +167,24 @@ def _limits(made: Ready, path: Path | None, *, whole: bool) -> Constraints:
     return made.columns.compile(given, where="constraints" if path is None else str(path), whole=whole)
 
 
-def _rows(row: list[int] | None, everybody: bool, made: Ready, people: Any) -> list[int]:
+def _asking(row: list[int] | None, everybody: bool, made: Ready, table: Any) -> tuple[list[int], Any]:
+    """The rows that ask, and their features; what other rows hold is looked at for --all only."""
     if everybody:
         if row:
             raise UsageError("--all and --row exclude each other")
+        people = made.columns.encode(table)
         worst = made.method.margin(people, made.method.radius.eps)
-        return [int(i) for i in (worst < made.method.config.margin).nonzero()[0]]
-    for one in row or []:
-        if not 0 <= one < len(people):
+        rows = [int(i) for i in (worst < made.method.config.margin).nonzero()[0]]
+        return rows, people[rows]
+    rows = list(row or [])
+    for one in rows:
+        if not 0 <= one < table.height:
             raise UsageError(
-                "there is no such row", where="--row", found=one, expected=f"0 .. {len(people) - 1}"
+                "there is no such row", where="--row", found=one, expected=f"0 .. {table.height - 1}"
             )
-    if not row:
+    if not rows:
         note("no --row and no --all: nobody asked")
-    return list(row or [])
+    return rows, made.columns.encode(table, rows)
 
 
 def _save(made: Ready, folder: Path) -> None:
@@ -284,15 +287,13 @@ def _write(path: Path, told: list[Told]) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _plot(
-    path: Path, made: Ready, people: Any, rows: list[int], told: list[Told], limits: Constraints
-) -> None:
+def _plot(path: Path, made: Ready, people: Any, told: list[Told], limits: Constraints) -> None:
     from recengine.cli.recourse_answers import curves
     from recengine.reports.figures import margin_figure
 
-    if len(rows) != 1:
-        raise UsageError("a plot is of one person", where="--plot", found=f"{len(rows)} rows")
-    drawn = margin_figure(curves(made, people[rows[0]], told[0], limits))
+    if len(people) != 1:
+        raise UsageError("a plot is of one person", where="--plot", found=f"{len(people)} rows")
+    drawn = margin_figure(curves(made, people[0], told[0], limits))
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.write_text(drawn, encoding="utf-8")
     temporary.replace(path)

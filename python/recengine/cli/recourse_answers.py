@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def answer(
     made: Ready,
-    people: Any,
+    x0: Any,
     rows: list[int],
     limits: Constraints,
     *,
@@ -22,15 +22,15 @@ def answer(
     supported: bool = False,
     long: bool = True,
 ) -> list[Told]:
-    """One ``Told`` a row (``ways`` of them where several are asked for). ``long`` adds reasons: which rules
-    bind, which contradict each other, what eps could be served."""
+    """One ``Told`` a person (``ways`` of them where several are asked for); ``rows``: their places in the
+    table. ``long`` adds reasons: which rules bind, which contradict each other, what eps could be served."""
     import numpy as np
 
     from recengine.recourse.telling import NO_ROW
 
     if not rows:
         return []
-    method, x0 = made.method, people[rows]
+    method = made.method
     if ways > 1:
         return _several(made, x0, rows, limits, ways)
     if supported:

@@ -106,7 +106,7 @@ class Columns:
             _known(name, table.columns, "categories")
         for name in table.columns:
             series = table[name]
-            _complete(series)
+            _complete(series, range(len(series)))
             if series.n_unique() < 2:
                 raise DataError(
                     "the column has one value only", where=f"column '{name}'", found=series[0], fix="drop it"
@@ -150,21 +150,23 @@ class Columns:
             [np.full(len(c.levels), 0.5) if c.levels else np.array([1 / c.scale]) for c in self.columns]
         )
 
-    def encode(self, table: pl.DataFrame) -> Array:
-        """Features [N, d] of the rows. Raises DataError for a missing column or value, an unknown level."""
+    def encode(self, table: pl.DataFrame, rows: Sequence[int] | None = None) -> Array:
+        """Features [N, d] of the table's rows, or of ``rows`` in their order (others may be anything). Raises
+        DataError for a missing column or value, an unknown level; it names the row's place in the table."""
         parts = []
+        numbers = range(table.height) if rows is None else rows
         for column in self.columns:
             _known(column.name, table.columns, "table")
-            series = table[column.name]
-            _complete(series)
+            series = table[column.name] if rows is None else table[column.name][list(rows)]
+            _complete(series, numbers)
             if not column.levels:
                 if not series.dtype.is_numeric():
                     words = series.cast(pl.Float64, strict=False).is_null()
-                    row = int(words.arg_max() or 0)
+                    at_fault = int(words.arg_max() or 0)
                     raise DataError(
                         "the column held numbers when the model was fitted",
-                        where=f"row {row}, column '{column.name}'",
-                        found=repr(series[row]),
+                        where=f"row {numbers[at_fault]}, column '{column.name}'",
+                        found=repr(series[at_fault]),
                         expected="a number",
                     )
                 parts.append(series.cast(pl.Float64).to_numpy()[:, None])
@@ -177,7 +179,7 @@ class Columns:
                     near = did_you_mean(level, column.levels)
                     raise DataError(
                         "a category that the model does not know",
-                        where=f"row {row}, column '{column.name}'",
+                        where=f"row {numbers[row]}, column '{column.name}'",
                         found=repr(level),
                         expected="one of " + ", ".join(column.levels),
                         fix=f"did you mean '{near}'?" if near else None,
@@ -309,14 +311,14 @@ def _known(name: str, names: Sequence[str], where: str) -> None:
         )
 
 
-def _complete(series: pl.Series) -> None:
-    """Raise DataError when a value is missing or not finite."""
+def _complete(series: pl.Series, numbers: Sequence[int]) -> None:
+    """Raise DataError when a value is missing or not finite; ``numbers``: what its rows are called."""
     bad = series.is_null()
     if series.dtype.is_float():
         bad = bad | ~series.is_finite().fill_null(False)
     count = int(bad.sum())
     if count:
-        row = int(bad.arg_max() or 0)
+        row = numbers[int(bad.arg_max() or 0)]
         raise DataError(
             f"{count} values are missing or not finite",
             where=f"column '{series.name}', row {row}",
