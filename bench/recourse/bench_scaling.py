@@ -69,7 +69,7 @@ def main(quick: bool) -> None:
                 for threads in (1, 2):
                     last = [r for r in rows if (r["d"], r["limits"], r["threads"]) == (d, what, threads)]
                     expected = n / last[-1]["per_second"] if last else 0.0
-                    if expected > (2 if quick else 5):
+                    if expected > (2 if quick else 100):
                         continue
                     torch.set_num_threads(threads)
                     taken = []
@@ -91,7 +91,7 @@ def main(quick: bool) -> None:
         note = (
             "ElliCE.solve with its checks and words; synthetic models; box: all within bounds, a third of "
             "the features one-way, one in five immutable; free: no limits. Default eps. BLAS threads "
-            "follow the environment (1). Cells that the batch before says would take more than 5 s were "
+            "follow the environment (1). Cells that the batch before says would take more than 100 s were "
             "left out."
         )
         save("recourse_scaling", facts(torch=torch.__version__), rows, note)

@@ -31,7 +31,7 @@ NOTE = (
     "training of the refits in the first strength only. Intervals: 95 %, tables and seeds drawn again. "
     "Rows 'at equal R': our length over the peer's at each strength of the peer, ours at the least length "
     "of our strengths whose R on the same people is at least the peer's (geometric mean; share: how often "
-    "one exists), on the seeds with all of our strengths (nets: 0 and 1; the third has the four that are "
+    "one exists), on the seeds with all of our strengths (nets: 0 and 1; later ones have the four that are "
     "chosen from). last layer: our nets without refits. one strength a table: the same answers and judges, "
     "the strength chosen once for a table on the validation people of all five seeds (160 instead of 32; the "
     "most robust, of equals the least), for every method; fixed before its figures were seen. dice-ml: 0.12 "
