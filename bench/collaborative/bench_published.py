@@ -53,8 +53,8 @@ def _cell(name: str, source: str, loss: dict[str, Any], epochs: int, **settings:
     return Cell(name, source, loss, epochs, final=True, **settings)
 
 
-def _gowalla(name: str, loss: dict[str, Any], **settings: Any) -> Cell:
-    return _cell(f"gowalla-{name}", "gowalla", loss, 20, batch=4096, rate=0.06, **settings)
+def _gowalla(name: str, loss: dict[str, Any], epochs: int = 20) -> Cell:
+    return _cell(f"gowalla-{name}", "gowalla", loss, epochs, batch=4096, rate=0.06)
 
 
 def _all() -> dict[str, Cell]:
@@ -75,7 +75,8 @@ def _all() -> dict[str, Cell]:
         _cell("electronic-dsl-r", "electronic", dsl, 30),
         _cell("electronic-dsl-k", "electronic", {**dsl, "reach_temperature": 2.25}, 30),
         _gowalla("sl", {**sl, "temperature": 0.1}),
-        _gowalla("sl-at-k", {**SL_AT_K, "temperature": 0.1, "weight_temperature": 2.25}),
+        _gowalla("sl-at-k", {**SL_AT_K, "temperature": 0.1, "weight_temperature": 2.25}, 30),
+        _gowalla("sl-at-k-20", {**SL_AT_K, "temperature": 0.1, "weight_temperature": 2.25}),
         _gowalla("psl", {**psl, "temperature": 0.05}),
         _gowalla("bsl", {**bsl, "temperature": 0.1, "positive_temperature": 0.2}),
         _cell("gowalla-bpr", "gowalla", _PAIR, 60, batch=4096, rate=4e-3, spread=0.01, extra={"l2": 1e-4}),
