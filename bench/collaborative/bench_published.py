@@ -1,6 +1,7 @@
 """Published rows of IR-Benchmark and of LightGCN.
 
-    python bench/collaborative/bench_published.py --store RUNS --cells electronic-sl   (resumable)
+    python bench/collaborative/bench_published.py --store RUNS --trials shift-cd       (resumable)
+    python bench/collaborative/bench_published.py --store RUNS --cells electronic-sl shift-cd
     python bench/collaborative/bench_published.py --store RUNS --write                 (what is there)
 
 Losses, their temperatures, 64 factors, batches of 1,024 and 1,000 uniform negatives are the publication's;
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from cells import RESULTS, Cell, Outcome, outcome, run
+from searches import score, settled, trials
 
 from recengine.training.record import environment
 
@@ -71,7 +73,7 @@ def _all() -> dict[str, Cell]:
             30,
         ),
         _cell("electronic-bsl", "electronic", {**bsl, "temperature": 0.2, "positive_temperature": 0.5}, 30),
-        _cell("electronic-bpr", "electronic", _PAIR, 60, rate=1e-3, spread=0.01, extra={"l2": 1e-3}),
+        _cell("electronic-bpr", "electronic", _PAIR, 60, rate=1e-3, spread=0.01),
         _cell("electronic-dsl-r", "electronic", dsl, 30),
         _cell("electronic-dsl-k", "electronic", {**dsl, "reach_temperature": 2.25}, 30),
         _gowalla("sl", {**sl, "temperature": 0.1}),
@@ -79,7 +81,7 @@ def _all() -> dict[str, Cell]:
         _gowalla("sl-at-k-20", {**SL_AT_K, "temperature": 0.1, "weight_temperature": 2.25}),
         _gowalla("psl", {**psl, "temperature": 0.05}),
         _gowalla("bsl", {**bsl, "temperature": 0.1, "positive_temperature": 0.2}),
-        _cell("gowalla-bpr", "gowalla", _PAIR, 60, batch=4096, rate=4e-3, spread=0.01, extra={"l2": 1e-4}),
+        _cell("gowalla-bpr", "gowalla", _PAIR, 60, batch=4096, rate=4e-3, spread=0.01),
         _cell("shift-gowalla", "gowalla-shift", {**sl, "temperature": 0.1}, 20, batch=4096, rate=0.06),
         _cell("shift-electronic", "electronic-shift", {**sl, "temperature": 0.1}, 30),
         _cell("shift-cd", "cd-shift", {**sl, "temperature": 0.1}, 30),
@@ -106,6 +108,12 @@ def measured(found: Outcome) -> tuple[float, float]:
     if not found.cell["data"].endswith("-shift"):
         return found.recall, found.ndcg
     return found.over_all_users(found.recall), found.over_all_users(found.ndcg)
+
+
+def words(cell: Cell) -> str:
+    """What a search changes, in words."""
+    temperature = cell.loss.get("temperature", "none")
+    return f"temperature {temperature}, rate {cell.rate}, spread {cell.spread}, decay {cell.decay}"
 
 
 def figures(cells: dict[str, Outcome]) -> list[dict[str, Any]]:
@@ -166,7 +174,8 @@ NOTES = [
 
 def write(store: Path) -> None:
     """bench/results/collaborative_published.{json,md} from the store; the figures printed."""
-    found = {name: outcome(cell, store) for name, cell in CELLS.items()}
+    rows = {name: settled(cell, store) for name, cell in CELLS.items()}
+    found = {name: outcome(cell, store) for name, cell in rows.items() if cell is not None}
     cells = {name: one for name, one in found.items() if one is not None}
     claims = figures(cells)
     plain = {n: {k: v for k, v in vars(one).items() if k != "values"} for n, one in cells.items()}
@@ -181,6 +190,7 @@ def write(store: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--store", type=Path)
+    parser.add_argument("--trials", nargs="*", default=[], help="rows whose settings are searched")
     parser.add_argument("--cells", nargs="*", default=[])
     parser.add_argument("--write", action="store_true")
     parser.add_argument("--quick", action="store_true")
@@ -192,8 +202,15 @@ def main() -> None:
         return
     if chosen.store is None:
         sys.exit("--store DIR: where fits and what they gave are kept")
+    for name in chosen.trials:
+        for trial in trials(CELLS[name], chosen.store):
+            found = run(trial, chosen.store)
+            print(trial.name, words(trial), score(found), found.seconds_an_epoch, found.seconds, flush=True)
     for name in chosen.cells:
-        found = run(CELLS[name], chosen.store)
+        cell = settled(CELLS[name], chosen.store)
+        if cell is None:
+            sys.exit(f"run --trials {name} first")
+        found = run(cell, chosen.store)
         print(name, found.recall, found.ndcg, found.seconds_an_epoch, found.seconds, flush=True)
     if chosen.write:
         write(chosen.store)
