@@ -15,9 +15,10 @@ default: .1, but .02 for HSTU and GRU4Rec. Chosen on the validation users of Mov
 .02: on the validation users of Sports SASRec reaches .0233 after ten epochs so, .0115 with .1; the
 masked models there were run with .1 alone. Dropout and hidden share of a data set are given (SETTINGS).
 MovieLens: until 8 (16, of three epochs each, for masked models) validations bring nothing better, at most 100
-(240) epochs. Amazon sets: a bounded course that is the same for all models of a kind, so that nobody's luck
-with a stopping rule enters, and as many targets for everybody: on Beauty 16 epochs where every event is a
-target, 40 where .4 of them are (PASSES); the step size falls linearly to zero.
+(240) epochs. Amazon sets, masked models: a bounded course that is the same for all of them, so that nobody's
+luck with a stopping rule enters: as many targets as PASSES epochs have in which every event is one (on Beauty
+40 epochs, since .4 of the events are hidden); the step size falls linearly to zero. Amazon sets, next-item
+models: until 4 validations bring nothing better, at most 25 epochs.
 Intervals: over users, of the mean over seeds. Differences: the crossed test over users and seeds where there
 are at least two seeds, over users where there is one.
 Uniform-100 and popularity-100 are extras, labelled as such: they are no estimate of the full ranking.
@@ -55,6 +56,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 NEXT_TRAINING = {"learning_rate": 1e-3, "epochs": 100, "evaluate_every": 1, "patience": 8}
 MASKED_TRAINING = {"learning_rate": 2e-3, "epochs": 240, "evaluate_every": 3, "patience": 16}
+LARGE_TRAINING = {"epochs": 25, "patience": 4}  # next-item models on the Amazon sets
 # Passes of a bounded course in which every event is a target: 2,800 steps or so of 128 sequences on each set.
 PASSES = {"beauty": 16, "sports": 10, "video": 12, "bert4rec-beauty": 9}
 LEVELS = {
@@ -73,14 +75,16 @@ def settings(data: str, model: str, epochs: int | None) -> dict[str, Any]:
         if data in PASSES:
             given["init_std"] = 0.02
     training = dict(MASKED_TRAINING if model in MASKED else NEXT_TRAINING)
-    if data in PASSES:
-        share = given.get("mask_share", 1.0)
+    if data in PASSES and model in MASKED:
+        share = given["mask_share"]
         training |= {
             "epochs": round(PASSES[data] / share),
             "evaluate_every": round(2 / share),
             "schedule": "linear",
             "patience": 0,
         }
+    elif data in PASSES:
+        training |= LARGE_TRAINING
     if epochs is not None:
         training["epochs"] = epochs
     return {
