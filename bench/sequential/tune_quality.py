@@ -27,6 +27,8 @@ POINTS: dict[str, dict[str, Any]] = {
     "init-10": {**SMALL, "model.init_std": 0.1},
     "init-20": {**SMALL, "model.init_std": 0.2},
     "init-01": {**SMALL, "model.init_std": 0.01},
+    "small-start": {"model.init_std": 0.02},
+    "large-start": {"model.init_std": 0.1},
     "fast": {"training.learning_rate": 2e-3},
     "faster": {"training.learning_rate": 4e-3},
     "init-02-last-40": {**SMALL, "model.last_share": 0.4},
@@ -53,7 +55,7 @@ def point(store: Path, data: str, model: str, name: str, seed: int, epochs: int 
     """Fit one point, for so many epochs where given, and keep its best validation value."""
     from recengine.training import fit
 
-    folder = store / f"{data}-{model}-{name}-{seed}"
+    folder = store / f"{data}-{model}-{name}-{seed}{f'-{epochs}' if epochs else ''}"
     if (folder / "point.json").exists():
         return
     asked = bench_quality.settings(data, model, epochs)
@@ -66,7 +68,7 @@ def point(store: Path, data: str, model: str, name: str, seed: int, epochs: int 
         "model": model,
         "point": name,
         "seed": seed,
-        "settings": settings_of(model, name),
+        "settings": settings_of(model, name) | ({"training.epochs": epochs} if epochs else {}),
         "validation_ndcg@10": best["ndcg@10"],
         "best_epoch": best["epoch"],
         "train_s": sum(entry["seconds"] for entry in run.history),
