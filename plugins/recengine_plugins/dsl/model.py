@@ -39,21 +39,24 @@ def log_weights(scores: Tensor, likeness: Tensor, live: Tensor, kappa: float, rh
     """
     counts = live.to(scores.dtype)
     count = counts.sum(1, keepdim=True).clamp(min=1)
-    centred = scores - (scores * counts).sum(1, keepdim=True) / count
-    spread = (centred.square().mul_(counts).sum(1, keepdim=True) / count).sqrt()
-    raw = centred.div_(spread + 1e-6).sigmoid_().mul_(rho)
-    raw = raw.add_(likeness.clamp(min=0), alpha=1 - rho).mul_(kappa).add_(1)
-    level = (raw * counts).sum(1, keepdim=True) / count
-    return raw.div_(level.clamp(min=1e-12)).log_().mul_(counts)
+    centred = (scores - torch.linalg.vecdot(scores, counts)[:, None] / count).mul_(counts)
+    spread = (torch.linalg.vecdot(centred, centred)[:, None] / count).sqrt_()
+    above = centred.div_(spread + 1e-6).sigmoid_().mul_(rho * kappa)
+    above.add_(likeness.clamp(min=0), alpha=(1 - rho) * kappa)  # kappa g
+    level = 1 + torch.linalg.vecdot(above, counts)[:, None] / count
+    return above.log1p_().sub_(level.log()).mul_(counts)
 
 
-def slate_intensity(log_weight: Tensor, scaled: Tensor, live: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """The ``size`` entries with the largest log w_j + d_j / t0 (int64 [R, M]), and the mean over them of
-    sigmoid(d_j / t0), [R]. scaled [R, N]: d_j / t0."""
-    keys = (log_weight + scaled).masked_fill(~live, -torch.inf)
-    taken, slate = keys.topk(min(size, keys.shape[1]), dim=1)
-    inside = taken > -torch.inf
-    values = torch.sigmoid(scaled.gather(1, slate)) * inside
+def slate_intensity(
+    log_weight: Tensor, differences: Tensor, live: Tensor, temperature: float, size: int
+) -> tuple[Tensor, Tensor]:
+    """The ``size`` live entries with the largest log w_j + d_j / t0 (int64 [R, M], in no order), and the mean
+    over them of sigmoid(d_j / t0), [R]. differences [R, N]: d_j; where a row has fewer, the rest of its slate
+    are entries that do not live."""
+    keys = torch.add(log_weight, differences, alpha=1 / temperature).masked_fill_(~live, -torch.inf)
+    slate = keys.topk(min(size, keys.shape[1]), dim=1, sorted=False).indices
+    inside = live.gather(1, slate)
+    values = torch.sigmoid(differences.gather(1, slate) / temperature) * inside
     return slate, values.sum(1) / inside.sum(1).clamp(min=1)
 
 
@@ -144,13 +147,13 @@ class DSLR(nn.Module):
             if config.rho < 1:
                 likeness = sampled_scores(items[positives], items, negatives).to(positive.dtype)
             log_weight = log_weights(scores, likeness, live, kappa, config.rho)
-        scaled = (scores - positive[:, None]) / config.temperature
-        slate, intensity = slate_intensity(log_weight, scaled, live, config.slate)
+        differences = scores.sub_(positive[:, None])
+        slate, intensity = slate_intensity(log_weight, differences, live, config.temperature, config.slate)
         if gamma:
             centre = self._centred(intensity)
             ratio = torch.exp(-gamma * (intensity - centre)).clamp(config.clip_low, config.clip_high)
             level = level * ratio
-        least = scores.gather(1, slate).masked_fill(~live.gather(1, slate), torch.inf).amin(1)
+        least = differences.gather(1, slate).masked_fill(~live.gather(1, slate), torch.inf).amin(1) + positive
         threshold = torch.where(torch.isfinite(least), least, -1.0)
         return Competition(log_weight, level, slate, intensity, threshold)
 
