@@ -25,12 +25,12 @@ _FITS: list[Change] = [{"rate": 0.1}, {"spread": 0.03}, {"decay": 1e-6}]
 _BPR: list[Change] = [{"rate": rate, "decay": decay} for rate in (1e-2, 3e-3) for decay in (1e-6, 1e-5)]
 SEARCHES: dict[str, list[list[Change]]] = {
     "shift-electronic": [_temperatures(0.05, 0.1, 0.15, 0.2), _FITS],
-    "shift-cd": [_temperatures(0.05, 0.1, 0.15, 0.2), _FITS],
+    "shift-cd": [_temperatures(0.05, 0.1, 0.15), _FITS],
     "shift-gowalla": [_temperatures(0.05, 0.075, 0.1)],
     "electronic-bpr": [_BPR, [{"decay": 1e-4}]],
     "gowalla-bpr": [_BPR],
 }
-EPOCHS = {"shift-electronic": 15, "shift-cd": 15, "shift-gowalla": 8, "electronic-bpr": 30, "gowalla-bpr": 20}
+EPOCHS = {"shift-electronic": 15, "shift-cd": 10, "shift-gowalla": 8, "electronic-bpr": 30, "gowalla-bpr": 20}
 
 
 def trial(row: Cell, name: str) -> Cell:
