@@ -29,8 +29,16 @@ SEARCHES: dict[str, list[list[Change]]] = {
     "shift-gowalla": [_temperatures(0.05, 0.075, 0.1)],
     "electronic-bpr": [_BPR, [{"decay": 1e-4}]],
     "gowalla-bpr": [_BPR],
+    "electronic-dsl-k-signs": [[{"loss": {"gamma": gamma}} for gamma in (-1.0, -0.5, 0.0, 0.5)]],
 }
-EPOCHS = {"shift-electronic": 15, "shift-cd": 10, "shift-gowalla": 8, "electronic-bpr": 30, "gowalla-bpr": 20}
+EPOCHS = {
+    "shift-electronic": 15,
+    "shift-cd": 10,
+    "shift-gowalla": 8,
+    "electronic-bpr": 30,
+    "gowalla-bpr": 20,
+    "electronic-dsl-k-signs": 15,
+}
 
 
 def trial(row: Cell, name: str) -> Cell:
