@@ -76,7 +76,10 @@ def _all() -> dict[str, Cell]:
         _cell("electronic-bpr", "electronic", _PAIR, 60, rate=1e-3, spread=0.01),
         _cell("electronic-dsl-r", "electronic", dsl, 30),
         _cell("electronic-dsl-k", "electronic", {**dsl, "reach_temperature": 2.25}, 30),
-        _cell("electronic-dsl-k-signs", "electronic", {**dsl, "reach_temperature": 2.25}, 30),
+        _cell("electronic-dsl-w", "electronic", {**dsl, "negative_weight": 1.3}, 30),
+        _cell(
+            "electronic-sl-w", "electronic", {**dsl, "kappa": 0.0, "gamma": 0.0, "negative_weight": 1.3}, 30
+        ),
         _gowalla("sl", {**sl, "temperature": 0.1}),
         _gowalla("sl-at-k", {**SL_AT_K, "temperature": 0.1, "weight_temperature": 2.25}, 30),
         _gowalla("sl-at-k-20", {**SL_AT_K, "temperature": 0.1, "weight_temperature": 2.25}),
