@@ -7,7 +7,7 @@ the test part was drawn from everything; for BPR it is a tenth of every user's t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -92,3 +92,30 @@ def _best(row: Cell, store: Path, stages: int) -> Cell | None:
             if score(one) > top:
                 best, top = stands_for, score(one)
     return best
+
+
+def words(cell: Cell) -> str:
+    """What a search may change, in words."""
+    quiet = ("name", "shared", "negatives", "warmup", "ramp")
+    given = {**{k: v for k, v in cell.loss.items() if k not in quiet}, "rate": cell.rate}
+    return ", ".join(f"{k} {v}" for k, v in {**given, "spread": cell.spread, "decay": cell.decay}.items())
+
+
+def lines_of(rows: Iterable[Cell], store: Path) -> list[str]:
+    """The searches that are complete, as a table."""
+    lines = [
+        "## Searches",
+        "",
+        "Every trial runs its whole (shorter) course. Shifted sets: a tenth of the training part, held back "
+        "by drawing items uniformly, as the test part was, mean over all users; others: a tenth of every user's "
+        "training items. The test part was not looked at. A stage changes the best of those before it.",
+        "",
+        "| row | epochs | settings: validation NDCG@20 |",
+        "|---|---|---|",
+    ]
+    for row in rows:
+        if row.name in SEARCHES and settled(row, store) is not None:
+            made = [(cell, outcome(cell, store)) for cell in trials(row, store)]
+            shown = [f"{words(cell)}: {score(found):.4f}" for cell, found in made if found is not None]
+            lines.append(f"| {row.name} | {EPOCHS[row.name]} | {'; '.join(shown)} |")
+    return lines
