@@ -108,7 +108,7 @@ def lines_of(rows: Iterable[Cell], store: Path) -> list[str]:
         "",
         "Every trial runs its whole (shorter) course. Shifted sets: a tenth of the training part, held back "
         "by drawing items uniformly, as the test part was, mean over all users; others: a tenth of every "
-        "user's training items. The test part was not looked at. A stage changes the best of those before it.",
+        "user's training items. The test part was not looked at. A stage changes the best so far.",
         "",
         "| row | epochs | settings: validation NDCG@20 |",
         "|---|---|---|",
