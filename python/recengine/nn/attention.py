@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from recengine.nn.linear import Linear, linear
 from recengine.nn.ragged import Layout, gather, spread
 
 SHORT = 128  # keys up to which torch's bfloat16 backward on a CPU takes longer than float32's
@@ -46,8 +47,8 @@ class _SelfAttention(nn.Module):
         if dim % heads:
             raise ValueError(f"dim {dim} is not a multiple of heads {heads}")
         self.heads = heads
-        self.project_in = nn.Linear(dim, 3 * dim)
-        self.project_out = nn.Linear(dim, dim)
+        self.project_in = Linear(dim, 3 * dim)
+        self.project_out = Linear(dim, dim)
 
     def forward(self, rows: Tensor, place: Layout) -> Tensor:
         """rows [T, d] -> [T, d]."""
@@ -62,8 +63,8 @@ class _SelfAttention(nn.Module):
         """The output [R, d] at some rows only; wanted int64 [R], ascending."""
         dim, asked = rows.shape[1], place.of(wanted)
         weight, bias = self.project_in.weight, self.project_in.bias
-        queries = functional.linear(rows.index_select(0, wanted), weight[:dim], bias[:dim])
-        keys = functional.linear(rows, weight[dim:], bias[dim:])
+        queries = linear(rows.index_select(0, wanted), weight[:dim], bias[:dim])
+        keys = linear(rows, weight[dim:], bias[dim:])
         query = spread(queries, asked).view(place.sequences, asked.length, self.heads, -1).transpose(1, 2)
         grid = spread(keys, place).view(place.sequences, place.length, 2, self.heads, -1)
         key, value = grid.permute(2, 0, 3, 1, 4)
