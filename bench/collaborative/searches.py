@@ -21,26 +21,23 @@ def _temperatures(*values: float) -> list[Change]:
     return [{"loss": {"temperature": value}} for value in values]
 
 
-_FITS: list[Change] = [{"rate": 0.1}, {"spread": 0.03}, {"decay": 1e-6}]
 _BPR: list[Change] = [{"rate": rate, "decay": decay} for rate in (1e-2, 3e-3) for decay in (1e-6, 1e-5)]
-_WEIGHTS: list[Change] = [{"loss": {"negative_weight": weight}} for weight in (1.15, 1.3, 1.5)]
+_WEIGHTS: list[Change] = [{"loss": {"negative_weight": weight}} for weight in (1.25, 1.5)]
 SEARCHES: dict[str, list[list[Change]]] = {
-    "shift-electronic": [_temperatures(0.05, 0.1, 0.15, 0.2), _FITS],
-    "shift-cd": [_temperatures(0.05, 0.1, 0.15), _FITS],
+    "shift-electronic": [_temperatures(0.05, 0.075, 0.1, 0.15)],
+    "shift-cd": [_temperatures(0.05, 0.075, 0.1, 0.15)],
     "shift-gowalla": [_temperatures(0.05, 0.075, 0.1)],
     "electronic-bpr": [_BPR, [{"decay": 1e-4}]],
     "gowalla-bpr": [_BPR],
     "electronic-dsl-w": [_WEIGHTS],
-    "electronic-sl-w": [_WEIGHTS],
 }
 EPOCHS = {
-    "shift-electronic": 15,
-    "shift-cd": 10,
-    "shift-gowalla": 8,
+    "shift-electronic": 12,
+    "shift-cd": 8,
+    "shift-gowalla": 6,
     "electronic-bpr": 30,
     "gowalla-bpr": 20,
-    "electronic-dsl-w": 15,
-    "electronic-sl-w": 15,
+    "electronic-dsl-w": 10,
 }
 
 
