@@ -15,6 +15,7 @@ from recengine.errors import UsageError
 from recengine.nn.threads import all_threads
 from recengine.nn.unit import unit_rows
 from recengine.ops import sampled_logsumexp, sampled_scores
+from recengine.ops.histories import in_histories
 from recengine_plugins.dsl.config import DSLRConfig
 
 
@@ -83,6 +84,8 @@ class DSLR(nn.Module):
         self.config = config
         self.negatives, self.shared = config.negatives, config.shared
         self.sampler, self.power = config.sampler, config.power
+        if config.reject:
+            self.needs = self.needs | {"row_ids", "user_items"}
         self.register_buffer("centre", torch.tensor(-1.0))  # below 0: no batch was seen
 
     def strength(self, epoch: int) -> float:
@@ -98,14 +101,17 @@ class DSLR(nn.Module):
         _finite(given)
         anchors, items = unit_rows(given.anchors), unit_rows(given.items)
         negatives = given.negatives
-        live = negatives != given.positives[:, None]
+        live = self._live(given, negatives)
         positive = (anchors * functional.embedding(given.positives, items)).sum(1)
         found = self.competition(anchors, items, given.positives, positive, negatives, live, context.epoch)
         temperature = found.temperature
+        log_weight = (
+            found.log_weight.masked_fill(~live, -torch.inf) if self.config.reject else found.log_weight
+        )
 
         def reduce(a: Tensor, t: Tensor) -> Tensor:
             return sampled_logsumexp(
-                a, t, negatives, log_weight=found.log_weight, temperature=temperature, exclude=given.positives
+                a, t, negatives, log_weight=log_weight, temperature=temperature, exclude=given.positives
             )
 
         entries = live.sum(1).clamp(min=1).log().to(positive.dtype)
@@ -118,6 +124,19 @@ class DSLR(nn.Module):
             reach = torch.sigmoid((positive - found.threshold) / self.config.reach_temperature)
             loss = (loss + entries) * reach
         return torch.where(live.any(1), loss, 0.0).mean()
+
+    def _live(self, given: LossInput, negatives: Tensor) -> Tensor:
+        """bool [R, N]: not the row's own item, and not rejected."""
+        live = negatives != given.positives[:, None]
+        if not self.config.reject:
+            return live
+        if given.row_ids is None or given.user_items is None:
+            raise UsageError(
+                "rejection needs the rows' users and what they were trained on",
+                where="loss.reject",
+                fix="take a model of user-item pairs, or loss.reject = false",
+            )
+        return live & ~in_histories(given.row_ids, given.user_items, negatives, given.items.shape[0])
 
     @torch.no_grad()
     def competition(
