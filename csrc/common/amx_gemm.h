@@ -182,6 +182,13 @@ RE_INLINE void block_product(int64_t steps, const float* A, const float* B, floa
       static_assert(LEFT * RIGHT == 1 || LEFT == 3 || LEFT * RIGHT == 2);
       asm volatile(RE_FIRST ::"r"(A), "r"(B), "r"(line) : "memory");
     }
+    if constexpr (LEFT == 3 && RIGHT == 3) {
+      // Panels of right operands pass by, one behind the other, and are too many for the first-level cache.
+      constexpr int LINE = 16;
+#pragma GCC unroll 16
+      for (int i = 0; i < RIGHT * BLOCK_WORDS; i += LINE)
+        _mm_prefetch(reinterpret_cast<const char*>(B + RIGHT * BLOCK_WORDS + i), _MM_HINT_T0);
+    }
     beside();
   }
   asm volatile(

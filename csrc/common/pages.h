@@ -3,11 +3,9 @@
 #pragma once
 
 #include <cstdint>
-#include <cstdlib>
-#include <memory>
-#include <new>
 
 #include "common/checks.h"
+#include "common/worker_memory.h"
 
 #if defined(__linux__)
 #include <sys/mman.h>
@@ -35,24 +33,11 @@ inline Tensor on_large_pages(Tensor t) {
   return t;
 }
 
-// worker_memory (worker_memory.h) on large pages: what has to stay in the second-level cache does so for certain only on
-// these, because small ones lie anywhere and meet in its sets.
+// worker_memory on large pages: what has to stay in the second-level cache does so for certain only on these, because small
+// ones lie anywhere and meet in its sets.
 inline float* large_worker_memory(int64_t floats) {
-  struct Free {
-    void operator()(float* p) const { std::free(p); }
-  };
-  thread_local std::unique_ptr<float, Free> memory;
-  thread_local int64_t capacity = 0;
-  if (floats > capacity) {
-    const uintptr_t bytes = (static_cast<uintptr_t>(floats) * sizeof(float) + LARGE_PAGE) / LARGE_PAGE * LARGE_PAGE;
-    memory.reset();
-    capacity = 0;
-    memory.reset(static_cast<float*>(std::aligned_alloc(LARGE_PAGE, bytes)));
-    if (!memory) throw std::bad_alloc();
-    advise_large_pages(memory.get(), bytes);
-    capacity = floats;
-  }
-  return memory.get();
+  thread_local WorkerMemory memory;
+  return memory.at_least(floats, LARGE_PAGE, advise_large_pages);
 }
 
 }  // namespace recengine

@@ -1,7 +1,7 @@
-// Working memory of one thread: grows, is kept for the next call, 64-byte aligned. For launchers; the
-// kernels get a pointer.
+// Working memory of one thread: grows, is kept for the next call. For launchers; the kernels get a pointer.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <cstdlib>
 #include <memory>
@@ -9,19 +9,34 @@
 
 namespace recengine {
 
-inline float* worker_memory(int64_t floats) {
+class WorkerMemory {
+ public:
+  // At least so many floats on a boundary of `alignment` bytes; fresh(data, bytes) is called for memory just taken.
+  template <class New>
+  float* at_least(int64_t floats, size_t alignment, New&& fresh) {
+    if (floats <= capacity_) return memory_.get();
+    const size_t bytes = (static_cast<size_t>(floats) * sizeof(float) + alignment - 1) / alignment * alignment;
+    capacity_ = 0;
+    memory_.reset();
+    memory_.reset(static_cast<float*>(std::aligned_alloc(alignment, bytes)));
+    if (!memory_) throw std::bad_alloc();
+    fresh(memory_.get(), bytes);
+    capacity_ = floats;
+    return memory_.get();
+  }
+
+ private:
   struct Free {
     void operator()(float* p) const { std::free(p); }
   };
-  thread_local std::unique_ptr<float, Free> memory;
-  thread_local int64_t capacity = 0;
-  if (floats > capacity) {
-    const size_t bytes = (static_cast<size_t>(floats) * sizeof(float) + 63) / 64 * 64;
-    memory.reset(static_cast<float*>(std::aligned_alloc(64, bytes)));
-    if (!memory) throw std::bad_alloc();
-    capacity = floats;
-  }
-  return memory.get();
+  std::unique_ptr<float, Free> memory_;
+  int64_t capacity_ = 0;
+};
+
+// On a cache line.
+inline float* worker_memory(int64_t floats) {
+  thread_local WorkerMemory memory;
+  return memory.at_least(floats, 64, [](void*, size_t) {});
 }
 
 }  // namespace recengine

@@ -19,6 +19,9 @@ struct ExpertRows {
   const int64_t* index;
   const float* scale;  // null: all one
   int64_t count;
+  float* prepared = nullptr;  // all of the caller's rows as swiglu_prepare lays them out, or null
+  bool prepare = false;       // the expert, which works on all rows in order, is to lay them out there
+  bool fresh = false;         // nobody has added to these rows' sums, which hold anything: they are written
 };
 
 struct ExpertGradient {  // all float32; contiguous unless `step` says otherwise
@@ -43,10 +46,14 @@ struct Router {
   int64_t swiglu_backward_scratch(int64_t width, int64_t hidden, int64_t rows, bool bf16);                   \
   int64_t swiglu_row_size(int64_t width);                                                                    \
   void swiglu_pack(const ::recengine::Expert& e, float* packed);                                             \
-  /* Adds the expert's scaled outputs to sum[index - first] (rows of swiglu_row_size). */                    \
+  /* Rows [first, last) of x, of which several experts read some each: floats of what is prepared (0: such experts */ \
+  /* prepare theirs themselves). */                                                                          \
+  int64_t swiglu_prepared_size(int64_t width, int64_t hidden, int64_t rows, bool bf16);                      \
+  void swiglu_prepare(const ::recengine::Matrix& x, int64_t first, int64_t last, int64_t width, float* to);  \
+  /* Adds the expert's scaled outputs to sum[index - first] (rows of swiglu_row_size), or writes them (rows.fresh). */ \
   void swiglu_forward(const ::recengine::Expert& e, const ::recengine::Matrix& x,                            \
                       const ::recengine::ExpertRows& rows, int64_t first, float* sum, float* scratch);       \
-  /* Adds the gradient of the rows of x to x_grad[index - first], of the weights to weights, and writes the */ \
+  /* Adds to (rows.fresh: writes) x_grad[index - first], adds to the gradients of weights, and writes the */    \
   /* gradient of the scales to scale_grad[i] unless null. */                                                 \
   void swiglu_backward(const ::recengine::Expert& e, const ::recengine::Matrix& x,                           \
                        const ::recengine::Matrix& grad, const ::recengine::ExpertRows& rows, int64_t first,  \
@@ -56,11 +63,10 @@ struct Router {
   ::recengine::Matrix copy_rows(const ::recengine::Matrix& from, int64_t first, int64_t last, int64_t width, float* to); \
   void write_rows(const float* sum, int64_t first, int64_t last, int64_t width,                              \
                   const ::recengine::MutableMatrix& to);                                                     \
-  int64_t router_padded(int64_t experts);                                                                    \
   int64_t router_size(int64_t width, int64_t experts); /* floats of a packed router */                       \
   void router_pack(const ::recengine::Matrix& weight, int64_t width, int64_t experts, float* packed);        \
-  /* Row r: the k experts with the largest logits (ties: the smaller id), and the softmax over them. Scratch: */ \
-  /* a line, twice the padded experts and two vectors. */                                                    \
+  /* Row r: the k experts with the largest logits (ties: the smaller id), and the softmax over them. */        \
+  int64_t route_scratch(int64_t width, int64_t experts);                                                      \
   void route_rows(const ::recengine::Router& r, int64_t begin, int64_t end, int64_t out_step,                \
                   int64_t* experts, float* gates, float* scratch);                                           \
   /* The router by experts, [experts][router_line(width)]: what route_backward reads. */                     \

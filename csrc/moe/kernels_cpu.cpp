@@ -1,5 +1,7 @@
 #include "moe/kernels.h"
 
+#include <type_traits>
+
 #include "common/gemm.h"
 #include "common/rows.h"
 #include "moe/swiglu_fixed.h"
@@ -96,6 +98,11 @@ RE_INLINE bool on_tiles(bool bf16, int64_t width, int64_t hidden, F&& fn) {
 
 RE_INLINE bool all_bf16(const Expert& e) { return e.gate.bf16 && e.up.bf16 && e.down.bf16; }
 
+void clear_sums(const ExpertRows& rows, int64_t first, int64_t wide, float* sum) {
+  for (int64_t r = 0; rows.fresh && r < rows.count; ++r)
+    std::memset(sum + (rows.index[r] - first) * wide, 0, sizeof(float) * static_cast<size_t>(wide));
+}
+
 // Packed weights serve rows of their own kind only.
 RE_INLINE Expert for_rows(Expert e, const Matrix& x) {
   if (all_bf16(e) && !x.bf16) e.packed = nullptr;
@@ -135,10 +142,34 @@ void swiglu_pack(const Expert& e, float* packed) {
   }
 }
 
+int64_t swiglu_prepared_size(int64_t width, int64_t hidden, int64_t rows, bool bf16) {
+  int64_t size = 0;
+#ifdef RECENGINE_AMX
+  on_tiles(bf16, width, hidden, [&](auto tiled) {
+    if constexpr (std::is_same_v<decltype(tiled), TiledSwiglu<3>>) size = tiled.prepared_size(width, rows);
+  });
+#else
+  (void)width, (void)hidden, (void)rows, (void)bf16;
+#endif
+  return size;
+}
+
+void swiglu_prepare(const Matrix& x, int64_t first, int64_t last, int64_t width, float* to) {
+#ifdef RECENGINE_AMX
+  TiledSwiglu<3>::prepare(x, first, last, width, to);
+#else
+  (void)x, (void)first, (void)last, (void)width, (void)to;
+#endif
+}
+
 void swiglu_forward(const Expert& e, const Matrix& x, const ExpertRows& rows, int64_t first, float* sum, float* scratch) {
-  if (e.hidden == 0 || rows.count == 0) return;
+  if (e.hidden == 0 || rows.count == 0) {
+    clear_sums(rows, first, up_to(e.width, NR), sum);
+    return;
+  }
   if (on_tiles(all_bf16(e) && x.bf16, e.width, e.hidden, [&](auto tiled) { tiled.forward(for_rows(e, x), x, rows, first, sum, scratch); })) return;
   const int64_t padded = up_to(rows.count, MR), wide = up_to(e.width, NR);
+  clear_sums(rows, first, wide, sum);
   float* left = scratch;
   float* hidden = left + padded * e.width;
   float* own = hidden + FORWARD_STRIPS * NR * padded;
@@ -178,12 +209,14 @@ void swiglu_forward(const Expert& e, const Matrix& x, const ExpertRows& rows, in
 void swiglu_backward(const Expert& e, const Matrix& x, const Matrix& grad, const ExpertRows& rows, int64_t first,
                      float* x_grad, const ExpertGradient& weights, float* scale_grad, float* scratch) {
   if (e.hidden == 0) {
+    clear_sums(rows, first, up_to(e.width, NR), x_grad);
     for (int64_t r = 0; scale_grad && r < rows.count; ++r) scale_grad[r] = 0.f;
     return;
   }
   if (on_tiles(all_bf16(e) && x.bf16 && grad.bf16, e.width, FIXED_HIDDEN,
                [&](auto tiled) { tiled.backward(e, x, grad, rows, first, x_grad, weights, scale_grad, scratch); }))
     return;
+  clear_sums(rows, first, up_to(e.width, NR), x_grad);
   const int64_t weight_step = weights.step ? weights.step : e.hidden;
   if (weights.fresh) {
     for (int64_t d = 0; d < e.width; ++d) {
@@ -347,8 +380,6 @@ void router_pack(const Matrix& weight, int64_t width, int64_t experts, float* pa
 
 namespace {
 
-constexpr int64_t FEW_EXPERTS = 64;
-
 // Integers in the order of the floats; both zeros are one, NaN is the largest.
 RE_INLINE vi ordered(vf x) {
   x = x + 0.f;
@@ -356,106 +387,126 @@ RE_INLINE vi ordered(vf x) {
   std::memcpy(&bits, &x, sizeof(bits));
   return bits ^ ((bits >> 31) & 0x7fffffff);
 }
+RE_INLINE vi pick(vi mask, vi a, vi b) { return (a & mask) | (b & ~mask); }
+RE_INLINE vf pick(vi mask, vf a, vf b) { return reinterpret_cast<vf>(pick(mask, reinterpret_cast<vi>(a), reinterpret_cast<vi>(b))); }
 
-// chosen[j] is the expert with j larger logits (of equal ones the smaller number counts as larger). For few experts:
-// each is compared with every other, a vector at a time, and no branch depends on the logits.
-RE_INLINE void choose_by_rank(const float* logits, int64_t count, int64_t k, int64_t* chosen, int32_t* rank) {
-  vi number{};
-  for (int i = 0; i < W; ++i) number[i] = i;
-  for (int64_t e = 0; e < count; e += W) {
-    const vi own = ordered(load(logits + e)), id = number + static_cast<int32_t>(e);
-    vi larger{};
-    for (int64_t other = 0; other < count; ++other) {
-      const vi key = ordered(splat(logits[other])), before = id > static_cast<int32_t>(other);
-      larger -= (key > own) | ((key == own) & before);
+// W rows of x, zeros behind what exists. Rows that do not lie so go to the buffer, which is zero behind them.
+struct RouterRows {
+  const float* row[W];
+
+  RouterRows(const Router& r, int64_t b, int64_t rows, float* buffer) {
+    const int64_t step = up_to(r.width, W);
+    for (int64_t i = 0; i < W; ++i, buffer += step) {
+      row[i] = i < rows ? read_row(r.x, b + i, r.width, buffer) : row[0];
+      if (row[i] == buffer || step == r.width || i >= rows) continue;
+      std::memcpy(buffer, row[i], sizeof(float) * static_cast<size_t>(r.width));
+      row[i] = buffer;
     }
-    std::memcpy(rank + e, &larger, sizeof(larger));
   }
-  for (int64_t e = 0; e < count; ++e)
-    if (rank[e] < k) chosen[rank[e]] = e;
+};
+
+// Logits of W rows, a vector of rows an expert; ahead(i) is called for each row. Few experts: dot products along a row.
+template <class Ahead>
+RE_INLINE void logits_by_dots(const Router& r, const RouterRows& x, float* logits, Ahead&& ahead) {
+  const int64_t step = router_line(r.width);
+  for (int64_t e = 0; e < r.experts; ++e) {
+    for (int64_t i = e * W / r.experts; i < (e + 1) * W / r.experts; ++i) ahead(i);
+    vf sum[W] = {};
+    const float* weight = r.weight + e * step;
+    for (int64_t k = 0; k < step; k += W) {
+      const vf w = load(weight + k);
+#pragma GCC unroll 16
+      for (int i = 0; i < W; ++i) sum[i] += load(x.row[i] + k) * w;
+    }
+    store(logits + e * W, sum_each(sum));
+  }
 }
 
-// The same for many experts, one after the other.
-RE_INLINE void choose_in_turn(const float* logits, int64_t count, int64_t k, int64_t* chosen) {
-  for (int64_t j = 0; j < k; ++j) {  // NaN or not, the choice is always k different experts
-    int64_t best = -1;
-    for (int64_t e = 0; e < count; ++e) {
-      bool taken = false;
-      for (int64_t i = 0; i < j; ++i) taken |= chosen[i] == e;
-      if (!taken && (best < 0 || logits[e] > logits[best])) best = e;
-    }
-    chosen[j] = best;
-  }
-}
-
-// The logits of a row, as a vector of experts each.
-RE_INLINE void logits_of_row(const Router& r, const float* x, float* logits) {
+// Many experts: a vector of them a row, turned over.
+template <class Ahead>
+RE_INLINE void logits_by_experts(const Router& r, const RouterRows& x, float* logits, Ahead&& ahead) {
   const int64_t wide = router_padded(r.experts);
   for (int64_t e = 0; e < wide; e += W) {
-    vf a0{}, a1{}, a2{}, a3{};  // four chains hide the latency
-    int64_t k = 0;
-    for (; k + 4 <= r.width; k += 4) {
-      const float* w = r.weight + k * wide + e;
-      a0 += x[k] * load(w);
-      a1 += x[k + 1] * load(w + wide);
-      a2 += x[k + 2] * load(w + 2 * wide);
-      a3 += x[k + 3] * load(w + 3 * wide);
+    vf made[W];
+    for (int i = 0; i < W; ++i) {
+      if (e == 0) ahead(i);
+      const float* row = x.row[i];
+      vf a0{}, a1{}, a2{}, a3{};  // four chains hide the latency
+      int64_t k = 0;
+      for (; k + 4 <= r.width; k += 4) {
+        const float* w = r.weight + k * wide + e;
+        a0 += row[k] * load(w);
+        a1 += row[k + 1] * load(w + wide);
+        a2 += row[k + 2] * load(w + 2 * wide);
+        a3 += row[k + 3] * load(w + 3 * wide);
+      }
+      for (; k < r.width; ++k) a0 += row[k] * load(r.weight + k * wide + e);
+      made[i] = (a0 + a1) + (a2 + a3);
     }
-    for (; k < r.width; ++k) a0 += x[k] * load(r.weight + k * wide + e);
-    store(logits + e, (a0 + a1) + (a2 + a3));
+    transpose(made);
+    for (int i = 0; i < W; ++i) store(logits + (e + i) * W, made[i]);
   }
 }
 
-// The logits of rows [b, b + rows), side by side, where rows * experts <= W.
-RE_INLINE void logits_of_rows(const Router& r, int64_t b, int64_t rows, float* logits, float* line) {
-  const int64_t step = router_line(r.width);
-  vf products[W] = {};
-  for (int64_t i = 0; i < rows; ++i) {
-    const float* x = read_row(r.x, b + i, r.width, line);
-    if (x != line && step != r.width) {
-      std::memcpy(line, x, sizeof(float) * static_cast<size_t>(r.width));
-      x = line;
-    }
+// The k experts with the largest logits of each of W rows, the larger first and of equal ones the smaller number first,
+// and the softmax over them; no branch depends on the logits. `spare` holds two vectors an expert.
+RE_INLINE void choose(const Router& r, const float* logits, int64_t rows, int64_t out_step, int64_t* chosen, float* gate,
+                      float* spare) {
+  const vi none{};
+  float *untaken = spare, *picked = spare + r.experts * W;
+  for (int64_t e = 0; e < r.experts; ++e) store(untaken + e * W, reinterpret_cast<vf>(~none));
+  for (int64_t j = 0; j < r.k; ++j) {
+    vi best{}, place{}, found{};
+    vf value{};
     for (int64_t e = 0; e < r.experts; ++e) {
-      vf sum{};
-      for (int64_t k = 0; k < step; k += W) sum += load(x + k) * load(r.weight + e * step + k);
-      products[i * r.experts + e] = sum;
+      const vf own = load(logits + e * W);
+      const vi key = ordered(own), better = reinterpret_cast<vi>(load(untaken + e * W)) & (~found | (key > best));
+      best = pick(better, key, best);
+      value = pick(better, own, value);
+      place = pick(better, none + static_cast<int32_t>(e), place);
+      found |= better;
+    }
+    store(picked + j * W, value);
+    for (int64_t i = 0; i < rows; ++i) {
+      untaken[place[i] * W + i] = 0.f;
+      chosen[i * out_step + j] = place[i];
     }
   }
-  store(logits, sum_each(products));
-}
-
-// The k experts with the largest logits, and the softmax over them.
-RE_INLINE void choose(const Router& r, const float* logits, int64_t* chosen, float* gate, int32_t* rank) {
-  if (r.experts <= FEW_EXPERTS)
-    choose_by_rank(logits, r.experts, r.k, chosen, rank);
-  else
-    choose_in_turn(logits, r.experts, r.k, chosen);
-  float total = 0.f;
-  const float top = logits[chosen[0]];
-  for (int64_t j = 0; j < r.k; ++j) total += gate[j] = __builtin_expf(logits[chosen[j]] - top);
-  for (int64_t j = 0; j < r.k; ++j) gate[j] /= total;
+  const vf top = load(picked);
+  vf total{};
+  for (int64_t j = 0; j < r.k; ++j) {
+    const vf share = vexp(load(picked + j * W) - top);
+    total += share;
+    store(picked + j * W, share);
+  }
+  for (int64_t j = 0; j < r.k; ++j) {
+    const vf share = load(picked + j * W) / total;
+    for (int64_t i = 0; i < rows; ++i) gate[i * out_step + j] = share[i];
+  }
 }
 
 }  // namespace
 
+int64_t route_scratch(int64_t width, int64_t experts) { return W * (up_to(width, W) + 3 * router_padded(experts)); }
+
 void route_rows(const Router& r, int64_t begin, int64_t end, int64_t out_step, int64_t* experts, float* gates,
                 float* scratch) {
-  float* line = scratch;
-  float* logits = line + up_to(r.width, W);
-  auto* rank = reinterpret_cast<int32_t*>(logits + router_padded(r.experts) + W);
-  const bool dots = r.experts <= DOT_EXPERTS;
-  const int64_t group = dots ? W / r.experts : 1;
-  std::memset(line + r.width, 0, sizeof(float) * static_cast<size_t>(up_to(r.width, W) - r.width));
-  for (int64_t b = begin; b < end; b += group) {
-    const int64_t rows = end - b < group ? end - b : group;
-    for (int64_t i = 0; i < rows; ++i) fetch_row(r.x.data, b + i, r.x.row, r.width, r.x.bf16, r.rows);
-    if (dots)
-      logits_of_rows(r, b, rows, logits, line);
+  float* logits = scratch + W * up_to(r.width, W);
+  float* spare = logits + W * router_padded(r.experts);
+  if (r.width % W) std::memset(scratch, 0, sizeof(float) * static_cast<size_t>(W * up_to(r.width, W)));
+  for (int64_t b = begin; b < end; b += W) {
+    const int64_t rows = end - b < W ? end - b : W;
+    const RouterRows x(r, b, rows, scratch);
+    const int64_t size = r.x.bf16 ? 2 : 4;
+    const auto ahead = [&](int64_t i) {  // what lies behind a row: as a rule that of the next position, whose turn is next
+      const char* row = static_cast<const char*>(r.x.data) + (b + i) * r.x.row * size;
+      for (int64_t byte = r.width * size; byte < 2 * r.width * size; byte += 64) __builtin_prefetch(row + byte, 0, 2);
+    };
+    if (r.experts <= DOT_EXPERTS)
+      logits_by_dots(r, x, logits, ahead);
     else
-      logits_of_row(r, read_row(r.x, b, r.width, line), logits);
-    for (int64_t i = 0; i < rows; ++i)
-      choose(r, logits + i * r.experts, experts + (b + i) * out_step, gates + (b + i) * out_step, rank);
+      logits_by_experts(r, x, logits, ahead);
+    choose(r, logits, rows, out_step, experts + b * out_step, gates + b * out_step, spare);
   }
 }
 

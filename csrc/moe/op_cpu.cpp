@@ -65,25 +65,23 @@ std::tuple<Tensor, Tensor, Tensor> moe_route(const Tensor& x, const Tensor& rout
   int64_t* to = chosen.mutable_data_ptr<int64_t>();
   float* gates_to = gates.mutable_data_ptr<float>();
   int64_t* load_to = load.mutable_data_ptr<int64_t>();
-  const int64_t wide = RECENGINE_PICK(router_padded)(experts);
   const int64_t size = RECENGINE_PICK(router_size)(width, experts);
   const Scratch packed(positions * size + 1);
   for (int64_t t = 0; t < positions; ++t) RECENGINE_PICK(router_pack)(router_of(router, t), width, experts, packed.get() + t * size);
-  constexpr int64_t block = 128;
-  const int64_t blocks = (rows + block - 1) / block;
+  constexpr int64_t block = 32;  // rows, of all positions: memory is read as it lies
   const auto route = RECENGINE_PICK(route_rows);
-  parallel_for(0, positions * blocks, 1, [&](int64_t begin, int64_t end) {
-    const Scratch own(width + 2 * wide + 64);
-    for (int64_t task = begin; task < end; ++task) {
-      const int64_t t = task / blocks, b = task % blocks * block;
-      const Router r{position(x, t), packed.get() + t * size, rows, width, experts, k};
-      route(r, b, std::min(rows, b + block), positions * k, to + t * k, gates_to + t * k, own.get());
-    }
+  parallel_for(0, (rows + block - 1) / block, 1, [&](int64_t begin, int64_t end) {
+    const Scratch own(RECENGINE_PICK(route_scratch)(width, experts));
+    for (int64_t b = begin * block; b < std::min(rows, end * block); b += block)
+      for (int64_t t = 0; t < positions; ++t) {
+        const Router r{position(x, t), packed.get() + t * size, rows, width, experts, k};
+        route(r, b, std::min(rows, b + block), positions * k, to + t * k, gates_to + t * k, own.get());
+      }
   });
-  const int64_t* id = to;
-  for (int64_t b = 0; b < rows; ++b)
-    for (int64_t t = 0; t < positions; ++t)
-      for (int64_t j = 0; j < k; ++j) ++load_to[t * experts + *id++];
+  parallel_for(0, positions, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t b = 0; b < rows; ++b)
+      for (int64_t i = begin * k; i < end * k; ++i) ++load_to[i / k * experts + to[b * positions * k + i]];
+  });
   return {gates, chosen, load};
 }
 
@@ -98,6 +96,11 @@ void check_choice(const char* op, const Tensor& x, const Tensor& experts, const 
   const int64_t* e = experts.const_data_ptr<int64_t>();
   const int64_t rows = experts.size(0), positions = experts.size(1), k = experts.size(2);
   const int64_t step[] = {experts.stride(0), experts.stride(1), experts.stride(2)};
+  if (experts.is_contiguous()) {
+    bool fine = true;
+    for (int64_t i = 0; i < experts.numel(); ++i) fine &= static_cast<uint64_t>(e[i]) < static_cast<uint64_t>(count);
+    if (fine) return;
+  }
   for (int64_t b = 0; b < rows; ++b)
     for (int64_t t = 0; t < positions; ++t)
       for (int64_t j = 0; j < k; ++j) {
@@ -235,9 +238,19 @@ struct Mixture {
   // stays in cache: as they lie, a row of every position in turn, they share few of the cache's sets. bfloat16 rows stay
   // as they are.
   bool copied(const Tensor& rows, bool back) const { return (back || experts) && !is_bf16(rows); }
-  Matrix block(const Tensor& rows, bool back, int64_t t, int64_t first, int64_t last, float* to) const {
-    const Matrix own = position(rows, t);
-    return copied(rows, back) ? RECENGINE_PICK(copy_rows)(own, first, last, rows.size(2), to) : own;
+  Matrix copy(const Tensor& rows, int64_t t, int64_t first, int64_t last, float* to) const {
+    return RECENGINE_PICK(copy_rows)(position(rows, t), first, last, rows.size(2), to);
+  }
+  Matrix block(const Tensor& rows, int64_t t, int64_t first, int64_t last, float* to) const {
+    return copied(rows, true) ? copy(rows, t, first, last, to) : position(rows, t);
+  }
+
+  // Floats of rows that are prepared for all experts at once: of either bank, where both read rows so, or of none.
+  int64_t prepared_size(int64_t rows) const {
+    if (!experts || experts->size(2) + (shared ? 1 : 0) < 2) return 0;
+    if (shared && is_bf16(x) && routed.bf16() != shared->bf16()) return 0;  // they read rows differently
+    const auto of = [&](const Bank& b) { return RECENGINE_PICK(swiglu_prepared_size)(x.size(2), b.hidden(), rows, bf16()); };
+    return shared && of(*shared) == 0 ? 0 : of(routed);
   }
 
   // Floats of scratch for either bank.
@@ -246,23 +259,27 @@ struct Mixture {
     return shared ? std::max(own, of(x.size(2), shared->hidden(), rows, bf16)) : own;
   }
 
+  // Whether the first expert works on all rows, so that their sums need not be cleared.
+  bool written_first() const { return shared || !experts; }
+
   // Calls work(bank is the shared one, expert, rows, slots) for the pieces of rows [first, last) of position t: the
   // shared expert first, then the others by id; at most `piece` rows at a time.
   template <class Work>
-  void each(int64_t t, int64_t first, int64_t last, int64_t piece, Choice& choice, std::vector<int64_t>& all, Work&& work) const {
+  void each(int64_t t, int64_t first, int64_t last, int64_t piece, Choice& choice, std::vector<int64_t>& all,
+            float* prepared, Work&& work) const {
     if (shared || !experts) {
       all.resize(static_cast<size_t>(last - first));
       for (int64_t b = first; b < last; ++b) all[static_cast<size_t>(b - first)] = b;
-      const ExpertRows rows{all.data(), nullptr, last - first};
+      const ExpertRows rows{all.data(), nullptr, last - first, prepared, prepared != nullptr, true};
       if (shared) work(true, int64_t{0}, rows, nullptr);
-      if (!experts) work(false, int64_t{0}, rows, nullptr);
+      if (!experts) work(false, int64_t{0}, {all.data(), nullptr, last - first, nullptr, false, !shared}, nullptr);
     }
     if (!experts) return;
     choice.sort(*experts, *gates, alpha, routed.experts(), t, first, last);
     for (int64_t e = 0; e < routed.experts(); ++e)
       for (int64_t at = choice.start[static_cast<size_t>(e)]; at < choice.start[static_cast<size_t>(e + 1)]; at += piece) {
         const int64_t n = std::min(piece, choice.start[static_cast<size_t>(e + 1)] - at);
-        work(false, e, ExpertRows{choice.row.data() + at, choice.scale.data() + at, n}, choice.slot.data() + at);
+        work(false, e, ExpertRows{choice.row.data() + at, choice.scale.data() + at, n, prepared}, choice.slot.data() + at);
       }
   }
 };
@@ -301,16 +318,19 @@ Tensor grouped_swiglu(const Tensor& x, const Tensor& gate, const Tensor& up, con
   Tensor y = on_large_pages(new_empty(x, {rows, positions, width}));
   const int64_t piece = rows_at_once(width), pieces = (rows + piece - 1) / piece;
   const int64_t wide = RECENGINE_PICK(swiglu_row_size)(width), scratch = m.scratch(RECENGINE_PICK(swiglu_forward_scratch), piece, m.bf16());
+  const int64_t prepared_size = m.prepared_size(piece);
   parallel_for(0, positions * pieces, 1, [&](int64_t begin, int64_t end) {
     float* own = large_worker_memory(scratch);
-    const Scratch sum(piece * wide + 1), copy(m.copied(x, false) ? piece * width : 1);
+    const bool copied = prepared_size == 0 && m.copied(x, false);
+    const Scratch sum(piece * wide + 1), copy(copied ? piece * width : 1), prepared(prepared_size + 1);
     Choice choice;
     std::vector<int64_t> all;
     for (int64_t task = begin; task < end; ++task) {
       const int64_t t = task / pieces, first = task % pieces * piece, last = std::min(rows, first + piece);
-      const Matrix block = m.block(x, false, t, first, last, copy.get());
-      std::fill_n(sum.get(), (last - first) * wide, 0.f);
-      m.each(t, first, last, piece, choice, all, [&](bool shared, int64_t e, const ExpertRows& r, const int64_t*) {
+      const Matrix block = copied ? m.copy(x, t, first, last, copy.get()) : position(x, t);
+      if (prepared_size && !m.shared) RECENGINE_PICK(swiglu_prepare)(block, first, last, width, prepared.get());
+      if (!m.written_first()) std::fill_n(sum.get(), (last - first) * wide, 0.f);
+      m.each(t, first, last, piece, choice, all, prepared_size ? prepared.get() : nullptr, [&](bool shared, int64_t e, const ExpertRows& r, const int64_t*) {
         RECENGINE_PICK(swiglu_forward)((shared ? *m.shared : m.routed).at(t, e), block, r, first, sum.get(), own);
       });
       RECENGINE_PICK(write_rows)(sum.get(), first, last, width, mutable_position(y, t));
@@ -402,9 +422,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> group
       seen.assign(static_cast<size_t>(m.routed.experts() + 1), false);  // the shared one last
       for (int64_t p = pieces * part / parts; p < pieces * (part + 1) / parts; ++p) {
         const int64_t first = p * piece, last = std::min(rows, first + piece);
-        const Matrix x_block = m.block(x, true, t, first, last, x_copy.get()), grad_block = m.block(grad, true, t, first, last, grad_copy.get());
-        std::fill_n(sum.get(), (last - first) * wide, 0.f);
-        m.each(t, first, last, piece, choice, all, [&](bool is_shared, int64_t e, const ExpertRows& r, const int64_t* slot) {
+        const Matrix x_block = m.block(x, t, first, last, x_copy.get()), grad_block = m.block(grad, t, first, last, grad_copy.get());
+        if (!m.written_first()) std::fill_n(sum.get(), (last - first) * wide, 0.f);
+        m.each(t, first, last, piece, choice, all, nullptr, [&](bool is_shared, int64_t e, const ExpertRows& r, const int64_t* slot) {
           const Bank& b = is_shared ? *m.shared : m.routed;
           auto known = seen[static_cast<size_t>(is_shared ? m.routed.experts() : e)];
           RECENGINE_PICK(swiglu_backward)(b.at(t, e), x_block, grad_block, r, first, sum.get(),

@@ -29,6 +29,19 @@ struct Ahead {
   }
 };
 
+// Rows of a caller's matrix, which lie apart, so that the processor does not foresee them.
+struct AheadRows {
+  recengine::Matrix m{};
+  int64_t width = 0, row = 0, last = 0;
+
+  RE_INLINE void some(int64_t rows) {
+    const int64_t bytes = m.bf16 ? 2 : 4;
+    for (; rows > 0 && row < last; --rows, ++row)
+      for (int64_t byte = 0; byte < width * bytes; byte += 64)
+        _mm_prefetch(static_cast<const char*>(m.data) + row * m.row * bytes + byte, _MM_HINT_T1);
+  }
+};
+
 // The block of 32 rows that a product is about to write or to add to.
 struct AheadBlock {
   const float* at;
@@ -65,7 +78,7 @@ struct TiledSwiglu {
   static int64_t packed_size(int64_t width, int64_t hidden) { return 3 * in_blocks(hidden) * in_blocks(width) * SIZE; }
   static int64_t forward_scratch(int64_t width, int64_t, int64_t rows) {
     const int64_t steps = in_blocks(width);
-    return 3 * FORWARD_STRIPS * steps * SIZE + in_blocks(rows) * steps * (SIZE + TILE) + 2 * FORWARD_STRIPS * BETWEEN_SIZE +
+    return 3 * FORWARD_STRIPS * steps * SIZE + larger(in_blocks(rows), 2) * steps * (SIZE + TILE) + 2 * FORWARD_STRIPS * BETWEEN_SIZE +
            4 * TILE;
   }
   static int64_t backward_scratch(int64_t width, int64_t hidden, int64_t rows) {
@@ -118,27 +131,65 @@ struct TiledSwiglu {
     }
   }
 
+  // Rows [first, last) of x as left operands [group][step], for several experts.
+  static int64_t prepared_size(int64_t width, int64_t rows) { return in_blocks(rows) * in_blocks(width) * SIZE; }
+  static __attribute__((noinline)) void prepare_group(const Matrix& x, int64_t row, int64_t last, int64_t width, float* to) {
+    for (int64_t col = 0; col < width; col += BLOCK, to += SIZE)
+      pack_piece<PARTS>(x, [row](int64_t i) { return row + i; }, last - row, col, width, to, nullptr);
+  }
+  static void prepare(const Matrix& x, int64_t first, int64_t last, int64_t width, float* to) {
+    for (int64_t row = first; row < last; row += BLOCK, to += in_blocks(width) * SIZE) {
+      if (x.col == 1) AheadRows{x, width, row + BLOCK, smaller(last, row + 2 * BLOCK)}.some(BLOCK);
+      prepare_group(x, row, last, width, to);
+    }
+  }
+  // 32 of those rows, or what is left of them, brought together as one group: a part of a step at a time.
+  struct Gathering {
+    const float* from[BLOCK];
+    float* to = nullptr;
+    int64_t live = 0, part = 0, parts = 0;
+
+    void begin(const ExpertRows& rows, int64_t g, int64_t first, int64_t steps, float* group) {
+      const int64_t at = g * BLOCK;
+      live = smaller(rows.count - at, BLOCK), part = 0, parts = steps * PARTS, to = group;
+      for (int64_t i = 0; i < live; ++i) {
+        const int64_t row = rows.index[at + i] - first;
+        from[i] = rows.prepared + row / BLOCK * steps * SIZE + row % BLOCK * W;
+      }
+    }
+    __attribute__((noinline)) void one() {
+      for (int64_t i = 0; i < live; ++i) store(to + i * W, load(from[i] + part * BLOCK_WORDS));
+      for (int64_t i = live; i < BLOCK; ++i) store(to + i * W, vf{});
+      ++part, to += BLOCK_WORDS;
+    }
+    RE_INLINE void some(int64_t n) {
+      for (; n > 0 && part < parts; --n) one();
+    }
+  };
+
   static RE_INLINE vf sigmoid(vf x) {
     const vf d = 1.f + vexp(-x), y = _mm512_rcp14_ps(d);
     return y * (2.f - d * y);  // one step of Newton's: 14 bits become 28
   }
 
-  // to[index[r] - first] += scale[r] * from[r], rows of `wide`.
+  // to[index[r] - first] (+)= scale[r] * from[r], rows of `wide`.
   static RE_INLINE void add_rows(const float* from, const int64_t* index, const float* scale, int64_t count, int64_t first,
-                                 int64_t wide, float* to) {
+                                 int64_t wide, bool fresh, float* to) {
     for (int64_t r = 0; r < count; ++r, from += wide) {
       float* row = to + (index[r] - first) * wide;
       const vf s = splat(scale ? scale[r] : 1.f);
-      for (int64_t k = 0; k < wide; k += W) store(row + k, load(row + k) + s * load(from + k));
+      for (int64_t k = 0; k < wide; k += W) store(row + k, s * load(from + k) + (fresh ? vf{} : load(row + k)));
     }
   }
 
-  // Whether the rows are whole blocks that lie one behind the other and count once: then products may add to them.
-  static RE_INLINE bool in_place(const ExpertRows& rows) {
-    if (rows.scale || rows.count % BLOCK) return false;
+  static RE_INLINE bool one_behind_the_other(const ExpertRows& rows) {
     for (int64_t r = 1; r < rows.count; ++r)
       if (rows.index[r] != rows.index[r - 1] + 1) return false;
     return true;
+  }
+  // Whether the rows are whole blocks that count once: then products may add to them.
+  static RE_INLINE bool in_place(const ExpertRows& rows) {
+    return !rows.scale && rows.count % BLOCK == 0 && one_behind_the_other(rows);
   }
 
   template <int LEFT, int RIGHT, class Beside>
@@ -148,6 +199,55 @@ struct TiledSwiglu {
     else
       block_product<LEFT, RIGHT, false>(steps, A, B, C, ldc, beside);
   }
+
+  // The rows of an expert as left operands, 32 at a time. Read once, they are laid out when their turn comes: prepared rows
+  // are brought together beside the products of the group before.
+  struct LeftRows {
+    const Matrix& x;
+    const ExpertRows& rows;
+    int64_t first, width, steps, groups, fast;
+    bool once, in_order;
+    float* own;
+    Gathering gathering;
+    AheadRows ahead;
+
+    // `calls` of beside() come with the products of a group.
+    LeftRows(const Matrix& x, const ExpertRows& rows, int64_t first, int64_t width, bool once, int64_t calls, float* own)
+        : x(x), rows(rows), first(first), width(width), steps(in_blocks(width)), groups(in_blocks(rows.count)),
+          fast((BLOCK + calls - 1) / larger(calls, 1)), once(once), own(own) {
+      in_order = PARTS == 3 && rows.prepared && (rows.index[0] - first) % BLOCK == 0 && one_behind_the_other(rows);
+      if (in_order && rows.prepare && !once) prepare(x, first, first + rows.count, width, rows.prepared);
+      for (int64_t g = 0; !in_order && g < (once ? 1 : groups); ++g) {
+        lay_out(g);
+        gathering.some(gathering.parts);
+      }
+    }
+    float* place(int64_t g) const {
+      if (in_order) return rows.prepared + ((rows.index[0] - first) / BLOCK + g) * steps * SIZE;
+      return own + (once ? g % 2 : g) * steps * SIZE;
+    }
+    void lay_out(int64_t g) {
+      if (PARTS == 3 && rows.prepared)
+        gathering.begin(rows, g, first, steps, place(g));
+      else
+        pack_rows(x, rows.index + g * BLOCK, smaller(rows.count - g * BLOCK, BLOCK), width, place(g), nullptr, nullptr);
+    }
+    const float* group(int64_t g) {
+      gathering.some(gathering.parts);
+      const int64_t row = first + g * BLOCK, last = first + rows.count;
+      if (once && in_order && rows.prepare) {
+        prepare_group(x, row, last, width, place(g));
+        if (x.col == 1) ahead = {x, width, row + BLOCK, smaller(last, row + 2 * BLOCK)};
+      } else if (once && !in_order && g + 1 < groups) {
+        lay_out(g + 1);
+      }
+      return place(g);
+    }
+    RE_INLINE void beside() {
+      gathering.some(1);
+      ahead.some(fast);
+    }
+  };
 
   // The activation of a block as left operand, made two rows at a time.
   struct Activation {
@@ -176,13 +276,12 @@ struct TiledSwiglu {
     const TileScope tiles;
     const int64_t steps = in_blocks(e.width), groups = in_blocks(rows.count), wide = steps * BLOCK, all = in_blocks(e.hidden);
     float* own = scratch;
-    float* left = own + 3 * FORWARD_STRIPS * steps * SIZE;
-    float* hidden = left + groups * steps * SIZE;             // of two groups in turn, [strip]
+    float* own_left = own + 3 * FORWARD_STRIPS * steps * SIZE;
+    float* hidden = own_left + larger(groups, 2) * steps * SIZE;  // of two groups in turn, [strip]
     float* before = hidden + 2 * FORWARD_STRIPS * BETWEEN_SIZE;  // of two strips in turn, [gate, up]
-    float* out = before + 4 * TILE;
-    const bool direct = in_place(rows);
-    if (direct) out = sum + (rows.index[0] - first) * wide;
-    pack_rows(x, rows.index, rows.count, e.width, left, nullptr, nullptr);
+    float* own_out = before + 4 * TILE;
+    const bool direct = in_place(rows), once = all <= FORWARD_STRIPS;
+    LeftRows left(x, rows, first, e.width, once, 3 * smaller(all, FORWARD_STRIPS) * steps, own_left);
     const float* packed = e.packed;
     const int64_t pairs = steps < 8 ? 2 : 1;
     for (int64_t strip = 0; strip < all; strip += FORWARD_STRIPS) {
@@ -199,28 +298,32 @@ struct TiledSwiglu {
       Activation activation;
       const auto beside = [&] {
         activation.some(pairs);
+        left.beside();
         ahead.some();
       };
       const auto close = [&](int64_t g) {
         const float* a = hidden + g % 2 * strips * BETWEEN_SIZE;
+        float* out = direct ? sum + (rows.index[g * BLOCK] - first) * wide : own_out + (once ? 0 : g * BLOCK * wide);
         for (int64_t j = 0; j < steps; ++j)
-          product<BETWEEN, PARTS>(direct || strip > 0, strips, a, down + j * strips * SIZE, out + g * BLOCK * wide + j * BLOCK,
-                                  wide, beside);
+          product<BETWEEN, PARTS>((direct && !rows.fresh) || strip > 0, strips, a, down + j * strips * SIZE, out + j * BLOCK, wide, beside);
+        if (!direct && end == all)
+          add_rows(out, rows.index + g * BLOCK, rows.scale ? rows.scale + g * BLOCK : nullptr,
+                   smaller(rows.count - g * BLOCK, BLOCK), first, wide, rows.fresh, sum);
       };
-      for (int64_t g = 0; g < groups; ++g)
+      for (int64_t g = 0; g < groups; ++g) {
+        const float* rows_of_group = left.group(g);
         for (int64_t s = 0; s < strips; ++s) {
           float* pair = before + (g * strips + s) % 2 * 2 * TILE;
           for (int64_t m = 0; m < 2; ++m)
-            block_product<PARTS, PARTS, false>(steps, left + g * steps * SIZE, panels + (2 * s + m) * steps * SIZE,
-                                               pair + m * TILE, BLOCK, beside);
+            block_product<PARTS, PARTS, false>(steps, rows_of_group, panels + (2 * s + m) * steps * SIZE, pair + m * TILE, BLOCK, beside);
           activation.some(16);
           activation = {pair, pair + TILE, hidden + (g % 2 * strips + s) * BETWEEN_SIZE, 0};
           if (s == 0 && g > 0) close(g - 1);
         }
+      }
       activation.some(16);
       close(groups - 1);
     }
-    if (!direct) add_rows(out, rows.index, rows.scale, rows.count, first, wide, sum);
   }
 
   // A run of strips: gate and up as right operands [strip][2][step], down transposed [strip][step], then gate and up
@@ -371,7 +474,7 @@ struct TiledSwiglu {
         for (int64_t g = 0; g < groups; ++g) {
           if (g == groups - 1) gradients.some(Gradients::ALL);
           for (int64_t j = 0; x_grad && j < steps; ++j)
-            product<BETWEEN, PARTS>(direct || strip > 0, 2 * strips, to_left + g * 2 * strips * BETWEEN_SIZE,
+            product<BETWEEN, PARTS>((direct && !rows.fresh) || strip > 0, 2 * strips, to_left + g * 2 * strips * BETWEEN_SIZE,
                                     turned + j * 2 * strips * SIZE, change + g * BLOCK * wide + j * BLOCK, wide, beside);
         }
         const int64_t pace = (BLOCK + groups - 1) / groups;
@@ -393,7 +496,7 @@ struct TiledSwiglu {
           }
         if (!once) panels += run;
       }
-      if (x_grad && !direct) add_rows(change, index, nullptr, count, first, wide, x_grad);
+      if (x_grad && !direct) add_rows(change, index, nullptr, count, first, wide, rows.fresh, x_grad);
       if (scale_grad)
         for (int64_t r = 0; r < count; ++r) scale_grad[at + r] = inner[r];
     }

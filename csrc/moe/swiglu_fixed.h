@@ -209,13 +209,13 @@ struct FixedSwiglu {
     }
   };
 
-  // A block added to rows of the caller's, those of the index.
-  static RE_INLINE void add_block(const FixedResult& from, const int64_t* index, const float* scale, int64_t rows, float* to,
-                                  int64_t step) {
+  // A block written or added to rows of the caller's, those of the index.
+  static RE_INLINE void add_block(const FixedResult& from, const int64_t* index, const float* scale, int64_t rows, bool fresh,
+                                  float* to, int64_t step) {
     for (int64_t r = 0; r < smaller(rows, BLOCK); ++r) {
       float* at = to + index[r] * step;
       const vf times = splat(scale ? scale[r] : 1.f);
-      for (int64_t c = 0; c < BLOCK; c += W) store(at + c, load(at + c) + times * from.at(r, c));
+      for (int64_t c = 0; c < BLOCK; c += W) store(at + c, times * from.at(r, c) + (fresh ? vf{} : load(at + c)));
     }
   }
 
@@ -249,6 +249,7 @@ struct FixedSwiglu {
     float* packed = const_cast<float*>(e.packed);
     for (int64_t strip = 0; strip < all; strip += FORWARD_STRIPS) {
       const int64_t strips = smaller(all - strip, FORWARD_STRIPS), inner = strips * BLOCK;
+      const bool fresh = rows.fresh && strip == 0;
       if (!e.packed) pack_run(e, strip, strips, packed = own);
       const FixedOperand active(left_hidden, inner);
       const auto gate = [=](int64_t s) { return FixedOperand(packed + 2 * s * size(e.width), e.width); };
@@ -282,7 +283,7 @@ struct FixedSwiglu {
         if (!after.needed) return false;
         for (int64_t j = 0; j < steps; ++j) {
           const FixedResult y = product(after.needed, active, down(j), results, [] {});
-          add_block(y, rows.index + g * BLOCK, rows.scale ? rows.scale + g * BLOCK : nullptr, rows.count - g * BLOCK,
+          add_block(y, rows.index + g * BLOCK, rows.scale ? rows.scale + g * BLOCK : nullptr, rows.count - g * BLOCK, fresh,
                     sum + j * BLOCK - first * wide, wide);
         }
         return true;
@@ -300,7 +301,8 @@ struct FixedSwiglu {
         }
       }
       if (left_out > 0)
-        Parts::forward(part(e, strip, strips), x, {coarse, rows.scale ? coarse_scale : nullptr, left_out}, first, sum, parts);
+        Parts::forward(part(e, strip, strips), x, {coarse, rows.scale ? coarse_scale : nullptr, left_out, nullptr, false, fresh},
+                       first, sum, parts);
       packed += run_size(strips, e.width);
     }
   }
@@ -468,7 +470,7 @@ struct FixedSwiglu {
           if (!after.needed) return false;
           for (int64_t j = 0; j < steps; ++j)
             add_block(product(after.needed, change_rows, back(j), results, [] {}), index + g * BLOCK, nullptr,
-                      count - g * BLOCK, x_grad + j * BLOCK - first * wide, wide);
+                      count - g * BLOCK, rows.fresh && strip == 0, x_grad + j * BLOCK - first * wide, wide);
           return true;
         };
         FixedLevels to_weights;
@@ -493,7 +495,7 @@ struct FixedSwiglu {
         if (done < groups || !to_weights.needed) {
           const int64_t before = smaller(done * BLOCK, count);
           const auto in_parts = [&](int64_t from, int64_t n, float* to_rows) {
-            const ExpertRows these{index + from, rows.scale ? rows.scale + at + from : nullptr, n};
+            const ExpertRows these{index + from, rows.scale ? rows.scale + at + from : nullptr, n, nullptr, false, rows.fresh && strip == 0};
             const ExpertGradient to{weights.gate + col, weights.up + col, weights.down + col * e.width, fresh && from == 0, weight_step};
             if (n > 0) Parts::backward(part(e, strip, strips), x, grad, these, first, to_rows, to, scale_grad ? run_products + from : nullptr, parts);
           };
@@ -503,10 +505,9 @@ struct FixedSwiglu {
         for (int64_t r = 0; scale_grad && r < count; ++r) inner_products[r] += run_products[r];
         if (done < groups || !to_weights.needed) continue;
         const TileScope tiles;
-        AheadRun later(e.gate, e.up, e.down, e.width, e.hidden, strip + strips, 18 * steps * strips * fixed_steps(deep));
         const auto weight = [&](const FixedOperand& A, const FixedOperand& B, int64_t rows_left, int64_t cols_left, float* to,
                                 int64_t step) {
-          write_block(product(to_weights.needed, A, B, results, [&] { later.some(); }), rows_left, cols_left, to, step, fresh);
+          write_block(product(to_weights.needed, A, B, results, [] {}), rows_left, cols_left, to, step, fresh);
         };
         for (int64_t k = 0; k < steps; ++k)
           for (int64_t s = 0; s < strips; ++s)

@@ -374,3 +374,37 @@ def test_routing_breaks_ties_and_survives_nan(experts: int) -> None:
     x[3] = torch.nan
     chosen = route(x, router, 5).experts
     assert all(len(set(row)) == 5 for row in chosen[:, 0].tolist())
+
+
+@needs_kernels
+@pytest.mark.parametrize(("hidden", "shared"), [(24, 24), (24, 96), (96, 24)])
+@pytest.mark.parametrize("rows", [70, 1100])  # 1,100: two pieces of rows, neither in whole blocks
+def test_experts_of_every_size_read_the_same_rows(hidden: int, shared: int, rows: int) -> None:
+    x, router, routed, _ = case(rows, 2, 5, 128, hidden)
+    spare = Experts(*(w[:, 0] for w in bank(2, 1, 128, shared, torch.Generator().manual_seed(1))))
+    for extra in (None, spare):
+        routing = route(x, router, 3)
+        found = grouped_swiglu(x, routed, routing, shared=extra, alpha=1.5)
+        exact = (routing.experts, routing.gates.double())
+        wide = None if extra is None else Experts(*(w.double()[:, None] for w in extra))
+        wanted = grouped_swiglu_reference(
+            x.double(), converted(routed, torch.float64), exact, shared=wide, alpha=1.5
+        )
+        assert relative(found, wanted) <= 2e-6
+
+
+@needs_kernels
+@pytest.mark.parametrize("low", ["routed", "shared"])
+def test_banks_of_two_dtypes_meet(low: str) -> None:
+    x, router, routed, spare = case(70, 2, 4, 64, 24)
+    x = x.bfloat16()
+    routed, spare = (
+        converted(b, torch.bfloat16 if name == low else torch.float32)
+        for name, b in (("routed", routed), ("shared", spare))
+    )
+    routing = route(x, router, 2)
+    found = grouped_swiglu(x, routed, routing, shared=spare)
+    exact = (routing.experts, routing.gates.double())
+    wide = Experts(*(w.double()[:, None] for w in spare))
+    wanted = grouped_swiglu_reference(x.double(), converted(routed, torch.float64), exact, shared=wide)
+    assert relative(found, wanted) <= TOLERANCE[torch.bfloat16]
