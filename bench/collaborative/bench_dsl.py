@@ -60,13 +60,15 @@ def _courses() -> dict[str, Course]:
         "douban-book": "douban-book",
         "gowalla": "Gowalla",
     }
-    short: dict[str, dict[str, Any]] = {"beauty": {"trial_epochs": 40, "epochs": 40, "negatives": 512}}
+    short: dict[str, dict[str, Any]] = {
+        "beauty": {"trial_epochs": 40, "epochs": 40, "negatives": 512, "batch": 1024}
+    }
     large: dict[str, dict[str, Any]] = {"gowalla": {"batch": 4096}}
     made = {}
     for data, title in sets.items():
         more = {**short.get(data, {}), **large.get(data, {})}
         made[data] = Course(title, f"mf-{data}", data, data, **more)
-        graph = {**short.get(data, {}), "model": "lightgcn", "batch": 8192}
+        graph = {"batch": 8192, **short.get(data, {}), "model": "lightgcn"}
         made[f"{data}-lightgcn"] = Course(
             f"{title}, LightGCN", f"lightgcn-{data}", data, f"{data}-lightgcn", **graph
         )

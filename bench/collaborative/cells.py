@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from shifted import validation_folder
 
 import recengine
 from recengine import data
@@ -52,6 +53,7 @@ class Cell:
     batch: int = 1024
     schedule: str = "cosine"
     seed: int = 0
+    decay: float = 0.0
 
     def settings(self) -> dict[str, Any]:
         return {
@@ -62,6 +64,7 @@ class Cell:
                 "epochs": self.epochs,
                 "batch_size": self.batch,
                 "learning_rate": self.rate,
+                "weight_decay": self.decay,
                 "schedule": self.schedule,
                 "monitor": "ndcg@20",
                 "evaluate_every": self.epochs,
@@ -93,13 +96,20 @@ class Outcome:
         return value * self.asked / self.n_users
 
 
+def source(name: str, store: Path) -> Path:
+    """Where a data set is; NAME-validation: NAME's training part, divided as its test part was drawn."""
+    whole = name.removesuffix("-validation")
+    given = SHARED / DATA[whole]
+    return given if name == whole else validation_folder(given, store / "data" / name)
+
+
 def outcome(cell: Cell, store: Path) -> Outcome | None:
     """What is in the store, None where the cell has not been run."""
     place = store / f"{cell.name}.json"
     if not place.is_file():
         return None
     found = json.loads(place.read_text())
-    if found["cell"] != json.loads(json.dumps(asdict(cell))):
+    if Cell(**found["cell"]) != cell:
         raise SystemExit(f"{place} was run with other settings: choose another --store")
     values = store / f"{cell.name}.npy"
     return Outcome(**found, values=np.load(values) if values.is_file() else None)
@@ -119,7 +129,7 @@ def run(cell: Cell, store: Path, epochs: int | None = None) -> Outcome:
     if epochs is not None:
         settings["training"].update(epochs=epochs, evaluate_every=epochs)
     shutil.rmtree(folder, ignore_errors=True) if (folder / "run.json").is_file() else None
-    events = data.read(SHARED / DATA[cell.data])
+    events = data.read(source(cell.data, store))
     fitted = recengine.fit(
         cell.model, events, settings=settings, directory=folder, seed=cell.seed, resume=True
     )

@@ -26,6 +26,11 @@ POINTS: dict[str, dict[str, Any]] = {
     "init-05": {**SMALL, "model.init_std": 0.05},
     "init-10": {**SMALL, "model.init_std": 0.1},
     "init-20": {**SMALL, "model.init_std": 0.2},
+    "init-01": {**SMALL, "model.init_std": 0.01},
+    "small-start": {"model.init_std": 0.02},
+    "large-start": {"model.init_std": 0.1},
+    "fast": {"training.learning_rate": 2e-3},
+    "faster": {"training.learning_rate": 4e-3},
     "init-02-last-40": {**SMALL, "model.last_share": 0.4},
     "init-02-mask-40": {**SMALL, "model.mask_share": 0.4},
     "init-02-dropout-35": {**SMALL, "model.dropout": 0.35},
@@ -46,14 +51,14 @@ def settings_of(model: str, name: str) -> dict[str, Any]:
     return {"training.patience": 8, **POINTS[name]}
 
 
-def point(store: Path, data: str, model: str, name: str, seed: int) -> None:
-    """Fit one point and keep its best validation value."""
+def point(store: Path, data: str, model: str, name: str, seed: int, epochs: int | None = None) -> None:
+    """Fit one point, for so many epochs where given, and keep its best validation value."""
     from recengine.training import fit
 
-    folder = store / f"{data}-{model}-{name}-{seed}"
+    folder = store / f"{data}-{model}-{name}-{seed}{f'-{epochs}' if epochs else ''}"
     if (folder / "point.json").exists():
         return
-    asked = bench_quality.settings(data, model, None)
+    asked = bench_quality.settings(data, model, epochs)
     flat = {f"{part}.{key}": value for part, values in asked.items() for key, value in values.items()}
     given = {**flat, **settings_of(model, name)}
     run = fit(model, datasets.load(data), settings=given, seed=seed, directory=folder / "run", resume=True)
@@ -63,7 +68,7 @@ def point(store: Path, data: str, model: str, name: str, seed: int) -> None:
         "model": model,
         "point": name,
         "seed": seed,
-        "settings": settings_of(model, name),
+        "settings": settings_of(model, name) | ({"training.epochs": epochs} if epochs else {}),
         "validation_ndcg@10": best["ndcg@10"],
         "best_epoch": best["epoch"],
         "train_s": sum(entry["seconds"] for entry in run.history),
@@ -79,11 +84,12 @@ def main() -> int:
     parser.add_argument("words", nargs="+", help="run DATA MODEL [POINT...], or report")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--store", type=Path, default=Path(tempfile.gettempdir()) / "recengine_tuning")
+    parser.add_argument("--epochs", type=int, help="length of a short trial")
     asked = parser.parse_args()
     if asked.words[0] == "run":
         _, data, model, *names = asked.words
         for name in names or (POINTS | OWN if model == "cotten4rec" else POINTS):
-            point(asked.store, data, model, name, asked.seed)
+            point(asked.store, data, model, name, asked.seed, asked.epochs)
         return 0
     found = [json.loads(path.read_text()) for path in asked.store.glob("*/point.json")]
     for one in sorted(found, key=lambda row: (row["data"], row["model"], -row["validation_ndcg@10"])):

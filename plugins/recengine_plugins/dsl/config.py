@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
+
+from pydantic import model_validator
 
 from recengine.config import knob
 from recengine.contracts.loss import LossConfig
@@ -16,6 +18,9 @@ class DSLRConfig(LossConfig):
     shared: bool = knob(False, "one set of sampled items for the whole batch")
     sampler: Literal["uniform", "popularity", "mixed"] = knob("uniform", "how items are sampled")
     power: float = knob(1.0, "exponent of the popularity in 'popularity' and 'mixed'", ge=0)
+    reject: bool = knob(
+        False, "with shared: leave out of a row what its user was trained on (a row's own items always are)"
+    )
     temperature: float = knob(0.1, "t0, about which rows vary; SL's best", gt=0, low=0.01, high=0.5, log=True)
     kappa: float = knob(1.0, "strength of the weights; 0: none", ge=0, choices=(0.0, 0.5, 1.0, 2.0, 4.0))
     rho: float = knob(
@@ -45,3 +50,9 @@ class DSLRConfig(LossConfig):
     warmup: int = knob(5, "epochs of plain SL at the start", ge=0)
     ramp: int = knob(5, "epochs over which kappa and gamma then rise", ge=0)
     scale_by_tau: bool = knob(False, "multiply a row's loss by its temperature over t0")
+
+    @model_validator(mode="after")
+    def _rejection_of_shared_ones(self) -> Self:
+        if self.reject and not self.shared:
+            raise ValueError("reject is for items that the batch shares: shared = true")
+        return self

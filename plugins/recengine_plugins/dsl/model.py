@@ -15,6 +15,7 @@ from recengine.errors import UsageError
 from recengine.nn.threads import all_threads
 from recengine.nn.unit import unit_rows
 from recengine.ops import sampled_logsumexp, sampled_scores
+from recengine.ops.histories import in_histories
 from recengine_plugins.dsl.config import DSLRConfig
 
 
@@ -39,21 +40,24 @@ def log_weights(scores: Tensor, likeness: Tensor, live: Tensor, kappa: float, rh
     """
     counts = live.to(scores.dtype)
     count = counts.sum(1, keepdim=True).clamp(min=1)
-    centred = scores - (scores * counts).sum(1, keepdim=True) / count
-    spread = (centred.square().mul_(counts).sum(1, keepdim=True) / count).sqrt()
-    raw = centred.div_(spread + 1e-6).sigmoid_().mul_(rho)
-    raw = raw.add_(likeness.clamp(min=0), alpha=1 - rho).mul_(kappa).add_(1)
-    level = (raw * counts).sum(1, keepdim=True) / count
-    return raw.div_(level.clamp(min=1e-12)).log_().mul_(counts)
+    centred = (scores - torch.linalg.vecdot(scores, counts)[:, None] / count).mul_(counts)
+    spread = (torch.linalg.vecdot(centred, centred)[:, None] / count).sqrt_()
+    above = centred.div_(spread + 1e-6).sigmoid_().mul_(rho * kappa)
+    above.add_(likeness.clamp(min=0), alpha=(1 - rho) * kappa)  # kappa g
+    level = 1 + torch.linalg.vecdot(above, counts)[:, None] / count
+    return above.log1p_().sub_(level.log()).mul_(counts)
 
 
-def slate_intensity(log_weight: Tensor, scaled: Tensor, live: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """The ``size`` entries with the largest log w_j + d_j / t0 (int64 [R, M]), and the mean over them of
-    sigmoid(d_j / t0), [R]. scaled [R, N]: d_j / t0."""
-    keys = (log_weight + scaled).masked_fill(~live, -torch.inf)
-    taken, slate = keys.topk(min(size, keys.shape[1]), dim=1)
-    inside = taken > -torch.inf
-    values = torch.sigmoid(scaled.gather(1, slate)) * inside
+def slate_intensity(
+    log_weight: Tensor, differences: Tensor, live: Tensor, temperature: float, size: int
+) -> tuple[Tensor, Tensor]:
+    """The ``size`` live entries with the largest log w_j + d_j / t0 (int64 [R, M], in no order), and the mean
+    over them of sigmoid(d_j / t0), [R]. differences [R, N]: d_j; where a row has fewer, the rest of its slate
+    are entries that do not live."""
+    keys = torch.add(log_weight, differences, alpha=1 / temperature).masked_fill_(~live, -torch.inf)
+    slate = keys.topk(min(size, keys.shape[1]), dim=1, sorted=False).indices
+    inside = live.gather(1, slate)
+    values = torch.sigmoid(differences.gather(1, slate) / temperature) * inside
     return slate, values.sum(1) / inside.sum(1).clamp(min=1)
 
 
@@ -80,6 +84,8 @@ class DSLR(nn.Module):
         self.config = config
         self.negatives, self.shared = config.negatives, config.shared
         self.sampler, self.power = config.sampler, config.power
+        if config.reject:
+            self.needs = self.needs | {"row_ids", "user_items"}
         self.register_buffer("centre", torch.tensor(-1.0))  # below 0: no batch was seen
 
     def strength(self, epoch: int) -> float:
@@ -95,14 +101,17 @@ class DSLR(nn.Module):
         _finite(given)
         anchors, items = unit_rows(given.anchors), unit_rows(given.items)
         negatives = given.negatives
-        live = negatives != given.positives[:, None]
+        live = self._live(given, negatives)
         positive = (anchors * functional.embedding(given.positives, items)).sum(1)
         found = self.competition(anchors, items, given.positives, positive, negatives, live, context.epoch)
         temperature = found.temperature
+        log_weight = (
+            found.log_weight.masked_fill(~live, -torch.inf) if self.config.reject else found.log_weight
+        )
 
         def reduce(a: Tensor, t: Tensor) -> Tensor:
             return sampled_logsumexp(
-                a, t, negatives, log_weight=found.log_weight, temperature=temperature, exclude=given.positives
+                a, t, negatives, log_weight=log_weight, temperature=temperature, exclude=given.positives
             )
 
         entries = live.sum(1).clamp(min=1).log().to(positive.dtype)
@@ -115,6 +124,19 @@ class DSLR(nn.Module):
             reach = torch.sigmoid((positive - found.threshold) / self.config.reach_temperature)
             loss = (loss + entries) * reach
         return torch.where(live.any(1), loss, 0.0).mean()
+
+    def _live(self, given: LossInput, negatives: Tensor) -> Tensor:
+        """bool [R, N]: not the row's own item, and not rejected."""
+        live = negatives != given.positives[:, None]
+        if not self.config.reject:
+            return live
+        if given.row_ids is None or given.user_items is None:
+            raise UsageError(
+                "rejection needs the rows' users and what they were trained on",
+                where="loss.reject",
+                fix="take a model of user-item pairs, or loss.reject = false",
+            )
+        return live & ~in_histories(given.row_ids, given.user_items, negatives, given.items.shape[0])
 
     @torch.no_grad()
     def competition(
@@ -144,13 +166,13 @@ class DSLR(nn.Module):
             if config.rho < 1:
                 likeness = sampled_scores(items[positives], items, negatives).to(positive.dtype)
             log_weight = log_weights(scores, likeness, live, kappa, config.rho)
-        scaled = (scores - positive[:, None]) / config.temperature
-        slate, intensity = slate_intensity(log_weight, scaled, live, config.slate)
+        differences = scores.sub_(positive[:, None])
+        slate, intensity = slate_intensity(log_weight, differences, live, config.temperature, config.slate)
         if gamma:
             centre = self._centred(intensity)
             ratio = torch.exp(-gamma * (intensity - centre)).clamp(config.clip_low, config.clip_high)
             level = level * ratio
-        least = scores.gather(1, slate).masked_fill(~live.gather(1, slate), torch.inf).amin(1)
+        least = differences.gather(1, slate).masked_fill(~live.gather(1, slate), torch.inf).amin(1) + positive
         threshold = torch.where(torch.isfinite(least), least, -1.0)
         return Competition(log_weight, level, slate, intensity, threshold)
 

@@ -11,6 +11,7 @@ from torch.nn import functional
 from recengine.contracts.model import DataFacts
 from recengine.nn.dropout import Dropout
 from recengine.nn.initialising import truncated_normal
+from recengine.nn.linear import Linear
 from recengine.nn.ragged import Layout, gather, layout, spread
 from recengine.nn.recommender import SequenceRecommender
 from recengine.nn.sequence_encoder import ItemInput
@@ -77,13 +78,13 @@ class GatedBlock(nn.Module):
         super().__init__()
         self.heads, self.length = heads, length
         self.norm_in = nn.LayerNorm(dim)
-        self.project_asking = nn.Linear(dim, 2 * dim)  # U, Q
-        self.project_asked = nn.Linear(dim, 2 * dim)  # V, K
+        self.project_asking = Linear(dim, 2 * dim)  # U, Q
+        self.project_asked = Linear(dim, 2 * dim)  # V, K
         self.by_distance = nn.Parameter(torch.zeros(length))
         self.by_time = nn.Parameter(torch.zeros(BUCKETS)) if times else None
         self.norm_out = nn.LayerNorm(dim)
         self.dropout = Dropout(dropout)
-        self.project_out = nn.Linear(dim, dim)
+        self.project_out = Linear(dim, dim)
 
     def forward(self, rows: Tensor, place: Layout, wanted: Tensor, times: Tensor | None) -> Tensor:
         """The output [R, d] at the rows ``wanted`` (int64 [R], ascending); rows [T, d], times int64 [T]."""

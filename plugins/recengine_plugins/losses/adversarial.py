@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -57,14 +58,16 @@ class AdvInfoNCE(SampledLoss):
 
     def _log_weight(self, rows: Rows, a: Tensor, b: Tensor) -> Tensor:
         """log(K delta), [R, N]."""
-        share = torch.log_softmax(sampled_logits(a, b, rows.negatives), dim=1)
+        logits = sampled_logits(a, b, rows.negatives)
+        if rows.rejected is not None:  # what does not count gets no share
+            logits = logits.masked_fill(rows.rejected, -torch.inf)
+        share = torch.log_softmax(logits, dim=1)
         return share + math.log(self.weight) + math.log(rows.shape[1])
 
     def _climb(self, rows: Rows, users: Tensor, a: Tensor, b: Tensor) -> None:
         """One step of the adversary upwards."""
-        still = Rows(
-            rows.anchors.detach(), rows.items.detach(), rows.positives, rows.positive.detach(), rows.negatives
-        )
+        held = {"anchors": rows.anchors, "items": rows.items, "positive": rows.positive}
+        still = replace(rows, **{name: tensor.detach() for name, tensor in held.items()})
         with torch.enable_grad():
             of_users, of_items = a.detach().requires_grad_(), b.detach().clone().requires_grad_()
             weight = self._log_weight(still, of_users, of_items).to(rows.positive.dtype)

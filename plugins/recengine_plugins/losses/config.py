@@ -33,6 +33,15 @@ class SampledConfig(_Sampled):
 
     power: float = knob(1.0, "exponent of the popularity in 'popularity' and 'mixed'", ge=0)
     hardest: int = knob(0, "keep only so many of a row's sampled items, the best scored; 0: all", ge=0)
+    reject: bool = knob(
+        False, "with shared: leave out of a row what its user was trained on (a row's own items always are)"
+    )
+
+    @model_validator(mode="after")
+    def _rejection_of_shared_ones(self) -> Self:
+        if self.reject and not self.shared:
+            raise ValueError("reject is for items that the batch shares: shared = true")
+        return self
 
     @model_validator(mode="after")
     def _hardest_of_its_own(self) -> Self:

@@ -12,7 +12,7 @@ from recengine.contracts.batch import StepContext
 from recengine.contracts.loss import LossInput, Need
 from recengine.errors import UsageError
 from recengine.nn.threads import all_threads
-from recengine.ops import linear_cross_entropy, sampled_logits, sampled_logsumexp
+from recengine.ops import linear_cross_entropy, logsumexp_rows, sampled_logits, sampled_logsumexp
 from recengine_plugins.losses.config import (
     BCEConfig,
     BPRConfig,
@@ -69,23 +69,29 @@ class SampledSoftmax(_Sampled):
         positive, negative = scores(given)
         negative = negative * self.scale + self._weights(given)
         positive = positive * self.scale
-        every = torch.cat([positive[:, None], _without_targets(negative, given, -torch.inf)], dim=1)
-        return (torch.logsumexp(every, dim=1) - positive).mean()
+        assert given.negatives is not None
+        sampled = logsumexp_rows(negative, given.negatives != given.positives[:, None])
+        return (torch.logaddexp(sampled, positive) - positive).mean()
 
     def _of_rows(self, given: LossInput) -> Tensor:
         """Items sampled for each row: the R x N x d tensor of their vectors is never made."""
         assert given.negatives is not None
-        positive = (given.anchors * functional.embedding(given.positives, given.items)).sum(1)
-        normaliser = sampled_logsumexp(
-            given.anchors,
-            given.items,
-            given.negatives,
-            log_weight=self._weights(given).expand(given.negatives.shape),
-            temperature=1.0 / self.scale,
-            positives=given.positives,
-            exclude=given.positives,
-        )
-        return (normaliser - positive * self.scale).mean()
+        negatives, positives = given.negatives, given.positives
+        weight = self._weights(given).expand(negatives.shape)
+
+        def reduce(anchors: Tensor, items: Tensor) -> Tensor:
+            return sampled_logsumexp(
+                anchors,
+                items,
+                negatives,
+                log_weight=weight,
+                temperature=1.0 / self.scale,
+                positives=positives,
+                exclude=positives,
+            )
+
+        positive = (given.anchors * functional.embedding(positives, given.items)).sum(1)
+        return (all_threads(reduce, given.anchors, given.items) - positive * self.scale).mean()
 
     def _weights(self, given: LossInput) -> Tensor:
         """-log(N q_n), or zero without the correction."""

@@ -18,24 +18,28 @@ from recengine.errors import UsageError
 from recengine.nn.threads import all_threads
 from recengine.nn.unit import unit_rows
 from recengine.ops import hardest, sampled_logits, sampled_logsumexp
+from recengine.ops.histories import in_histories
 from recengine_plugins.losses.config import SampledConfig
 
 
 @dataclass(frozen=True)
 class Rows:
     """A batch in the loss's own geometry: anchors [R, d], items [n_items, d], positive [R] (the score of each
-    row's own item), negatives int64 [R, N] or [N], live bool like them (not the row's own item)."""
+    row's own item), negatives int64 [R, N] or [N], rejected bool [R, N] (None: none), live bool [R, N] (not
+    the row's own item, and not rejected)."""
 
     anchors: Tensor
     items: Tensor
     positives: Tensor
     positive: Tensor
     negatives: Tensor
+    rejected: Tensor | None = None
 
     @property
     def live(self) -> Tensor:
         """bool [R, N]."""
-        return self.negatives != self.positives[:, None]
+        live = self.negatives != self.positives[:, None]
+        return live if self.rejected is None else live & ~self.rejected
 
     def logits(self) -> Tensor:
         """Scores of the sampled items, [R, N], with gradients."""
@@ -54,6 +58,9 @@ class Rows:
         """log sum_j exp(s_j / temperature + log_weight_j), [R]; the row's own item is left out of the sampled
         ones, and is one more entry with ``include_positive``. Minus infinity where no entry is left."""
         negatives, positives = self.negatives, self.positives
+        if self.rejected is not None:
+            given = self.anchors.new_zeros(()) if log_weight is None else log_weight
+            log_weight = given.expand(self.shape).masked_fill(self.rejected, -torch.inf)
 
         def reduce(anchors: Tensor, items: Tensor, *weight: Tensor) -> Tensor:
             return sampled_logsumexp(
@@ -88,6 +95,9 @@ class SampledLoss(nn.Module):
         super().__init__()
         self.negatives, self.shared = config.negatives, config.shared
         self.sampler, self.power, self.keep = config.sampler, config.power, config.hardest
+        self.reject = config.reject
+        if self.reject:
+            self.needs: frozenset[Need] = self.needs | {"row_ids", "user_items"}
 
     def rows(self, given: LossInput) -> Rows:
         """Raises UsageError, naming the setting, when nothing was sampled or a vector is not finite."""
@@ -105,7 +115,12 @@ class SampledLoss(nn.Module):
         if 0 < self.keep < negatives.shape[-1]:
             open_to = negatives.masked_fill(negatives == given.positives[:, None], -1)
             negatives = hardest(anchors, items, open_to, self.keep)
-        return Rows(anchors, items, given.positives, positive, negatives)
+        rejected = None
+        if self.reject:
+            why = "take a model of user-item pairs, or loss.reject = false"
+            users, history = need(given, "row_ids", "reject", why), need(given, "user_items", "reject", why)
+            rejected = in_histories(users, history, negatives, len(items))
+        return Rows(anchors, items, given.positives, positive, negatives, rejected)
 
 
 def geometry(given: LossInput, score: str) -> tuple[Tensor, Tensor]:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from recengine.contracts.batch import StepContext
-from recengine.contracts.loss import LossInput, Need
+from recengine.contracts.loss import LossInput
 from recengine.ops import logsumexp_rows
 from recengine_plugins.losses.config import BSLConfig, SLConfig, SSMConfig
 from recengine_plugins.losses.sampled import SampledLoss, mean_of, need
@@ -69,7 +69,7 @@ class BSL(SampledLoss):
         self.form, self.weight = config.form, config.negative_weight
         self.positive_temperature, self.temperature = config.positive_temperature, config.temperature
         if self.form == "grouped":
-            self.needs: frozenset[Need] = frozenset({"negatives", "row_ids", "user_groups"})
+            self.needs = self.needs | {"row_ids", "user_groups"}
 
     def forward(self, given: LossInput, context: StepContext) -> Tensor:
         rows = self.rows(given)

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from recengine.errors import UsageError
+from recengine.nn.linear import Linear, linear
 from recengine.nn.ragged import Layout
 from recengine.nn.threads import all_threads
 from recengine.ops.attention import EPS, Activation, Scale, cosine_attention, cosine_attention_at
@@ -40,9 +41,9 @@ class CosineAttention(nn.Module):
         if dim % heads:
             raise ValueError(f"dim {dim} is not a multiple of heads {heads}")
         self.heads, self.causal, self.activation, self.scale = heads, causal, activation, scale
-        self.project_in = nn.Linear(dim, 3 * dim)
+        self.project_in = Linear(dim, 3 * dim)
         self.m = nn.Parameter(torch.full((heads,), 0.5)) if scale in POWERS else None
-        self.project_out = nn.Linear(dim, dim) if project_out else nn.Identity()
+        self.project_out = Linear(dim, dim) if project_out else nn.Identity()
         if self.m is not None:
             self.m.decays = False  # type: ignore[attr-defined]
 
@@ -63,8 +64,8 @@ class CosineAttention(nn.Module):
         """The output [R, d] at some rows only; wanted int64 [R], ascending. Other rows ask nothing."""
         dim = rows.shape[1]
         weight, bias = self.project_in.weight, self.project_in.bias
-        queries = functional.linear(rows.index_select(0, wanted), weight[:dim], bias[:dim])
-        keys = functional.linear(rows, weight[dim:], bias[dim:])
+        queries = linear(rows.index_select(0, wanted), weight[:dim], bias[:dim])
+        keys = linear(rows, weight[dim:], bias[dim:])
 
         def attend(queries: Tensor, keys: Tensor, *m: Tensor) -> Tensor:
             return cosine_attention_at(

@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from recengine.nn.attention import BidirectionalSelfAttention, CausalSelfAttention
 from recengine.nn.dropout import Dropout
+from recengine.nn.linear import Linear
 from recengine.nn.ragged import Layout
 
 
@@ -59,9 +60,7 @@ class FeedForward(nn.Sequential):
     """W2 dropout(act(W1 x)), inner width ``inner``."""
 
     def __init__(self, dim: int, inner: int, dropout: float, activation: Activation) -> None:
-        super().__init__(
-            nn.Linear(dim, inner), ACTIVATIONS[activation](), Dropout(dropout), nn.Linear(inner, dim)
-        )
+        super().__init__(Linear(dim, inner), ACTIVATIONS[activation](), Dropout(dropout), Linear(inner, dim))
 
 
 class Block(nn.Module):

@@ -19,3 +19,22 @@ def distinct_rows(items: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor, Tenso
     key, counts = torch.unique(row * width + items, return_counts=True)
     lengths = torch.bincount(key // width, minlength=rows)
     return key % width, torch.nn.functional.pad(lengths.cumsum(0), (1, 0)), counts.to(torch.float32)
+
+
+def in_histories(users: Tensor, histories: tuple[Tensor, Tensor], candidates: Tensor, n_items: int) -> Tensor:
+    """Which of the ``candidates`` (int64 [N], shared by all rows; -1 is none) each row's user has met.
+
+    users: int64 [R]; histories: (indptr [n_users + 1], items): the rows' items, in any order.
+    Returns bool [R, N]. Costs the entries of the rows' histories and one pass over the answer.
+    """
+    indptr, items = histories
+    asked, place = torch.unique(candidates, return_inverse=True)
+    column = torch.full((n_items,), -1, dtype=torch.int64, device=users.device)
+    column[asked.clamp(min=0)] = torch.arange(len(asked), device=users.device)
+    begin, counts = indptr[users], indptr[users + 1] - indptr[users]
+    row = torch.arange(len(users), device=users.device).repeat_interleave(counts)
+    first = (begin - (counts.cumsum(0) - counts)).repeat_interleave(counts)
+    met = column[items[first + torch.arange(len(row), device=users.device)]]
+    answer = torch.zeros(len(users), len(asked), dtype=torch.bool, device=users.device)
+    answer[row[met >= 0], met[met >= 0]] = True
+    return answer.index_select(1, place) & (candidates >= 0)

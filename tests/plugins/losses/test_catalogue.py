@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -392,3 +393,48 @@ def test_only_the_hardest_count() -> None:
 def test_the_hardest_must_be_the_rows_own(settings: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="hardest"):
         loss("sl", **{"negatives": 8, "hardest": 4, **settings})
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", [one for one in SAMPLED if one != "advinfonce"])
+def test_shared_items_can_be_rejected_like_the_rows_own(name: str, dtype: torch.dtype) -> None:
+    """A rejected item counts as little as the row's own target among its sampled items does."""
+    case = given(dtype=dtype)
+    assert case.user_items is not None
+    shared = torch.tensor([0, 3, 5, 3, 8, 12])
+    indptr, history = case.user_items
+    met = torch.stack([torch.isin(shared, history[a:b]) for a, b in pairwise(indptr)])
+    assert met.any()
+    own = torch.where(met, case.positives[:, None], shared)
+    results = []
+    for negatives, settings in ((shared, {"shared": True, "reject": True}), (own, {})):
+        anchors, items = case.anchors.clone().requires_grad_(), case.items.clone().requires_grad_()
+        made = loss(name, **settings)
+        value = made(replace(case, anchors=anchors, items=items, negatives=negatives), StepContext(epoch=50))
+        results.append((value, *torch.autograd.grad(value, (anchors, items), allow_unused=True)))
+    for found, wanted in zip(*results, strict=True):
+        torch.testing.assert_close(found, wanted)
+
+
+@pytest.mark.parametrize("name", ["sl", "dsl_r"])
+def test_rejection_needs_shared_items_and_histories(name: str) -> None:
+    with pytest.raises(ConfigError, match="reject"):
+        loss(name, reject=True)
+    made = loss(name, shared=True, reject=True)
+    assert {"row_ids", "user_items"} <= made.needs
+    case = replace(given(), negatives=torch.tensor([0, 3]), user_items=None)
+    with pytest.raises(UsageError, match="reject"):
+        made(case, StepContext())
+
+
+def test_the_adversary_gives_no_share_to_what_is_rejected() -> None:
+    """Of two sampled items one is rejected: the other has the adversary's whole weight, K times N."""
+    case = replace(given(), negatives=torch.tensor([0, 3]))
+    case = replace(case, user_items=(torch.arange(ROWS + 1), torch.full((ROWS,), 3)))
+    _, sampled, live = cosines(replace(case, negatives=torch.tensor([[0]]).expand(ROWS, 1)))
+    positive = cosines(replace(case, negatives=torch.tensor([[0]]).expand(ROWS, 1)))[0] / 0.1
+    entry = (sampled[:, 0] / 0.1 + math.log(64.0 * 2)).masked_fill(~live[:, 0], -torch.inf)
+    wanted = (torch.logaddexp(positive, entry) - positive).mean()
+    made = loss("advinfonce", shared=True, reject=True, adversary_epochs=1, every=1)
+    torch.testing.assert_close(made(case, StepContext()), wanted)
+    assert bool(torch.isfinite(made.adversary_items).all())
