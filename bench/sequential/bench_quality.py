@@ -59,8 +59,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
 NEXT_TRAINING = {"learning_rate": 1e-3, "epochs": 100, "evaluate_every": 1, "patience": 8}
 MASKED_TRAINING = {"learning_rate": 2e-3, "epochs": 240, "evaluate_every": 3, "patience": 16}
 LARGE_TRAINING = {"epochs": 25, "patience": 4}  # next-item models on the Amazon sets
-# Passes of a bounded course in which every event is a target: 2,800 steps or so of 128 sequences on each set.
-PASSES = {"beauty": 16, "sports": 10, "video": 12, "bert4rec-beauty": 9}
+# Passes of a bounded course in which every event is a target: 2,400 to 2,800 steps of 128 sequences.
+PASSES = {"beauty": 16, "sports": 10, "video": 10, "bert4rec-beauty": 9}
 LEVELS = {
     ("beauty", "sasrec"): {"recall@10": 0.0605, "ndcg@10": 0.0318},
     ("sports", "sasrec"): {"recall@10": 0.0350, "ndcg@10": 0.0192},
