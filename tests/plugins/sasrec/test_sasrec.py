@@ -48,6 +48,16 @@ def histories(*rows: list[int]) -> HistoryBatch:
     return HistoryBatch(torch.full((len(rows),), -1), items, offsets)
 
 
+@pytest.mark.parametrize(("given", "std"), [({}, 0.02), ({"init_std": 0.1}, 0.1)])
+def test_first_weights_are_narrow_and_cut_at_two_standard_deviations(
+    given: dict[str, float], std: float
+) -> None:
+    tables = [weight for weight in make(**given).parameters() if weight.ndim == 2]
+    values = torch.cat([weight.detach().flatten() for weight in tables])
+    assert values.abs().max() <= 2 * std
+    assert float(values.std()) == pytest.approx(0.88 * std, rel=0.05)  # of a normal cut at two of its own
+
+
 @pytest.mark.parametrize("positions", ["recent", "first"])
 @pytest.mark.parametrize("heads", [1, 2])
 def test_a_user_vector_is_the_last_hidden_state(positions: str, heads: int) -> None:
