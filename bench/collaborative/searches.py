@@ -23,9 +23,10 @@ def _temperatures(*values: float) -> list[Change]:
 
 _BPR: list[Change] = [{"rate": rate, "decay": decay} for rate in (1e-2, 3e-3) for decay in (1e-6, 1e-5)]
 _WEIGHTS: list[Change] = [{"loss": {"negative_weight": weight}} for weight in (1.25, 1.5)]
+_SLOWER: list[Change] = [{"spread": 0.3}, {"rate": 0.01}]
 SEARCHES: dict[str, list[list[Change]]] = {
-    "shift-electronic": [_temperatures(0.05, 0.075, 0.1, 0.15), [{"spread": 0.3}, {"rate": 0.01}]],
-    "shift-cd": [_temperatures(0.05, 0.075, 0.1, 0.15)],
+    "shift-electronic": [_temperatures(0.05, 0.075, 0.1, 0.15), _SLOWER],
+    "shift-cd": [_temperatures(0.05, 0.075, 0.1, 0.15), _SLOWER],
     "shift-gowalla": [_temperatures(0.05, 0.075, 0.1)],
     "electronic-bpr": [_BPR, [{"decay": 1e-4}]],
     "gowalla-bpr": [_BPR],
