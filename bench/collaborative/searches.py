@@ -2,7 +2,7 @@
 
 A search goes by stages: every stage changes the best setting so far in a few ways, and the best of all that
 was tried is what the row is run with. For shifted sets the validation part is drawn from the training part as
-the test part was drawn from everything; for BPR it is a tenth of every user's training items.
+the test part was drawn from everything; else it is a tenth of every user's training items.
 """
 
 from __future__ import annotations
@@ -21,23 +21,18 @@ def _temperatures(*values: float) -> list[Change]:
     return [{"loss": {"temperature": value}} for value in values]
 
 
-_BPR: list[Change] = [{"rate": rate, "decay": decay} for rate in (1e-2, 3e-3) for decay in (1e-6, 1e-5)]
 _WEIGHTS: list[Change] = [{"loss": {"negative_weight": weight}} for weight in (1.25, 1.5)]
 _SLOWER: list[Change] = [{"spread": 0.3}, {"rate": 0.01}]
 SEARCHES: dict[str, list[list[Change]]] = {
     "shift-electronic": [_temperatures(0.05, 0.075, 0.1, 0.15), _SLOWER],
     "shift-cd": [_temperatures(0.05, 0.075, 0.1, 0.15), _SLOWER],
     "shift-gowalla": [_temperatures(0.05, 0.075, 0.1)],
-    "electronic-bpr": [_BPR, [{"decay": 1e-4}]],
-    "gowalla-bpr": [_BPR],
     "electronic-dsl-w": [_WEIGHTS],
 }
 EPOCHS = {
     "shift-electronic": 12,
     "shift-cd": 8,
     "shift-gowalla": 6,
-    "electronic-bpr": 30,
-    "gowalla-bpr": 20,
     "electronic-dsl-w": 10,
 }
 
