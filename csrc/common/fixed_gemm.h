@@ -41,10 +41,15 @@ struct FixedOperand {
   float& count() const { return units()[BLOCK + 1]; }
   float& least() const { return units()[BLOCK + 2]; }
 
-  // Whether no row has an outlier: an element beside which most others lose places.
-  bool even() const {
-    constexpr float most = 40.f;  // largest squared by the mean square; of normal numbers it is about 15
-    return most * least() >= FIXED_TOP * FIXED_TOP * static_cast<float>(steps * FIXED_DEEP);
+  // How many places of digits' products (FixedLevels) rows with outliers ask for, elements beside which the others lose
+  // digits; 0 where no number of them will do. The largest element squared by the mean square is about 15 for normal
+  // numbers. What six products lose grows by its root, what eight lose is the rounding of the elements alone.
+  int64_t needed() const {
+    constexpr float few = 80.f, many = 400.f, share = 0.5f;  // the largest squared by the sum of squares
+    constexpr float top = FIXED_TOP * FIXED_TOP;
+    const float most = top * static_cast<float>(steps * FIXED_DEEP);
+    if (few * least() >= most) return 3;
+    return many * least() >= most && share * least() >= top ? 4 : 0;
   }
 };
 
@@ -176,6 +181,7 @@ RE_INLINE void pack_fixed_columns(Row&& row, int64_t depth, const FixedOperand& 
 struct FixedLevels {
   int64_t needed = 3;
 
+  RE_INLINE void also(int64_t own) { needed = own == 0 || needed == 0 ? 0 : own > needed ? own : needed; }
   RE_INLINE void also(const FixedOperand& a, const FixedOperand& b) {
     constexpr float per_top = 1.f / (FIXED_TOP * FIXED_TOP), most = 1e-12f;
     constexpr float rounded = 0.29f * 0.29f * per_top;  // a digit's rounding, squared, in units of the last one
@@ -189,8 +195,7 @@ struct FixedLevels {
     const float square = hsum((sum[0] + sum[1]) + (sum[2] + sum[3]));
     const float rounding = rounded * (a.count() * b.total() + b.count() * a.total());
     const float places = a.count() * b.count() * static_cast<float>(n) * (left_out * (left_out * per_top));
-    const int64_t own = rounding + places <= square ? 3 : rounding <= square ? 4 : 0;
-    needed = own == 0 || needed == 0 ? 0 : own > needed ? own : needed;
+    also(rounding + places <= square ? 3 : rounding <= square ? 4 : 0);
   }
 };
 

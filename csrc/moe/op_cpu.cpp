@@ -177,8 +177,9 @@ void check_against_x(const char* op, const char* name, const Tensor& x, const Ba
   check_size(op, name, b.gate, 2, x.size(2));
 }
 
-// Rows in flight: what a thread holds of them (about 512 KB a copy) stays in its second-level cache.
-int64_t rows_at_once(int64_t width) { return std::clamp<int64_t>((int64_t{1} << 17) / std::max<int64_t>(width, 1), 96, 1024); }
+// Rows in flight: what a thread holds of them (about 512 KB a copy) stays in its second-level cache; but 512 at least,
+// because an expert's weights are laid out, and their gradients added to, once for all of them.
+int64_t rows_at_once(int64_t width) { return std::clamp<int64_t>((int64_t{1} << 17) / std::max<int64_t>(width, 1), 512, 1024); }
 
 // The rows of one token position sorted by expert, in row order within an expert.
 struct Choice {

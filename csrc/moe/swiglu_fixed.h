@@ -6,6 +6,8 @@
 // beside the next one or after it.
 #pragma once
 
+#include <initializer_list>
+
 #include "common/fixed_gemm.h"
 #include "moe/swiglu_amx.h"
 
@@ -263,13 +265,13 @@ struct FixedSwiglu {
       const auto group = [&](int64_t g) {
         const FixedOperand A(left + g * size(e.width), e.width);
         FixedLevels before, after;
-        bool even = A.even();
-        for (int64_t s = 0; s < strips; ++s) {
-          even = even && gate(s).even() && up(s).even();
-          before.also(A, gate(s));
-          before.also(A, up(s));
-        }
-        if (!even || !before.needed) return false;
+        before.also(A.needed());
+        for (int64_t s = 0; s < strips; ++s)
+          for (const FixedOperand& B : {gate(s), up(s)}) {
+            before.also(B.needed());
+            before.also(A, B);
+          }
+        if (!before.needed) return false;
         for (int64_t s = 0; s < strips; ++s) {
           float* pair = results + s % 2 * 2 * RESULT;
           const FixedResult z = product(before.needed, A, gate(s), pair, beside);
@@ -441,13 +443,14 @@ struct FixedSwiglu {
         std::memset(run_products, 0, sizeof(float) * static_cast<size_t>(deep));
         const auto group = [&](int64_t g, auto&& beside) {
           FixedLevels before, after;
-          bool even = x_rows(g).even() && grad_rows(g).even();
+          before.also(x_rows(g).needed());
+          before.also(grad_rows(g).needed());
           for (int64_t s = 0; s < strips; ++s)
             for (int64_t m = 0; m < 3; ++m) {
-              even = even && panel(s, m).even();
+              before.also(panel(s, m).needed());
               before.also(m == 2 ? grad_rows(g) : x_rows(g), panel(s, m));
             }
-          if (!even || !before.needed) return false;
+          if (!before.needed) return false;
           Gradients gradients;
           const int64_t fast = pace(BLOCK, 3, e.width);
           for (int64_t s = 0; s < strips; ++s) {

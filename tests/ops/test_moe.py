@@ -335,6 +335,23 @@ def test_outliers_and_uneven_scales_cost_no_precision(kind: str) -> None:
 
 
 @needs_kernels
+@pytest.mark.parametrize("scale", [1.0, 4.0, 6.0, 12.0, 20.0])
+def test_rows_of_parts_that_differ_in_scale_keep_their_precision(scale: float) -> None:
+    """As tokens that are put together from others' parts are: from few outliers a row to rows of outliers."""
+    x, _, weights, _ = case(96, 1, 1, 512, 256)
+    weights = Experts(*(w[:, 0] for w in weights))
+    x[..., :16] *= scale
+    upstream = torch.randn(x.shape, generator=torch.Generator().manual_seed(3))
+    results = []
+    for precision in (torch.float32, torch.float64):
+        tokens, own = x.to(precision).requires_grad_(), converted(weights, precision)
+        y = grouped_swiglu(tokens, own)
+        results.append((y, *torch.autograd.grad(y, (tokens, *own), upstream.to(precision))))
+    for one, two in zip(*results, strict=True):
+        assert relative(one, two) <= 2e-6
+
+
+@needs_kernels
 def test_a_row_that_is_not_finite_stays_alone() -> None:
     x, _, weights, _ = case(64, 2, 1, 64, 256)
     weights = Experts(*(w[:, 0] for w in weights))
