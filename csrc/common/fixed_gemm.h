@@ -82,8 +82,8 @@ RE_INLINE vf fixed_times(vf most, float* unit, float& count) {
 RE_INLINE void fixed_close(const FixedOperand& to) {
   vf sum{};
   for (int64_t k = 0; k < to.steps * FIXED_DEEP; k += W) sum += load(to.squares() + k);
-  const vf units = load(to.units()) * 0.f + load(to.units() + 16) * 0.f;  // NaN where one of them is
-  to.total() = hsum(sum + units);
+  const vf first = load(to.units()), second = load(to.units() + 16);
+  to.total() = _mm512_cmp_ps_mask(first, second, _CMP_UNORD_Q) ? __builtin_nanf("") : hsum(sum);
 }
 
 // Rows row(0), ..., row(count - 1), at most 32, each 64 * steps floats, as left operand.

@@ -475,7 +475,8 @@ RE_INLINE void choose(const Router& r, const float* logits, int64_t rows, int64_
   const vf top = load(picked);
   vf total{};
   for (int64_t j = 0; j < r.k; ++j) {
-    const vf share = vexp(load(picked + j * W) - top);
+    const vf below = load(picked + j * W) - top;
+    const vf share = pick(below < -87.3f, vf{}, vexp(below));  // where vexp stops falling
     total += share;
     store(picked + j * W, share);
   }

@@ -352,6 +352,22 @@ def test_rows_of_parts_that_differ_in_scale_keep_their_precision(scale: float) -
 
 
 @needs_kernels
+@pytest.mark.parametrize("gate", [1e-10, 1e-20, 1e-38, 0.0])
+def test_a_gate_that_all_but_closes_leaves_the_gradients_whole(gate: float) -> None:
+    x, router, weights, _ = case(70, 2, 3, 64, 96)
+    chosen, gates, _ = route(x, router, 2)
+    gates[:, :, 1] = gate
+    results = []
+    for precision in (torch.float32, torch.float64):
+        tokens, own = x.to(precision).requires_grad_(), converted(weights, precision)
+        run = grouped_swiglu if precision == torch.float32 else grouped_swiglu_reference
+        y = run(tokens, own, (chosen, gates if precision == torch.float32 else gates.double()))
+        results.append((y, *torch.autograd.grad(y.square().sum(), (tokens, *own))))
+    for one, two in zip(*results, strict=True):
+        assert relative(one, two) <= 4e-6  # the square doubles the error of what comes back
+
+
+@needs_kernels
 def test_a_row_that_is_not_finite_stays_alone() -> None:
     x, _, weights, _ = case(64, 2, 1, 64, 256)
     weights = Experts(*(w[:, 0] for w in weights))
