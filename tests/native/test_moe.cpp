@@ -68,13 +68,22 @@ Truth naive(Layer& l, bool scaled) {
   return t;
 }
 
-Buffer forward(Layer& l, bool scaled, bool packed) {
+// laid_out: the rows are prepared for several experts, and the expert is the first to write their sums.
+Buffer forward(Layer& l, bool scaled, bool packed, bool laid_out = false) {
   const bool bf16 = l.x.bf16;
   const int64_t wide = RECENGINE_PICK(swiglu_row_size)(l.width);
   std::vector<float> panels(packed ? static_cast<size_t>(RECENGINE_PICK(swiglu_packed_size)(l.width, l.hidden, bf16)) : 0);
   std::vector<float> sum(static_cast<size_t>(l.all * wide), 0.f);
   if (packed) RECENGINE_PICK(swiglu_pack)(l.expert(), panels.data());
-  const ExpertRows rows = l.rows(scaled);
+  ExpertRows rows = l.rows(scaled);
+  const int64_t size = laid_out ? RECENGINE_PICK(swiglu_prepared_size)(l.width, l.hidden, l.all, bf16) : 0;
+  Scratch prepared(size + 1);
+  if (size) {
+    RECENGINE_PICK(swiglu_prepare)(l.x.view(), 0, l.all, l.width, prepared.get());
+    rows.prepared = prepared.get();
+  }
+  rows.fresh = laid_out;
+  for (int64_t i = 0; laid_out && i < rows.count; ++i) std::fill_n(sum.begin() + rows.index[i] * wide, wide, NAN);
   Scratch scratch(RECENGINE_PICK(swiglu_forward_scratch)(l.width, l.hidden, rows.count, bf16));
   RECENGINE_PICK(swiglu_forward)(l.expert(packed ? panels.data() : nullptr), l.x.view(), rows, 0, sum.data(), scratch.get());
   Buffer y(l.all, l.width, bf16, 0, false);
@@ -93,6 +102,7 @@ void check(int64_t width, int64_t hidden, int64_t all, int64_t step, bool bf16, 
     const Buffer y = forward(l, scaled, false);
     close(y, t.y, name + " y");
     expect(y.same(forward(l, scaled, true)), name + ": other bits from packed weights");
+    expect(y.same(forward(l, scaled, true, true)), name + ": other bits from prepared rows");
     const int64_t wide = RECENGINE_PICK(swiglu_row_size)(width);
     const ExpertRows rows = l.rows(scaled);
     std::vector<float> change(static_cast<size_t>(all * wide), 0.f), dscale(l.index.size());
@@ -169,12 +179,11 @@ NATIVE_TEST(swiglu_by_threads) {
 
 static void route_against_loops(int64_t rows, int64_t width, int64_t experts, int64_t k) {
   Buffer x(rows, width), weight(width, experts);
-  const int64_t wide = RECENGINE_PICK(router_padded)(experts);
   std::vector<float> packed(static_cast<size_t>(RECENGINE_PICK(router_size)(width, experts)));
   RECENGINE_PICK(router_pack)(weight.view(), width, experts, packed.data());
   std::vector<int64_t> chosen(rows * k);
   std::vector<float> gates(rows * k);
-  Scratch scratch(width + 2 * wide + 64);
+  Scratch scratch(RECENGINE_PICK(route_scratch)(width, experts));
   RECENGINE_PICK(route_rows)({x.view(), packed.data(), rows, width, experts, k}, 0, rows, k, chosen.data(), gates.data(),
                              scratch.get());
   for (int64_t r = 0; r < rows; ++r) {
