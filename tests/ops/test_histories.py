@@ -36,3 +36,10 @@ def test_items_are_found_in_the_histories_that_have_them(seed: int) -> None:
 def test_nobody_has_met_anything() -> None:
     nothing = torch.zeros(4, dtype=torch.int64), torch.zeros(0, dtype=torch.int64)
     assert not in_histories(torch.tensor([0, 2]), nothing, torch.tensor([1, 1, 0]), 3).any()
+
+
+def test_no_candidate_does_not_hide_the_first_item() -> None:
+    histories = torch.tensor([0, 2]), torch.tensor([0, 3])
+    candidates = torch.tensor([-1, 0, 3, -1, 2])
+    met = in_histories(torch.tensor([0]), histories, candidates, n_items=5)
+    assert met.tolist() == [[False, True, True, False, False]]

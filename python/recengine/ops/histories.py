@@ -30,7 +30,7 @@ def in_histories(users: Tensor, histories: tuple[Tensor, Tensor], candidates: Te
     indptr, items = histories
     asked, place = torch.unique(candidates, return_inverse=True)
     column = torch.full((n_items,), -1, dtype=torch.int64, device=users.device)
-    column[asked.clamp(min=0)] = torch.arange(len(asked), device=users.device)
+    column[asked[asked >= 0]] = torch.arange(len(asked), device=users.device)[asked >= 0]
     begin, counts = indptr[users], indptr[users + 1] - indptr[users]
     row = torch.arange(len(users), device=users.device).repeat_interleave(counts)
     first = (begin - (counts.cumsum(0) - counts)).repeat_interleave(counts)
