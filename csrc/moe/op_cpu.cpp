@@ -1,6 +1,7 @@
 #include <torch/csrc/stable/library.h>
 
 #include <algorithm>
+#include <initializer_list>
 #include <optional>
 #include <tuple>
 #include <vector>
@@ -208,6 +209,25 @@ struct Choice {
   }
 };
 
+// A thread's memory for one call, cut up: it is kept, because fresh pages would have to be cleared in every call.
+class Cut {
+ public:
+  static int64_t size(int64_t floats) { return (floats + 15) / 16 * 16; }
+  explicit Cut(std::initializer_list<int64_t> pieces) {
+    int64_t all = 0;
+    for (const int64_t floats : pieces) all += size(floats);
+    at_ = large_worker_memory(all);
+  }
+  float* take(int64_t floats) {
+    float* own = at_;
+    at_ += size(floats);
+    return own;
+  }
+
+ private:
+  float* at_;
+};
+
 // What both passes are given, checked.
 struct Mixture {
   const Tensor& x;
@@ -321,20 +341,21 @@ Tensor grouped_swiglu(const Tensor& x, const Tensor& gate, const Tensor& up, con
   const int64_t wide = RECENGINE_PICK(swiglu_row_size)(width), scratch = m.scratch(RECENGINE_PICK(swiglu_forward_scratch), piece, m.bf16());
   const int64_t prepared_size = m.prepared_size(piece);
   parallel_for(0, positions * pieces, 1, [&](int64_t begin, int64_t end) {
-    float* own = large_worker_memory(scratch);
     const bool copied = prepared_size == 0 && m.copied(x, false);
-    const Scratch sum(piece * wide + 1), copy(copied ? piece * width : 1), prepared(prepared_size + 1);
+    const int64_t sums = piece * wide, copies = copied ? piece * width : 0;
+    Cut memory{scratch, sums, copies, prepared_size};
+    float *own = memory.take(scratch), *sum = memory.take(sums), *copy = memory.take(copies), *prepared = memory.take(prepared_size);
     Choice choice;
     std::vector<int64_t> all;
     for (int64_t task = begin; task < end; ++task) {
       const int64_t t = task / pieces, first = task % pieces * piece, last = std::min(rows, first + piece);
-      const Matrix block = copied ? m.copy(x, t, first, last, copy.get()) : position(x, t);
-      if (prepared_size && !m.shared) RECENGINE_PICK(swiglu_prepare)(block, first, last, width, prepared.get());
-      if (!m.written_first()) std::fill_n(sum.get(), (last - first) * wide, 0.f);
-      m.each(t, first, last, piece, choice, all, prepared_size ? prepared.get() : nullptr, [&](bool shared, int64_t e, const ExpertRows& r, const int64_t*) {
-        RECENGINE_PICK(swiglu_forward)((shared ? *m.shared : m.routed).at(t, e), block, r, first, sum.get(), own);
+      const Matrix block = copied ? m.copy(x, t, first, last, copy) : position(x, t);
+      if (prepared_size && !m.shared) RECENGINE_PICK(swiglu_prepare)(block, first, last, width, prepared);
+      if (!m.written_first()) std::fill_n(sum, (last - first) * wide, 0.f);
+      m.each(t, first, last, piece, choice, all, prepared_size ? prepared : nullptr, [&](bool shared, int64_t e, const ExpertRows& r, const int64_t*) {
+        RECENGINE_PICK(swiglu_forward)((shared ? *m.shared : m.routed).at(t, e), block, r, first, sum, own);
       });
-      RECENGINE_PICK(write_rows)(sum.get(), first, last, width, mutable_position(y, t));
+      RECENGINE_PICK(write_rows)(sum, first, last, width, mutable_position(y, t));
     }
   });
   return y;
@@ -411,10 +432,12 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> group
   if (m.shared) shared.emplace(*m.shared, parts);
   const int64_t wide = RECENGINE_PICK(swiglu_row_size)(width), scratch = m.scratch(RECENGINE_PICK(swiglu_backward_scratch), piece, m.bf16() && is_bf16(grad));
   parallel_for(0, positions * parts, 1, [&](int64_t begin, int64_t end) {
-    float* own = large_worker_memory(scratch);
-    const Scratch sum(piece * wide + 1), products(piece);
-    const Scratch own_sums(routed.own_size() + 1), own_shared(shared ? shared->own_size() + 1 : 1);
-    const Scratch x_copy(m.copied(x, true) ? piece * width : 1), grad_copy(m.copied(grad, true) ? piece * width : 1);
+    const int64_t sums = piece * wide, shared_sums = shared ? shared->own_size() : 0;
+    const int64_t x_copies = m.copied(x, true) ? piece * width : 0, grad_copies = m.copied(grad, true) ? piece * width : 0;
+    Cut memory{scratch, sums, piece, routed.own_size(), shared_sums, x_copies, grad_copies};
+    float *own = memory.take(scratch), *sum = memory.take(sums), *products = memory.take(piece);
+    float *own_sums = memory.take(routed.own_size()), *own_shared = memory.take(shared_sums);
+    float *x_copy = memory.take(x_copies), *grad_copy = memory.take(grad_copies);
     Choice choice;
     std::vector<int64_t> all;
     std::vector<bool> seen;
@@ -423,25 +446,25 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> group
       seen.assign(static_cast<size_t>(m.routed.experts() + 1), false);  // the shared one last
       for (int64_t p = pieces * part / parts; p < pieces * (part + 1) / parts; ++p) {
         const int64_t first = p * piece, last = std::min(rows, first + piece);
-        const Matrix x_block = m.block(x, t, first, last, x_copy.get()), grad_block = m.block(grad, t, first, last, grad_copy.get());
-        if (!m.written_first()) std::fill_n(sum.get(), (last - first) * wide, 0.f);
+        const Matrix x_block = m.block(x, t, first, last, x_copy), grad_block = m.block(grad, t, first, last, grad_copy);
+        if (!m.written_first()) std::fill_n(sum, (last - first) * wide, 0.f);
         m.each(t, first, last, piece, choice, all, nullptr, [&](bool is_shared, int64_t e, const ExpertRows& r, const int64_t* slot) {
           const Bank& b = is_shared ? *m.shared : m.routed;
           auto known = seen[static_cast<size_t>(is_shared ? m.routed.experts() : e)];
-          RECENGINE_PICK(swiglu_backward)(b.at(t, e), x_block, grad_block, r, first, sum.get(),
-                                          (is_shared ? *shared : routed).at(part, t, e, !known, (is_shared ? own_shared : own_sums).get()),
-                                          slot ? products.get() : nullptr, own);
+          RECENGINE_PICK(swiglu_backward)(b.at(t, e), x_block, grad_block, r, first, sum,
+                                          (is_shared ? *shared : routed).at(part, t, e, !known, is_shared ? own_shared : own_sums),
+                                          slot ? products : nullptr, own);
           known = true;
           for (int64_t i = 0; slot && i < r.count; ++i)
-            gates_to[(r.index[i] * positions + t) * k + slot[i]] = static_cast<float>(alpha) * products.get()[i];
+            gates_to[(r.index[i] * positions + t) * k + slot[i]] = static_cast<float>(alpha) * products[i];
         });
-        RECENGINE_PICK(write_rows)(sum.get(), first, last, width, mutable_position(x_grad, t));
+        RECENGINE_PICK(write_rows)(sum, first, last, width, mutable_position(x_grad, t));
       }
       for (int64_t e = 0; e < m.routed.experts(); ++e)
-        if (!seen[static_cast<size_t>(e)]) routed.clear(part, t, e, own_sums.get());
-      if (shared && !seen.back()) shared->clear(part, t, 0, own_shared.get());
-      routed.round(t, own_sums.get());
-      if (shared) shared->round(t, own_shared.get());
+        if (!seen[static_cast<size_t>(e)]) routed.clear(part, t, e, own_sums);
+      if (shared && !seen.back()) shared->clear(part, t, 0, own_shared);
+      routed.round(t, own_sums);
+      if (shared) shared->round(t, own_shared);
     }
   });
   const Tensor none = new_empty(x, {0}, ScalarType::Float);
