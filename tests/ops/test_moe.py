@@ -41,6 +41,17 @@ def converted(experts: Experts, dtype: torch.dtype) -> Experts:
     return Experts(*(w.detach().to(dtype).requires_grad_() for w in experts))
 
 
+def holds_against_float64(x: Tensor, weights: Experts, upstream: Tensor) -> None:
+    """Outputs and all gradients of the dense form."""
+    results = []
+    for precision in (torch.float32, torch.float64):
+        tokens, own = x.to(precision).requires_grad_(), converted(weights, precision)
+        y = grouped_swiglu(tokens, own)
+        results.append((y, *torch.autograd.grad(y, (tokens, *own), upstream.to(precision))))
+    for one, two in zip(*results, strict=True):
+        assert relative(one, two) <= 2e-6
+
+
 # --- routing
 
 
@@ -325,13 +336,7 @@ def test_outliers_and_uneven_scales_cost_no_precision(kind: str) -> None:
     upstream = torch.randn(x.shape, generator=torch.Generator().manual_seed(3))
     if kind == "gradients":  # few rows carry nearly all of them, as of clicks
         upstream[torch.arange(96) % 19 > 0] *= 0.01
-    results = []
-    for precision in (torch.float32, torch.float64):
-        tokens, own = x.to(precision).requires_grad_(), converted(weights, precision)
-        y = grouped_swiglu(tokens, own)
-        results.append((y, *torch.autograd.grad(y, (tokens, *own), upstream.to(precision))))
-    for one, two in zip(*results, strict=True):
-        assert relative(one, two) <= 2e-6
+    holds_against_float64(x, weights, upstream)
 
 
 @needs_kernels
@@ -342,13 +347,7 @@ def test_rows_of_parts_that_differ_in_scale_keep_their_precision(scale: float) -
     weights = Experts(*(w[:, 0] for w in weights))
     x[..., :16] *= scale
     upstream = torch.randn(x.shape, generator=torch.Generator().manual_seed(3))
-    results = []
-    for precision in (torch.float32, torch.float64):
-        tokens, own = x.to(precision).requires_grad_(), converted(weights, precision)
-        y = grouped_swiglu(tokens, own)
-        results.append((y, *torch.autograd.grad(y, (tokens, *own), upstream.to(precision))))
-    for one, two in zip(*results, strict=True):
-        assert relative(one, two) <= 2e-6
+    holds_against_float64(x, weights, upstream)
 
 
 @needs_kernels
