@@ -23,13 +23,16 @@ def _temperatures(*values: float) -> list[Change]:
 
 _WEIGHTS: list[Change] = [{"loss": {"negative_weight": weight}} for weight in (1.25, 1.5)]
 _SLOWER: list[Change] = [{"spread": 0.3}, {"rate": 0.01}]
+_DECAYS: list[Change] = [{"decay": decay} for decay in (0.0, 1e-6, 1e-5)]
 SEARCHES: dict[str, list[list[Change]]] = {
     "shift-electronic": [_temperatures(0.05, 0.075, 0.1, 0.15), _SLOWER],
     "shift-cd": [_temperatures(0.05, 0.075, 0.1, 0.15), _SLOWER],
     "shift-gowalla": [_temperatures(0.05, 0.075, 0.1)],
     "electronic-dsl-w": [_WEIGHTS],
+    "electronic-bpr": [_DECAYS, [{"rate": 1e-3}, {"rate": 1e-2}], [{"epochs": 80}]],
+    "gowalla-bpr": [_DECAYS],
 }
-EPOCHS = {
+EPOCHS = {  # of a trial; rows that are not here are tried at their own length
     "shift-electronic": 12,
     "shift-cd": 8,
     "shift-gowalla": 6,
@@ -41,7 +44,8 @@ def trial(row: Cell, name: str) -> Cell:
     """``row`` as it is tried: shorter, on validation items alone."""
     shifted = row.data.endswith("-shift")
     source = f"{row.data}-validation" if shifted else row.data
-    return replace(row, name=name, data=source, final=shifted, epochs=EPOCHS[row.name])
+    epochs = EPOCHS.get(row.name, row.epochs)
+    return replace(row, name=name, data=source, final=shifted, epochs=epochs)
 
 
 def changed(cell: Cell, change: Change) -> Cell:
@@ -110,5 +114,5 @@ def lines_of(rows: Iterable[Cell], store: Path) -> list[str]:
         if row.name in SEARCHES and settled(row, store) is not None:
             made = [(cell, outcome(cell, store)) for cell in trials(row, store)]
             shown = [f"{words(cell)}: {score(found):.4f}" for cell, found in made if found is not None]
-            lines.append(f"| {row.name} | {EPOCHS[row.name]} | {'; '.join(shown)} |")
+            lines.append(f"| {row.name} | {EPOCHS.get(row.name, row.epochs)} | {'; '.join(shown)} |")
     return lines
