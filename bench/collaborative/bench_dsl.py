@@ -93,8 +93,8 @@ def settings_of(loss: str, data: str, store: Path) -> list[Setting]:
     many = {"negatives": COURSES[data].negatives, "shared": True}
     if loss == "bpr":
         pair = {"name": "bpr", "negatives": 1, "shared": False}
-        grid = [(rate, l2) for rate in (1e-3, 3e-3) for l2 in (1e-4, 1e-3, 1e-2)]
-        return [(pair, {"rate": rate, "spread": 0.01, "extra": {"l2": l2}}) for rate, l2 in grid]
+        grid = [(rate, decay) for rate in (3e-3, 1e-2) for decay in (1e-6, 1e-5, 3e-5)]
+        return [(pair, {"rate": rate, "spread": 0.01, "decay": decay}) for rate, decay in grid]
     if loss == "sl":
         return [({"name": "sl", **many, "temperature": t}, {}) for t in TEMPERATURES]
     if loss == "psl":
@@ -302,7 +302,8 @@ def all_trials(store: Path) -> list[str]:
 
 
 def rate_of(one: Outcome) -> str:
-    return f"rate {one.cell['rate']}, l2 {one.cell['extra']['l2']}" if one.cell["extra"] else ""
+    slow = one.cell["loss"]["name"] == "bpr"
+    return f"rate {one.cell['rate']}, decay {one.cell['decay']}" if slow else ""
 
 
 def write(store: Path) -> None:

@@ -90,10 +90,10 @@ def _all() -> dict[str, Cell]:
         _cell(
             "gowalla-lightgcn",
             "gowalla-lightgcn",
-            {**sl, "temperature": 0.1},
-            12,
+            {**sl, "temperature": 0.1, "reject": True},
+            20,
             model="lightgcn",
-            batch=8192,
+            batch=4096,
             rate=0.06,
         ),
     ]

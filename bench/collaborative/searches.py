@@ -23,11 +23,12 @@ def _temperatures(*values: float) -> list[Change]:
 
 _WEIGHTS: list[Change] = [{"loss": {"negative_weight": weight}} for weight in (1.25, 1.5)]
 _SLOWER: list[Change] = [{"spread": 0.3}, {"rate": 0.01}]
+_UNSHARED: list[Change] = [{"loss": {"shared": False, "reject": False}}]  # the sampler rejects
 _DECAYS: list[Change] = [{"decay": decay} for decay in (0.0, 1e-6, 1e-5)]
 SEARCHES: dict[str, list[list[Change]]] = {
-    "shift-electronic": [_temperatures(0.05, 0.075, 0.1, 0.15), _SLOWER],
-    "shift-cd": [_temperatures(0.05, 0.075, 0.1, 0.15), _SLOWER],
-    "shift-gowalla": [_temperatures(0.05, 0.075, 0.1)],
+    "shift-electronic": [_temperatures(0.05, 0.075, 0.1, 0.15), _SLOWER, [{"epochs": 60}], _UNSHARED],
+    "shift-cd": [_temperatures(0.05, 0.075, 0.1, 0.15), _SLOWER, [{"epochs": 60}]],
+    "shift-gowalla": [_temperatures(0.05, 0.075, 0.1), [{"batch": 1024, "rate": 0.03}]],
     "electronic-dsl-w": [_WEIGHTS],
     "electronic-bpr": [
         _DECAYS,
@@ -37,11 +38,11 @@ SEARCHES: dict[str, list[list[Change]]] = {
     ],
     "gowalla-bpr": [_DECAYS],
 }
-EPOCHS = {  # of a trial; rows that are not here are tried at their own length
-    "shift-electronic": 12,
-    "shift-cd": 8,
-    "shift-gowalla": 6,
-    "electronic-dsl-w": 10,
+SHARES = {  # of a row's epochs that its trials run; others are tried at their own length
+    "shift-electronic": 12 / 30,
+    "shift-cd": 8 / 30,
+    "shift-gowalla": 6 / 20,
+    "electronic-dsl-w": 10 / 30,
 }
 
 
@@ -49,7 +50,7 @@ def trial(row: Cell, name: str) -> Cell:
     """``row`` as it is tried: shorter, on validation items alone."""
     shifted = row.data.endswith("-shift")
     source = f"{row.data}-validation" if shifted else row.data
-    epochs = EPOCHS.get(row.name, row.epochs)
+    epochs = round(SHARES.get(row.name, 1.0) * row.epochs)
     return replace(row, name=name, data=source, final=shifted, epochs=epochs)
 
 
@@ -98,9 +99,9 @@ def _best(row: Cell, store: Path, stages: int) -> Cell | None:
 
 def words(cell: Cell) -> str:
     """What a search may change, in words."""
-    quiet = ("name", "shared", "negatives", "warmup", "ramp")
+    quiet = ("name", "negatives", "warmup", "ramp")
     given = {**{k: v for k, v in cell.loss.items() if k not in quiet}, "rate": cell.rate}
-    given |= {"spread": cell.spread, "decay": cell.decay, "epochs": cell.epochs}
+    given |= {"spread": cell.spread, "decay": cell.decay, "batch": cell.batch, "epochs": cell.epochs}
     return ", ".join(f"{k} {v}" for k, v in given.items())
 
 

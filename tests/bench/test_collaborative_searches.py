@@ -93,7 +93,17 @@ def test_a_search_settles_on_the_best_trial_of_all_stages(name: str, tmp_path: P
     best = seen[1]
     assert (found.loss, found.rate, found.decay) == (best.loss, best.rate, best.decay)
     for later in seen[len(SEARCHES[name][0]) :]:
-        assert later.loss == best.loss
+        assert later.loss.get("temperature") == best.loss.get("temperature")
+        assert later.loss.get("negative_weight") == best.loss.get("negative_weight")
+
+
+def test_a_row_that_is_made_longer_is_tried_longer(tmp_path: Path) -> None:
+    row = CELLS["shift-cd"]
+    made = []
+    for cell in trials(row, tmp_path):
+        made.append(cell.epochs)
+        stored(cell, 0.1, tmp_path)
+    assert made == [8] * 6 + [16]
 
 
 def test_a_row_without_a_search_is_itself(tmp_path: Path) -> None:
