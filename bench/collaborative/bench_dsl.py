@@ -81,8 +81,8 @@ def _courses() -> dict[str, Course]:
 
 
 COURSES = _courses()
-LOSSES = ("bpr", "bsl", "psl", "sl", "sl_at_k", "dsl_r", "dsl_w", "dsl_k")
-OURS = ("dsl_r", "dsl_w", "dsl_k")
+LOSSES = ("bpr", "bsl", "psl", "sl", "sl_at_k", "dsl_r", "dsl_w", "dsl_v", "dsl_k")
+OURS = ("dsl_r", "dsl_w", "dsl_v", "dsl_k")
 ABLATIONS = ("dsl_r-weights", "dsl_r-temperatures", "dsl_r-sign")
 TEMPERATURES = (0.1, 0.15, 0.2, 0.25, 0.3, 0.4)
 Setting = tuple[dict[str, Any], dict[str, Any]]  # of the loss; of the cell
@@ -115,6 +115,11 @@ def settings_of(loss: str, data: str, store: Path) -> list[Setting]:
     if loss == "dsl_w":
         grid = [(gamma, weight) for gamma in (0.5, -0.5) for weight in (1.1, 1.25, 1.5)]
         return [({**dsl, "kappa": 1.0, "gamma": g, "negative_weight": w}, {}) for g, w in grid]
+    if loss == "dsl_v":
+        near = [t for t in TEMPERATURES if t <= temperature][-3:]
+        grid = [(t, weight) for t in near for weight in (1.1, 1.25)]
+        dsl |= {"kappa": 1.0, "gamma": -1.0}
+        return [({**dsl, "temperature": t, "negative_weight": w}, {}) for t, w in grid]
     grid = [(1.0, 1.0), (1.0, -1.0), (1.0, 0.5), (1.0, -0.5), (4.0, 0.5), (4.0, -0.5)]
     return [({**dsl, "kappa": kappa, "gamma": gamma}, {}) for kappa, gamma in grid]
 

@@ -36,7 +36,6 @@ SEARCHES: dict[str, list[list[Change]]] = {
         [{"decay": 3e-5}, {"decay": 1e-4}],
         [{"epochs": 80}],
     ],
-    "gowalla-bpr": [_DECAYS],
 }
 SHARES = {  # of a row's epochs that its trials run; others are tried at their own length
     "shift-electronic": 12 / 30,
