@@ -64,6 +64,12 @@ def test_a_value_out_of_range_says_what_was_found_and_expected() -> None:
     assert wrong.value.where == "here"
 
 
+@pytest.mark.parametrize("value", [float("inf"), float("nan"), "inf"])
+def test_a_number_that_is_not_finite_is_refused_by_name(value: object) -> None:
+    with pytest.raises(ConfigError, match=r"setting 'beta' is not valid"):
+        Outer.parse({"beta": value})
+
+
 def test_where_may_depend_on_the_key() -> None:
     with pytest.raises(ConfigError) as wrong:
         Outer.parse({"inner": {"rate": -1}}, where=lambda key: f"file:{len(key)}")

@@ -66,7 +66,9 @@ def knob(
 class Config(BaseModel):
     """Base of every config: immutable, unknown keys refused, defaults validated."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, protected_namespaces=())
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, validate_default=True, protected_namespaces=(), allow_inf_nan=False
+    )
 
     @classmethod
     def parse(cls, settings: Mapping[str, Any], *, where: str | Callable[[str], str] = "settings") -> Self:

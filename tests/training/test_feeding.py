@@ -116,14 +116,17 @@ def test_in_batch_negatives_are_the_other_targets() -> None:
         np.testing.assert_allclose(batch.log_q.exp(), share[batch.items], rtol=1e-5)
 
 
-def test_more_negatives_than_items_are_refused_by_name() -> None:
+@pytest.mark.parametrize("shared", [False, True])
+def test_more_negatives_than_items_are_refused_by_name(shared: bool) -> None:
     train = walks(20, 15, 9)
-    with pytest.raises(ConfigError, match=r"loss.negatives[\s\S]*at most 15"):
-        make_feeder(train, Feed("pairs", negatives=16), 50, 0, host())
+    with pytest.raises(ConfigError, match=r"loss.negatives[\s\S]*at most 15[\s\S]*to 15 or less"):
+        make_feeder(train, Feed("pairs", negatives=16, shared=shared), 50, 0, host())
+    make_feeder(train, Feed("pairs", negatives=15, shared=shared), 50, 0, host())
 
 
 def test_a_user_who_met_every_item_is_named_when_negatives_are_drawn() -> None:
-    train = Interactions.from_arrays(np.repeat([0, 1], [3, 1]), np.array([0, 1, 2, 0]), np.arange(4))
+    users = np.repeat(["ann", "bob"], [3, 1])
+    train = Interactions.from_arrays(users, np.array([0, 1, 2, 0]), np.arange(4))
     feeder = make_feeder(train, Feed("pairs", negatives=1), 8, 0, host())
-    with pytest.raises(UsageError, match=r"met every item[\s\S]*in_batch"):
+    with pytest.raises(UsageError, match=r"met every item[\s\S]*user ann with all 3[\s\S]*in_batch"):
         list(feeder.epoch(0))

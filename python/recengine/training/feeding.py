@@ -100,7 +100,7 @@ def make_feeder(
     """The Feeder that answers ``feed``; rows 0: the usual number for the kind.
 
     Raises UsageError for batches that interactions cannot give or an unknown sampler, ConfigError when a row
-    is to get more negatives of its own than there are items, DataError when there is nothing to learn from.
+    is to get more negatives than there are items, DataError when there is nothing to learn from.
     """
     if feed.kind == "features":
         raise UsageError("interactions have no such batches", found=feed.kind, expected="sequences or pairs")
@@ -122,13 +122,13 @@ def _sampler(feed: Feed, train: Interactions, host: Host) -> Any:
     registry = host.registries["sampler"]
     if feed.sampler in registry or feed.sampler not in SAMPLERS:
         return registry.get(feed.sampler).load()(train)
-    if feed.negatives > train.n_items > 0 and feed.sampler != "in_batch" and not feed.shared:
+    if feed.negatives > train.n_items > 0 and feed.sampler != "in_batch":
         raise ConfigError(
             "there are fewer items than negatives are asked for",
             where="loss.negatives",
             found=feed.negatives,
             expected=f"at most {train.n_items}, the items of the catalogue",
-            fix=f"set loss.negatives to {max(1, train.n_items // 2)} or less, or take the loss 'softmax'",
+            fix=f"set loss.negatives to {train.n_items} or less, or take the loss 'softmax'",
         )
     options = {"power": feed.power} if feed.sampler in ("popularity", "mixed") else {}
     return SAMPLERS[feed.sampler](train, **options)

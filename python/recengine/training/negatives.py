@@ -15,7 +15,7 @@ from torch import Tensor
 from recengine.data import Interactions
 from recengine.data.matrix import pair_matrix
 from recengine.data.sampling import AliasTable
-from recengine.errors import DataError
+from recengine.errors import DataError, UsageError
 from recengine.ops.sampling import draw_negatives
 
 Ids = NDArray[np.int64]
@@ -30,6 +30,8 @@ class Uniform:
         self._n_items = train.n_items
         matrix = pair_matrix(train)
         self._met = torch.from_numpy(matrix.indptr), torch.from_numpy(matrix.columns)
+        self._users = train.users
+        self._met_all = np.diff(matrix.indptr) >= train.n_items
 
     def sample(
         self, users: Ids, count: int, generator: np.random.Generator
@@ -44,6 +46,15 @@ class Uniform:
     def _draw(
         self, users: Ids, count: int, generator: np.random.Generator, alias: tuple[Tensor, Tensor] | None
     ) -> Ids:
+        full = users[self._met_all[users]]
+        if len(full):
+            raise UsageError(
+                "a user met every item of the catalogue: there is no negative to draw",
+                where="loss.sampler",
+                found=f"user {self._users.tokens[full[0]]} with all {self._n_items} items",
+                fix="leave such users out of the training data, or set loss.shared = true or "
+                "loss.sampler = 'in_batch', which reject nothing",
+            )
         rows = torch.from_numpy(np.ascontiguousarray(users, np.int64))
         drawn = draw_negatives(rows, count, self._n_items, seed=_seed(generator), met=self._met, alias=alias)
         return drawn.numpy()
