@@ -5,7 +5,9 @@
     python bench/tuning/bench_synthetic.py all        (both; hours)
 
 A cell is problem x method x seed; ``run`` appends one JSON line a cell and skips those that are there.
-All methods of a seed start from the same default and the same Sobol points. Ax runs in its own environment
+All methods of a seed start from the same default and, but for ``bonsai``, from the same nine Sobol points;
+``bonsai`` has its own nine, in each of which about two ninths of the parameters are where they are in the
+Sobol point. ``bonsai-sobol`` is the same policy after Sobol's. Ax runs in its own environment
 (python bench/peers/install.py ax), with the same kind of surrogate as ours.
 
 ``bonsai`` uses its last trials to confirm what it recommends; every other method recommends the best point
@@ -45,6 +47,7 @@ INITIAL = 10
 CONFIRMATIONS = 2
 VARIANTS: dict[str, dict[str, Any]] = {
     "bonsai": {},
+    "bonsai-sobol": {"design": "sobol"},
     "bonsai-always": {"dense_every": 0},
     "bonsai-dense": {"explore": "dense"},
     "bonsai-plain": {"refine": False},
@@ -58,10 +61,11 @@ def observed(problem: Problem, point: dict[str, Any]) -> Observation:
     return Observation(point, (problem.value(point),), problem.allows(point))
 
 
-def start(problem: Problem, seed: int) -> list[Observation]:
-    """The default and a Sobol design, the same for all methods."""
+def start(problem: Problem, seed: int, config: BonsaiConfig | None = None) -> list[Observation]:
+    """The default and a design: Sobol's, the same for all methods, or that of a policy with ``config``."""
     history = [observed(problem, problem.space.default)]
-    design = plain_bo(BonsaiConfig(initial=INITIAL), problem.space, seed)
+    space = problem.space
+    design = Bonsai(config, space, seed) if config else plain_bo(BonsaiConfig(initial=INITIAL), space, seed)
     while len(history) < INITIAL:
         point = {k: v for k, v in design.propose(history, 1)[0].items() if k != "__facts__"}
         history.append(observed(problem, point))
@@ -155,9 +159,10 @@ def cell(name: str, method: str, seed: int, trials: int) -> dict[str, Any]:
     """One run: the design, then proposals; ``bonsai`` spends its last trials on its recommendation where that
     was not measured."""
     problem = (PROBLEMS | DEVELOPMENT)[name]()
-    history = start(problem, seed)
+    config = BonsaiConfig(initial=INITIAL, **VARIANTS[method]) if is_bonsai(method) else None
+    history = start(problem, seed, config)
     rows: list[dict[str, Any]] = []
-    policy = Bonsai(BonsaiConfig(initial=INITIAL), problem.space, seed) if is_bonsai(method) else None
+    policy = Bonsai(config, problem.space, seed) if config else None
     with opened(method, problem, seed, history) as ask:
         while len(history) < trials:
             found = None

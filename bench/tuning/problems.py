@@ -217,6 +217,30 @@ PROBLEMS: dict[str, Callable[[], Problem]] = {
     "mixed20": _mixed_hartmann,
 }
 
+
+def _off_the_hill(point: Point) -> bool:
+    """A half plane and a ball that cut Rosenbrock's valley; the optimum is inside."""
+    return bool(point["x0"] + point["x1"] <= 1.7 and point["x2"] - point["x0"] <= 0.35)
+
+
+def _settings() -> Problem:
+    """A smooth bowl over integers, rates and choices; five of twenty-two matter."""
+    sizes = [Parameter(f"n{j}", "int", 6, 1, 20) for j in range(7)]
+    rates = [Parameter(f"r{j}", "float", 1e-2, 1e-4, 1.0, log=True) for j in range(6)]
+    shares = [Parameter(f"s{j}", "float", 0.5, 0.0, 1.0) for j in range(5)]
+    kinds = [Parameter(f"k{j}", "choice", "a", choices=("a", "b", "c")) for j in range(4)]
+    worth = {"a": 0.0, "b": -0.4, "c": 0.5}
+
+    def value(point: Point) -> float:
+        size, rate = (point["n0"] - 15) / 10, math.log10(point["r0"]) + 1
+        share, other = point["s0"] - 0.9, (point["n1"] - 3) / 10
+        return (
+            1.5 - size**2 - 0.8 * rate**2 - 2 * share**2 - other**2 - 0.4 * size * rate + worth[point["k0"]]
+        )
+
+    return Problem(Space((*sizes, *rates, *shares, *kinds)), value, 2.0, ("n0", "r0", "s0", "n1", "k0"))
+
+
 # settings are chosen on these, so that the others stay unseen
 DEVELOPMENT: dict[str, Callable[[], Problem]] = {
     "rosenbrock25": lambda: _embedded(rosenbrock, 4, 25, 0.0, 0.35),
@@ -224,4 +248,7 @@ DEVELOPMENT: dict[str, Callable[[], Problem]] = {
     "bowl40": lambda: _embedded(bowl, 6, 40, 0.0, 0.5),
     "cosine50": lambda: _embedded(cosine_mixture, 5, 50, 0.5, 0.4),
     "shekel25": lambda: _embedded(shekel, 4, 25, shekel([0.4] * 4), 0.5),
+    "shekel40-off": lambda: _embedded(shekel, 4, 40, shekel([0.4] * 4), 0.95),
+    "valley25": lambda: _embedded(rosenbrock, 4, 25, 0.0, 0.35, feasible=_off_the_hill),
+    "settings22": _settings,
 }

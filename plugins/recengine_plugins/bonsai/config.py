@@ -56,10 +56,15 @@ class BonsaiConfig(Config):
     loss_share: float = knob(
         0.05, "share of the incumbent's gain over the default that its final pruning may cost", ge=0.0, le=1.0
     )
+    design: Literal["auto", "blocks", "sobol"] = knob(
+        "auto",
+        "points between the default and the first model: the default with blocks of parameters moved, or "
+        "Sobol's, in which all are; auto: the former from 10 parameters on",
+    )
     initial: int = knob(
         0,
-        "points before the first model: the default, then a Sobol sequence; 0: two more than there are "
-        "parameters, 4 to 10",
+        "points before the first model, the default among them; 0: two more than there are parameters, "
+        "4 to 10",
         ge=0,
     )
     beta: float = knob(4.0, "of the confidence bound: mean + sqrt(beta) sd", gt=0.0)

@@ -28,6 +28,8 @@ def raised(Y: Tensor) -> Tensor:
     A search needs the surrogate near the top; a few very bad points would set its scale otherwise.
     """
     low, high = torch.quantile(Y, 0.25), torch.quantile(Y, 0.75)
+    if low == high:  # most points tie, as where what they change does nothing: judge by the others
+        low, high = (torch.quantile(torch.unique(Y), share) for share in (0.25, 0.75))
     return Y.clamp_min(float(low - 1.5 * (high - low)))
 
 
@@ -56,7 +58,7 @@ class Knowledge:
         default. seed: of an ensemble's shrinkage."""
         encoded = torch.stack([torch.as_tensor(space.encode(entry.parameters)) for entry in history])
         good = [entry.feasible and usable(entry) for entry in history]
-        feasibility = Feasibility(encoded, torch.tensor(good))
+        feasibility = Feasibility(encoded, torch.tensor(good), config.surrogate, config.members, seed)
         X = encoded[torch.tensor(good)]
         Y = torch.tensor([e.values for e, use in zip(history, good, strict=True) if use], dtype=torch.float64)
         if objectives is not None and len(X):

@@ -31,6 +31,7 @@ from botorch.exceptions.errors import ModelFittingError
 
 from recengine_plugins.bonsai.acquisition import Acquisition, OnlyFeasibility, build
 from recengine_plugins.bonsai.dense import dense_step, refine
+from recengine_plugins.bonsai.design import FROM, blocks
 from recengine_plugins.bonsai.incumbent import prune_incumbent, tolerated
 from recengine_plugins.bonsai.knowledge import Knowledge, usable
 
@@ -51,15 +52,15 @@ class Bonsai:
     def propose(
         self, history: Sequence[Observation], n: int, pending: Sequence[Mapping[str, Any]] = ()
     ) -> list[dict[str, Any]]:
-        """n points: a Sobol design first, then model-based ones, each conditioned on those before it."""
+        """n points: a design first, then model-based ones, each conditioned on those before it."""
         proposals: list[dict[str, Any]] = []
         taken = [dict(point) for point in pending]
         known: Knowledge | None = None
         for i in range(n):
             at = len(history) + len(taken)
-            facts: dict[str, Any] = {"origin": "sobol"}
+            facts: dict[str, Any] = {"origin": "design"}
             if at < self.initial or sum(usable(entry) for entry in history) < 2:
-                point = self._sobol(at)
+                point = self._designed(at)
             else:
                 with torch.random.fork_rng(), warnings.catch_warnings():
                     warnings.simplefilter("ignore")  # botorch warns of every imperfect fit; trials are kept
@@ -84,6 +85,20 @@ class Bonsai:
             warnings.simplefilter("ignore")
             torch.manual_seed(self.seed)
             return recommend(self.space, history, self.config, seed=self.seed)
+
+    def _designed(self, at: int) -> dict[str, Any]:
+        """Member ``at`` of the design: a block of parameters moved, or (always for few parameters) all."""
+        dense = self._sobol(at)
+        if not self._in_blocks or not 0 < at < self.initial:
+            return dense
+        row = blocks(self.space, self.limits, self.initial, self.seed, at, self.space.encode(dense))
+        return dense if row is None else self.space.decode(row)
+
+    @property
+    def _in_blocks(self) -> bool:
+        if not self.config.prune or self.config.design == "sobol":
+            return False
+        return self.config.design == "blocks" or len(self.space.names) >= FROM
 
     # --- the two kinds of proposal ----------------------------------------------------------------
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from recengine_plugins.bonsai.improvement import predictor
 from recengine_plugins.bonsai.map_saas import LENGTHSCALE, NOISE, OUTPUTSCALE, fit_members
 
 Kind = Literal["auto", "gp", "map_saas"]
@@ -71,15 +73,21 @@ def _inside(values: Any, ends: tuple[float, float], share: float) -> Tensor:
 
 
 class Feasibility:
-    """Probability that a point is feasible, from a Gaussian process on 0/1 outcomes: Phi((mean - 1/2)/sd)."""
+    """Probability that a point is feasible, from Gaussian processes on 0/1 outcomes: Phi((mean - 1/2)/sd), the
+    mean over the members of an ensemble."""
 
-    def __init__(self, X: Tensor, feasible: Tensor) -> None:
-        self.model = None if bool(feasible.all()) else _one(X, feasible.to(X)[:, None])
+    def __init__(
+        self, X: Tensor, feasible: Tensor, kind: Kind = "auto", members: int = 4, seed: int = 0
+    ) -> None:
+        self.model = None
+        if not bool(feasible.all()):
+            self.model = fit_surrogate(X, feasible.to(X)[:, None], kind, members, seed)
+            self._predict = predictor(self.model)
 
     def log_probability(self, X: Tensor) -> Tensor:
         """log P(feasible) of X [b, q, d]: [b], the product over the q points."""
         if self.model is None:
             return X.new_zeros(X.shape[0])
-        posterior = self.model.posterior(X)
-        z = (posterior.mean - 0.5) / posterior.variance.clamp_min(1e-12).sqrt()
-        return torch.special.log_ndtr(z).squeeze(-1).sum(dim=-1)
+        means, deviations = self._predict(X.reshape(-1, X.shape[-1]))
+        each = torch.special.log_ndtr((means - 0.5) / deviations)
+        return (each.logsumexp(dim=0) - math.log(len(each))).reshape(X.shape[:-1]).sum(dim=-1)

@@ -11,6 +11,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -87,6 +88,10 @@ class Parameter:
         """Columns in the unit cube: one, or one a choice when there are more than two."""
         return len(self.choices) if self.kind == "choice" and len(self.choices) > 2 else 1
 
+    @cached_property
+    def _default_column(self) -> float:
+        return float(self.encode(self.default)[0])
+
     def encode(self, value: Any) -> NDArray[np.float64]:
         """Unit-cube columns of a value."""
         if self.kind == "choice":
@@ -105,7 +110,7 @@ class Parameter:
         if self.kind == "choice":
             at = int(np.argmax(columns)) if self.width > 1 else int(columns[0] >= 0.5)
             return self.choices[min(at, len(self.choices) - 1)]
-        if abs(float(columns[0]) - float(self.encode(self.default)[0])) <= 1e-9:
+        if abs(float(columns[0]) - self._default_column) <= 1e-9:
             return self.default
         share = float(np.clip(columns[0], 0, 1))
         if self.off:
@@ -215,7 +220,7 @@ class Space:
             made.append(Parameter(prefix + name, kind, value, *ends, search.log, (), when, cost, off))
         return cls(tuple(made), tuple(limits))
 
-    @property
+    @cached_property
     def names(self) -> tuple[str, ...]:
         return tuple(parameter.name for parameter in self.parameters)
 
@@ -227,7 +232,7 @@ class Space:
     def width(self) -> int:
         return sum(parameter.width for parameter in self.parameters)
 
-    @property
+    @cached_property
     def groups(self) -> tuple[tuple[int, ...], ...]:
         """Columns of each parameter in the unit cube."""
         ends = np.cumsum([0, *(parameter.width for parameter in self.parameters)])
@@ -250,7 +255,7 @@ class Space:
         """``point`` with every inactive parameter at its default."""
         settled = dict(point)
         for parameter in self.parameters:
-            if not all(settled.get(other) in values for other, values in parameter.when):
+            if parameter.when and not all(settled.get(other) in values for other, values in parameter.when):
                 settled[parameter.name] = parameter.default
         return settled
 
@@ -285,6 +290,8 @@ class Space:
         """Names of the parameters that differ from the default (numbers: beyond 1e-9 of the range)."""
         names = []
         for parameter in self.parameters:
+            if point[parameter.name] == parameter.default:
+                continue
             ours, theirs = parameter.encode(point[parameter.name]), parameter.encode(parameter.default)
             if np.abs(ours - theirs).max() > 1e-9:
                 names.append(parameter.name)
