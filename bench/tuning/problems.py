@@ -219,7 +219,7 @@ PROBLEMS: dict[str, Callable[[], Problem]] = {
 
 
 def _off_the_hill(point: Point) -> bool:
-    """A half plane and a ball that cut Rosenbrock's valley; the optimum is inside."""
+    """Two half planes that cut into Rosenbrock's valley; the optimum is within them."""
     return bool(point["x0"] + point["x1"] <= 1.7 and point["x2"] - point["x0"] <= 0.35)
 
 

@@ -46,7 +46,7 @@ def volume(row: Row) -> float:
 
 
 def paired(rows: list[Row], trials: int) -> list[tuple[Row, Row]]:
-    """Runs of bonsai with Ax's of the same problem and seed; raises ValueError where their defaults differ."""
+    """Runs of bonsai with Ax's of the same problem and seed; ValueError where their defaults differ."""
     known = {(r["problem"], r["seed"], r["method"]): r for r in rows if r["trials"] == trials}
     pairs = [
         (own, known[problem, seed, "ax"])

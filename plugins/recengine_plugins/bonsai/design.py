@@ -2,8 +2,8 @@
 
 Every parameter is moved in ``ROUNDS`` of the points, each time beside others, drawn at random. Where most
 parameters do nothing, many blocks leave the value as it was, which clears all of their parameters at once;
-with k that matter, a point in which a share p of all is moved tells most while (1 - p)^k is near a half (group
-testing). A dense design moves everything in every point and tells little about any one parameter.
+with k that matter, a point in which a share p of all is moved tells most while (1 - p)^k is near a half
+(group testing). A dense design moves everything in every point and tells little about any one parameter.
 """
 
 from __future__ import annotations

@@ -73,8 +73,8 @@ def _inside(values: Any, ends: tuple[float, float], share: float) -> Tensor:
 
 
 class Feasibility:
-    """Probability that a point is feasible, from Gaussian processes on 0/1 outcomes: Phi((mean - 1/2)/sd), the
-    mean over the members of an ensemble."""
+    """Probability that a point is feasible, from Gaussian processes on 0/1 outcomes: Phi((mean - 1/2)/sd),
+    the mean over the members of an ensemble."""
 
     def __init__(
         self, X: Tensor, feasible: Tensor, kind: Kind = "auto", members: int = 4, seed: int = 0
