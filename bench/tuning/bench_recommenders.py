@@ -6,7 +6,9 @@
 
 A trial is one fit of few epochs, judged by NDCG@10 on the validation items; the test items are asked once, at
 the end: what each tuner recommends against the default settings, under fresh seeds, by the crossed test over
-users and seeds. ``bonsai`` spends its last trials on confirming its recommendation.
+users and seeds. ``bonsai`` spends its last trials on confirming its recommendation, and then decides between
+it and the default on targets that no trial was judged by: fitted to the training events alone, under fresh
+seeds, both are judged by the last of these (recengine.tuning.decide).
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ from recengine.data import Interactions
 from recengine.evaluation.statistics import crossed_test
 from recengine.hooks import host
 from recengine.training.record import environment
-from recengine.tuning import Space
+from recengine.tuning import Space, decide
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "bench" / "results"
@@ -121,6 +123,11 @@ def cell(model: str, tuner: str, seed: int, trials: int, repeats: int) -> dict[s
         concluded = policy.conclude(history)
         incumbent = concluded.frontier[-1].parameters  # the sparsest measured point that is good enough
         final = dict(concluded.recommended if known(concluded.recommended) else incumbent)
+    decision = None
+    if tuner == "bonsai" and space.changed(final):
+        earlier = fitted(model, events, space.default, seed).split.train
+        decision = decide(*(_users(model, earlier, point, repeats) for point in (final, space.default)))
+        final = final if decision.adopted else space.default
     took = time.perf_counter() - before
     kept = {"tuned": final, "default": space.default}
     tables = {name: _users(model, events, point, repeats) for name, point in kept.items()}
@@ -137,6 +144,7 @@ def cell(model: str, tuner: str, seed: int, trials: int, repeats: int) -> dict[s
         "final": final,
         "final_changed": list(space.changed(final)),
         "seconds": took,
+        "decision": None if decision is None else [decision.test.low, decision.test.high, decision.adopted],
         "tuned_test": float(tables["tuned"].mean()),
         "default_test": float(tables["default"].mean()),
         "repeats": repeats,
@@ -258,6 +266,7 @@ def main() -> None:
     asked.out = asked.out or [Path(tempfile.gettempdir()) / f"tuning_rec{'-quick' * asked.quick}.jsonl"]
     if asked.quick:
         asked.models, asked.tuners, asked.trials, asked.repeats = "ease", "bonsai,random", 4, 2
+        asked.out[0].unlink(missing_ok=True)  # another day's cells would be taken for this code's
     if asked.verb != "report":
         run(asked)
     if asked.verb != "run":

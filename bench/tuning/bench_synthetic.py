@@ -253,6 +253,7 @@ def main() -> None:
     asked.out = asked.out or [Path(tempfile.gettempdir()) / f"tuning_synthetic{'-quick' * asked.quick}.jsonl"]
     if asked.quick:
         asked.problems, asked.methods, asked.seeds, asked.trials = "hartmann25", "bonsai,ax", "0", 13
+        asked.out[0].unlink(missing_ok=True)  # another day's cells would be taken for this code's
     if asked.verb != "report":
         run(asked)
     if asked.verb != "run":

@@ -1,8 +1,20 @@
 """The tuning room: search spaces, studies that survive anything, ask and tell. No named tuner lives here."""
 
+from recengine.tuning.decision import Decision, decide
 from recengine.tuning.space import LinearLimit, Parameter, Space
 from recengine.tuning.stopping import HopelessError, Watched
 from recengine.tuning.store import StudyFile, Trial
 from recengine.tuning.study import Study
 
-__all__ = ["HopelessError", "LinearLimit", "Parameter", "Space", "Study", "StudyFile", "Trial", "Watched"]
+__all__ = [
+    "Decision",
+    "HopelessError",
+    "LinearLimit",
+    "Parameter",
+    "Space",
+    "Study",
+    "StudyFile",
+    "Trial",
+    "Watched",
+    "decide",
+]
