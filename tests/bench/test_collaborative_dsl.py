@@ -1,0 +1,57 @@
+"""The study of losses: equal numbers of trials, and which ratio a claim takes."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "bench" / "collaborative"))
+
+from bench_dsl import LOSSES, chosen, figures, trials
+from cells import Cell, Outcome, keep
+
+
+def made(cell: Cell, validation: float | None, values: np.ndarray | None = None) -> Outcome:
+    ndcg = None if values is None else float(values.mean())
+    return Outcome(asdict(cell), 10, 10, validation, ndcg, ndcg, {"1": 0.1}, 1.0, 1.0, values)
+
+
+def with_trials_of_sl(store: Path, best: int) -> None:
+    for i, cell in enumerate(trials("sl", "electronic", store)):
+        keep(made(cell, 0.5 if i == best else 0.1), cell, store)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_every_loss_is_given_six_different_trials(loss: str, tmp_path: Path) -> None:
+    with_trials_of_sl(tmp_path, best=4)
+    cells = trials(loss, "electronic", tmp_path)
+    assert len({(str(cell.loss), cell.rate, cell.decay) for cell in cells}) == 6
+    assert not any(cell.final for cell in cells)
+
+
+def test_what_stands_on_sl_takes_the_temperature_that_its_trials_found(tmp_path: Path) -> None:
+    with_trials_of_sl(tmp_path, best=4)
+    best = chosen("sl", "electronic", tmp_path)[0]["temperature"]
+    for loss in ("sl_at_k", "dsl_r", "dsl_w", "dsl_k"):
+        assert {cell.loss["temperature"] for cell in trials(loss, "electronic", tmp_path)} == {best}
+    near = {cell.loss["temperature"] for cell in trials("dsl_v", "electronic", tmp_path)}
+    assert (len(near), max(near)) == (3, best)
+
+
+def test_the_smallest_ratio_counts_and_the_form_is_said() -> None:
+    spread = np.linspace(0.0, 0.2, 10)
+
+    def runs(mean: float) -> list[Outcome]:
+        cells = [Cell("x", "beauty", {}, 1, final=True, seed=seed) for seed in range(2)]
+        return [made(cell, None, spread + mean - 0.1 + 0.001 * cell.seed) for cell in cells]
+
+    systems = {"sl": runs(0.4), "bsl": runs(0.5), "dsl_r": runs(0.44), "dsl_v": runs(0.45)}
+    (claim,) = figures({"beauty": systems})
+    assert (claim["claim"], claim["form"]) == ("collaborative.dsl-r-mf-beauty", "dsl_v")
+    assert claim["figure"] == pytest.approx(0.9, abs=1e-3)
+    del systems["dsl_v"]
+    assert figures({"beauty": systems})[0]["form"] == "dsl_r"
