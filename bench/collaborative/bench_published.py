@@ -84,7 +84,7 @@ def _all() -> dict[str, Cell]:
         _gowalla("psl", {**psl, "temperature": 0.05}),
         _gowalla("bsl", {**bsl, "temperature": 0.1, "positive_temperature": 0.2}),
         _cell("gowalla-bpr", "gowalla", _PAIR, 40, batch=8192, rate=1e-2, spread=0.01, decay=1e-6),
-        _cell("shift-gowalla", "gowalla-shift", strict, 20, batch=4096, rate=0.06),
+        _cell("shift-gowalla", "gowalla-shift", strict, 40, batch=4096, rate=0.06),
         _cell("shift-electronic", "electronic-shift", strict, 30),
         _cell("shift-cd", "cd-shift", strict, 30),
         _cell(

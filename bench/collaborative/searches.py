@@ -28,7 +28,7 @@ _DECAYS: list[Change] = [{"decay": decay} for decay in (0.0, 1e-6, 1e-5)]
 SEARCHES: dict[str, list[list[Change]]] = {
     "shift-electronic": [_temperatures(0.05, 0.075, 0.1, 0.15), _SLOWER, [{"epochs": 60}], _UNSHARED],
     "shift-cd": [_temperatures(0.05, 0.075, 0.1, 0.15), _SLOWER, [{"epochs": 60}]],
-    "shift-gowalla": [_temperatures(0.05, 0.075, 0.1), [{"batch": 1024, "rate": 0.03}]],
+    "shift-gowalla": [_temperatures(0.05, 0.075, 0.1)],
     "electronic-dsl-w": [_WEIGHTS],
     "electronic-bpr": [
         _DECAYS,
@@ -40,7 +40,7 @@ SEARCHES: dict[str, list[list[Change]]] = {
 SHARES = {  # of a row's epochs that its trials run; others are tried at their own length
     "shift-electronic": 12 / 30,
     "shift-cd": 8 / 30,
-    "shift-gowalla": 6 / 20,
+    "shift-gowalla": 6 / 40,
     "electronic-dsl-w": 10 / 30,
 }
 
