@@ -210,8 +210,8 @@ NOTES = [
     "in batches of 8,192, which is to a row's gradient what 1e-5 is in batches of 1,024.",
     "* `shift-cd-30`, `shift-electronic-30` and `shift-gowalla-20` were run first. On CD and Electronics "
     "twice the length was then better on the part held back, and taken; Gowalla follows without a trial of "
-    "its own. On Electronics, negatives of every row's own instead of the batch's are no better: sharing them "
-    "is not what is missing.",
+    "its own. On Electronics, negatives of every row's own instead of the batch's are no better: sharing "
+    "them is not what is missing.",
 ]
 
 
