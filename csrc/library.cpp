@@ -6,13 +6,16 @@
 #include <string>
 
 #include "common/isa.h"
+#include "common/large_blocks.h"
 
 namespace {
 std::string isa() { return recengine::isa_name(); }
+bool keep_memory(bool on) { return recengine::LargeBlocks::shared().keep(on); }
 }  // namespace
 
 STABLE_TORCH_LIBRARY(recengine, m) {
   m.def("isa() -> str");
+  m.def("keep_memory(bool on) -> bool");
   // attention
   m.def(
       "cosine_attention(Tensor qkv, Tensor? mask, Tensor? lengths, Tensor? cu_seqlens, Tensor? m, bool causal, "
@@ -120,4 +123,7 @@ STABLE_TORCH_LIBRARY(recengine, m) {
   m.def("swiglu_pack(Tensor gate, Tensor up, Tensor down) -> Tensor");
 }
 
-STABLE_TORCH_LIBRARY_IMPL(recengine, CompositeExplicitAutograd, m) { m.impl("isa", TORCH_BOX(&isa)); }
+STABLE_TORCH_LIBRARY_IMPL(recengine, CompositeExplicitAutograd, m) {
+  m.impl("isa", TORCH_BOX(&isa));
+  m.impl("keep_memory", TORCH_BOX(&keep_memory));
+}

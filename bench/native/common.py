@@ -44,7 +44,11 @@ TUNED = {
 }
 # "returned", for measuring memory: every block above 64 kB is mapped on its own and given back when freed, so
 # that a call's rise is its own and not hidden in what an earlier call left behind.
-RETURNED = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
+RETURNED = {
+    "MALLOC_MMAP_THRESHOLD_": "65536",
+    "MALLOC_TRIM_THRESHOLD_": "0",
+    "RECENGINE_KEEP_MEMORY": "0",
+}
 
 
 # Between two candidates: the workers of the one before (another process's OpenBLAS, say) spin for some tens

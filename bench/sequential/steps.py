@@ -14,6 +14,7 @@ from recengine.contracts.batch import SequenceBatch, StepContext
 from recengine.contracts.model import DataFacts
 from recengine.data import Interactions, Vocabulary
 from recengine.hooks import host
+from recengine.ops import keep_memory
 from recengine.training import resolve
 from recengine.training.build import build_model
 from recengine.training.feeding import make_feeder
@@ -77,10 +78,13 @@ def peak_bytes(work: Callable[[], object]) -> int:
     """Most bytes of tensors that a call holds at a time, beyond those it found: torch's own allocations, as
     ``torch.cuda.max_memory_allocated`` counts them; scratch of native kernels is not in it. The second of two
     calls: the profiler does not see that a call frees what was made before it was first started, so that
-    gradients of the last step would count in one call and not in the next."""
+    gradients of the last step would count in one call and not in the next. Nor does it see memory that our
+    operators keep: they keep none meanwhile."""
+    kept = keep_memory(False)
     for _ in range(2):
         with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as watched:
             work()
+    keep_memory(kept)
     kineto: Any = watched.profiler
     held = highest = 0
     records = [event for event in kineto.kineto_results.events() if event.name() == "[memory]"]

@@ -449,8 +449,7 @@ std::tuple<Tensor, Tensor> forward(const Tensor& qkv, std::optional<Tensor> mask
                                    std::string activation, std::string scale, bool save_state) {
   const Call c = check("cosine_attention", qkv, mask, lengths, offsets, m, causal, activation, scale);
   const Tensor out =
-      on_large_pages(c.varlen ? torch::stable::new_empty(qkv, {c.positions, c.heads, c.d})
-                              : torch::stable::new_empty(qkv, {c.sequences, c.positions, c.heads, c.d}));
+      c.varlen ? large_empty(qkv, {c.positions, c.heads, c.d}) : large_empty(qkv, {c.sequences, c.positions, c.heads, c.d});
   const int64_t dp = padded16(c.d);
   save_state = save_state && !causal;
   Tensor state = save_state
@@ -492,8 +491,7 @@ std::tuple<Tensor, Tensor> backward(const Tensor& grad, const Tensor& qkv, std::
                        state.scalar_type() == ScalarType::Float),
                   op, ": state must be what cosine_attention returned with save_state=True, or empty");
   const Tensor dqkv =
-      on_large_pages(c.varlen ? torch::stable::new_empty(qkv, {c.positions, 3, c.heads, c.d})
-                              : torch::stable::new_empty(qkv, {c.sequences, c.positions, 3, c.heads, c.d}));
+      c.varlen ? large_empty(qkv, {c.positions, 3, c.heads, c.d}) : large_empty(qkv, {c.sequences, c.positions, 3, c.heads, c.d});
   Tensor dm = torch::stable::new_empty(qkv, {m ? c.heads : 0}, ScalarType::Float);
   const bool kept = !causal && state.numel() > 0;
   const float* states = kept ? static_cast<const float*>(state.const_data_ptr()) : nullptr;

@@ -1,10 +1,14 @@
-// Results of many megabytes on pages of two: a fresh one is faulted in 4 kB at a time otherwise, which can cost as
-// much as the kernel that fills it.
+// Results of many megabytes on pages of two: a fresh one is faulted in 4 kB at a time otherwise, and cleared, which can
+// cost as much as the kernel that fills it.
 #pragma once
 
 #include <cstdint>
+#include <initializer_list>
+#include <optional>
+#include <vector>
 
 #include "common/checks.h"
+#include "common/large_blocks.h"
 #include "common/worker_memory.h"
 
 #if defined(__linux__)
@@ -26,11 +30,21 @@ inline void advise_large_pages(const void* begin, uintptr_t bytes) {
 #endif
 }
 
-// The tensor itself, just allocated.
-inline Tensor on_large_pages(Tensor t) {
-  const uintptr_t bytes = static_cast<uintptr_t>(t.numel()) * static_cast<uintptr_t>(t.element_size());
-  if (bytes >= 2 * LARGE_PAGE) advise_large_pages(t.const_data_ptr(), bytes);
-  return t;
+// A new tensor, contiguous, of anything; large ones on large pages, in memory of tensors that are gone (large_blocks.h).
+inline Tensor large_empty(const Tensor& like, std::initializer_list<int64_t> sizes, std::optional<ScalarType> type = std::nullopt) {
+  const ScalarType own = type.value_or(like.scalar_type());
+  size_t bytes = own == ScalarType::Float ? 4 : own == ScalarType::BFloat16 ? 2 : 0;
+  for (const int64_t size : sizes) bytes *= static_cast<size_t>(size);
+  if (bytes >= 2 * LARGE_PAGE)
+    if (const LargeBlocks::Block block = LargeBlocks::shared().take(bytes); block.at) {
+      std::vector<int64_t> strides(sizes.size(), 1);
+      for (size_t i = sizes.size(); i-- > 1;) strides[i - 1] = strides[i] * sizes.begin()[i];
+      return torch::stable::from_blob(block.at, sizes, strides, like.device(), own,
+                                      [block](void*) { LargeBlocks::shared().give(block); });
+    }
+  Tensor fresh = torch::stable::new_empty(like, sizes, own);
+  if (bytes >= 2 * LARGE_PAGE) advise_large_pages(fresh.const_data_ptr(), bytes);
+  return fresh;
 }
 
 // worker_memory on large pages: what has to stay in the second-level cache does so for certain only on these, because small

@@ -121,7 +121,7 @@ std::tuple<Tensor, Tensor> moe_route_backward(const Tensor& gates_grad, const Te
   const int64_t rows = x.size(0), positions = x.size(1), width = x.size(2), count = router.size(2), k = gates.size(2);
   const Tensor chosen = torch::stable::contiguous(experts), weights = torch::stable::contiguous(gates);
   const Tensor upstream = torch::stable::contiguous(gates_grad);
-  Tensor x_sum = on_large_pages(new_empty(x, {rows, positions, width}, ScalarType::Float));
+  Tensor x_sum = large_empty(x, {rows, positions, width}, ScalarType::Float);
   Tensor router_sum = new_empty(router, {positions, width, count}, ScalarType::Float);
   float *x_to = x_sum.mutable_data_ptr<float>(), *router_to = router_sum.mutable_data_ptr<float>();
   const int64_t line = RECENGINE_PICK(router_line)(width), step = positions * k;
@@ -336,7 +336,7 @@ Tensor grouped_swiglu(const Tensor& x, const Tensor& gate, const Tensor& up, con
   use_packed(m.routed, packed, "packed");
   if (m.shared) use_packed(*m.shared, shared_packed, "shared_packed");
   const int64_t rows = x.size(0), positions = x.size(1), width = x.size(2);
-  Tensor y = on_large_pages(new_empty(x, {rows, positions, width}));
+  Tensor y = large_empty(x, {rows, positions, width});
   const int64_t piece = rows_at_once(width), pieces = (rows + piece - 1) / piece;
   const int64_t wide = RECENGINE_PICK(swiglu_row_size)(width), scratch = m.scratch(RECENGINE_PICK(swiglu_forward_scratch), piece, m.bf16());
   const int64_t prepared_size = m.prepared_size(piece);
@@ -372,9 +372,9 @@ struct Sums {
       : step(b.gate.numel()), size(b.gate.size(2) * b.hidden()), experts(b.experts()), rounded(parts == 1 && b.bf16()) {
     const int64_t t = b.gate.size(0), e = b.experts(), d = b.gate.size(2), f = b.hidden();
     const ScalarType type = rounded ? ScalarType::BFloat16 : ScalarType::Float;
-    gate = on_large_pages(new_empty(b.gate, {parts, t, e, d, f}, type));
-    up = on_large_pages(new_empty(b.gate, {parts, t, e, d, f}, type));
-    down = on_large_pages(new_empty(b.gate, {parts, t, e, f, d}, type));
+    gate = large_empty(b.gate, {parts, t, e, d, f}, type);
+    up = large_empty(b.gate, {parts, t, e, d, f}, type);
+    down = large_empty(b.gate, {parts, t, e, f, d}, type);
   }
   int64_t own_size() const { return rounded ? 3 * experts * size : 0; }
   ExpertGradient at(int64_t part, int64_t t, int64_t e, bool fresh, float* own) const {
@@ -424,7 +424,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> group
   // A token position's weights belong to one task. Few positions: their rows are cut into parts, a matter of
   // shapes only, each with sums of its own.
   const int64_t parts = std::clamp<int64_t>(16 / std::max<int64_t>(positions, 1), 1, std::max<int64_t>(pieces, 1));
-  Tensor x_grad = on_large_pages(new_empty(x, {rows, positions, width}));
+  Tensor x_grad = large_empty(x, {rows, positions, width});
   Tensor gates_grad = new_zeros(x, {gates ? rows : 0, positions, k}, ScalarType::Float);
   float* gates_to = gates_grad.mutable_data_ptr<float>();
   const Sums routed(m.routed, parts);
@@ -482,7 +482,7 @@ Tensor swiglu_pack(const Tensor& gate, const Tensor& up, const Tensor& down) {
   const Bank b{gate, up, down};
   check_bank("swiglu_pack", "", b);
   const int64_t size = RECENGINE_PICK(swiglu_packed_size)(gate.size(2), gate.size(3), b.bf16());
-  Tensor packed = on_large_pages(new_empty(gate, {gate.size(0), gate.size(1), size}, ScalarType::Float));
+  Tensor packed = large_empty(gate, {gate.size(0), gate.size(1), size}, ScalarType::Float);
   float* to = packed.mutable_data_ptr<float>();
   parallel_for(0, gate.size(0) * gate.size(1), 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) RECENGINE_PICK(swiglu_pack)(b.at(i / b.experts(), i % b.experts()), to + i * size);

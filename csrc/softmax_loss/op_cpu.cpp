@@ -163,7 +163,7 @@ std::tuple<Tensor, Tensor, Tensor> linear_cross_entropy_backward(
   const bool direct = weight.scalar_type() == ScalarType::Float;
   Tensor bias_out = new_zeros(hidden, {bias_grad ? weight.size(0) : 0}, ScalarType::Float);
   if (c.p.rows == 0) return {hidden_grad, new_zeros(weight, {weight.size(0), weight.size(1)}), bias_out};
-  Tensor weight_grad = on_large_pages(new_empty(weight, {weight.size(0), weight.size(1)}));
+  Tensor weight_grad = large_empty(weight, {weight.size(0), weight.size(1)});
   // Sums over chunks of rows stay in floats; a bfloat16 gradient is rounded once.
   Tensor weight_sum = direct ? weight_grad : new_empty(weight, {weight.size(0), weight.size(1)}, ScalarType::Float);
   const int64_t count = hidden.size(0);
@@ -395,7 +395,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> sampled_logsumexp_backward(
   }
   const int64_t entries = s.p.entries(), width = s.p.width;
   Tensor anchors_grad = new_empty(anchors, {s.p.rows, width});
-  Tensor table_grad = on_large_pages(new_empty(table, {table.size(0), width}));
+  Tensor table_grad = large_empty(table, {table.size(0), width});
   // What falls to each entry: the gradient of its log-weight (the last column, of the positive, is not returned).
   Tensor share = new_empty(anchors, {s.p.rows, entries}, ScalarType::Float);
   Tensor temperature_grad = new_empty(anchors, {temperature ? s.p.rows : 0}, ScalarType::Float);

@@ -72,8 +72,8 @@ std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& x, Maybe residual, Mayb
   check_like(op, "residual", residual, x, heads, width);
   STD_TORCH_CHECK(weight || keep_mixed, op, ": nothing to compute without weight and without keep_mixed");
   const std::vector<float> w = floats(op, weight, width);
-  Tensor normed = weight ? on_large_pages(torch::stable::new_empty(x, {samples, heads, width})) : torch::stable::new_empty(x, {0});
-  Tensor mixed = keep_mixed ? on_large_pages(torch::stable::new_empty(x, {samples, heads, width})) : torch::stable::new_empty(x, {0});
+  Tensor normed = weight ? large_empty(x, {samples, heads, width}) : torch::stable::new_empty(x, {0});
+  Tensor mixed = keep_mixed ? large_empty(x, {samples, heads, width}) : torch::stable::new_empty(x, {0});
   Tensor rstd = weight ? torch::stable::new_empty(x, {samples, heads}, ScalarType::Float)
                        : torch::stable::new_empty(x, {0}, ScalarType::Float);
   STD_TORCH_CHECK(!own_residual || (!residual && tokens == heads), op,
@@ -114,8 +114,8 @@ std::tuple<Tensor, Tensor, Tensor> backward(Maybe grad_normed, Maybe grad_mixed,
                   ": grad_normed needs weight and rstd");
   STD_TORCH_CHECK(!own_residual || tokens == heads, op, ": own_residual needs as many heads as tokens");
   const std::vector<float> w = floats(op, weight, width);
-  Tensor dx = on_large_pages(torch::stable::new_empty(source, {samples, tokens, heads * part}));
-  Tensor dr = residual_grad ? on_large_pages(torch::stable::new_empty(source, {samples, heads, width}))
+  Tensor dx = large_empty(source, {samples, tokens, heads * part});
+  Tensor dr = residual_grad ? large_empty(source, {samples, heads, width})
                             : torch::stable::new_empty(source, {0});
   Tensor dw = torch::stable::new_empty(source, {weight ? width : 0}, ScalarType::Float);
   const View in = view(source), add = own_residual ? in : view(residual), gy = view(grad_normed), gm = view(grad_mixed), to = view(dx),

@@ -3,6 +3,7 @@
 from .attention import cosine_attention, cosine_attention_at
 from .embedding import embedding_bag_sum, gradient_rows, rowwise_adagrad_, sparse_adam_
 from .graph import SparseMatrix, bipartite_graph, layer_mean, propagate, sparse_matrix
+from .memory import keep_memory
 from .moe import Experts, PackedWeights, Routing, grouped_swiglu, route
 from .retrieval import rank_of, topk
 from .sampled_softmax import logsumexp_rows, sampled_logits, sampled_logsumexp, sampled_scores
@@ -24,6 +25,7 @@ __all__ = [
     "grouped_swiglu",
     "hardest",
     "info_nce",
+    "keep_memory",
     "layer_mean",
     "linear_cross_entropy",
     "logsumexp_rows",
