@@ -275,8 +275,8 @@ def of_data(data: str, systems: dict[str, list[Outcome]], store: Path) -> list[s
         recall = np.mean([one.over_all_users(one.recall or 0.0) for one in runs])
         ndcg = np.mean([one.over_all_users(one.ndcg or 0.0) for one in runs])
         lines.append(
-            f"| {name} | {words(runs[0].cell['loss'])}{rate_of(runs[0])} | {searched} | {len(runs)} | {recall:.4f} "
-            f"| {ndcg:.4f} | {tail(runs):.4f} | {versus} | {p} |"
+            f"| {name} | {words(runs[0].cell['loss'])}{rate_of(runs[0])} | {searched} | {len(runs)} "
+            f"| {recall:.4f} | {ndcg:.4f} | {tail(runs):.4f} | {versus} | {p} |"
         )
     for name in OURS:
         shown = []
