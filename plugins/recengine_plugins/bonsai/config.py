@@ -33,7 +33,7 @@ class BonsaiConfig(Config):
         ge=0.0,
     )
     delta_share: float = knob(
-        0.05,
+        0.02,
         "the same as a share of what the best point known gains over the default; none under no_regret",
         ge=0.0,
         le=1.0,
@@ -68,6 +68,12 @@ class BonsaiConfig(Config):
         ge=0,
     )
     beta: float = knob(4.0, "of the confidence bound: mean + sqrt(beta) sd", gt=0.0)
+    reach: float = knob(
+        0.3,
+        "share of its range by which a proposal moves a number at most, from the default or the best point",
+        gt=0.0,
+        le=1.0,
+    )
     restarts: int = knob(12, "starts of the acquisition's optimiser", ge=1)
     raw_samples: int = knob(512, "points from which the starts are drawn", ge=1)
     mc_samples: int = knob(128, "draws of a Monte Carlo acquisition", ge=1)

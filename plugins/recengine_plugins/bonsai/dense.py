@@ -25,48 +25,76 @@ _ROUNDS = 8  # of steps over integers and choices
 
 
 def dense_step(
-    acquisition: Any, space: Space, limits: Limits, config: BonsaiConfig, anchors: Tensor, seed: int
+    acquisition: Any,
+    space: Space,
+    limits: Limits,
+    config: BonsaiConfig,
+    anchors: Tensor,
+    box: Tensor,
+    seed: int,
 ) -> Tensor:
-    """Points of the space [r, d] where ``acquisition`` is large, the best first.
+    """Points of the space [r, d] within ``box`` [2, d] where ``acquisition`` is large, the best first.
 
     anchors [m, d]: points from which sparse starts are drawn.
     """
-    starts = _starts(acquisition, space, limits, config, anchors, seed)
-    x = _climb(acquisition, space, limits, starts, {})
+    starts = _starts(acquisition, space, limits, config, anchors, box, seed)
+    x = _climb(acquisition, space, limits, starts, box, {})
     x = torch.stack([limits.admit(row) for row in x])
     stiff = [c for p, g in zip(space.parameters, space.groups, strict=True) if p.kind != "float" for c in g]
     if stiff:
         x = _step_by_step(acquisition, space, limits, x)
         if len(stiff) < space.width:
-            x = _climb(acquisition, space, limits, x, {c: x[:, c].clone() for c in stiff})
+            x = _climb(acquisition, space, limits, x, box, {c: x[:, c].clone() for c in stiff})
             x = torch.stack([limits.admit(row) for row in x])
     order = acquisition.plain(x).argsort(descending=True)
     return x[order]
 
 
-def refine(acquisition: Any, space: Space, limits: Limits, x: Tensor, groups: Sequence[int]) -> Tensor:
-    """``x`` [d] after a local search over the real-valued ones of ``groups``; never worse."""
+def within_reach(space: Space, centres: Tensor, reach: float) -> Tensor:
+    """The box [2, d] of what lies within ``reach`` of a range of some of ``centres`` [m, d], or between them;
+    choices are free.
+
+    Few points leave a surrogate unsure wherever nothing was measured, most of all at the ends of the ranges:
+    without a bound, that is where the first steps go.
+    """
+    free = [c for p, g in zip(space.parameters, space.groups, strict=True) if p.kind == "choice" for c in g]
+    box = torch.stack([centres.amin(dim=0) - reach, centres.amax(dim=0) + reach]).clamp(0, 1)
+    box[0, free], box[1, free] = 0.0, 1.0
+    return box
+
+
+def refine(
+    acquisition: Any, space: Space, limits: Limits, x: Tensor, groups: Sequence[int], box: Tensor
+) -> Tensor:
+    """``x`` [d] after a local search over the real-valued ones of ``groups`` within ``box``; never worse."""
     free = {c for g in groups if space.parameters[g].kind == "float" for c in space.groups[g]}
     if not free:
         return x
     held = {c: x[c : c + 1].clone() for c in range(len(x)) if c not in free}
-    moved = limits.admit(_climb(acquisition, space, limits, x[None], held)[0])
+    moved = limits.admit(_climb(acquisition, space, limits, x[None], box, held)[0])
     before, after = acquisition.plain(torch.stack([x, moved]))
     return moved if after > before else x
 
 
 def _starts(
-    acquisition: Any, space: Space, limits: Limits, config: BonsaiConfig, anchors: Tensor, seed: int
+    acquisition: Any,
+    space: Space,
+    limits: Limits,
+    config: BonsaiConfig,
+    anchors: Tensor,
+    box: Tensor,
+    seed: int,
 ) -> Tensor:
     sparse = (config.restarts + 1) // 2
     pool = sparse_changes(anchors, space, config.raw_samples // 2, np.random.default_rng([seed, 1]))
-    pool = torch.stack([x for x in [*anchors, *pool] if limits.holds(x)])
+    pool = torch.cat([anchors, pool]).clamp(box[0], box[1])
+    pool = torch.stack([x for x in pool if limits.holds(x)])
     near = pool[acquisition.plain(pool).topk(min(sparse, len(pool))).indices]
     if config.restarts == len(near):
         return near
     wide = gen_batch_initial_conditions(
         acquisition,
-        _cube(space),
+        box,
         q=1,
         num_restarts=config.restarts - len(near),
         raw_samples=config.raw_samples,
@@ -91,11 +119,13 @@ def sparse_changes(anchors: Tensor, space: Space, n: int, generator: np.random.G
     return made
 
 
-def _climb(acquisition: Any, space: Space, limits: Limits, starts: Tensor, held: dict[int, Tensor]) -> Tensor:
+def _climb(
+    acquisition: Any, space: Space, limits: Limits, starts: Tensor, box: Tensor, held: dict[int, Tensor]
+) -> Tensor:
     """Local optima [r, d] of the relaxed acquisition, columns ``held`` fixed."""
     x, _ = optimize_acqf(
         acquisition,
-        _cube(space),
+        box,
         q=1,
         num_restarts=len(starts),
         batch_initial_conditions=starts[:, None],
@@ -148,7 +178,3 @@ def _neighbours(space: Space, limits: Limits, x: Tensor) -> list[Tensor]:
             if space.allows(other):
                 made.append(torch.as_tensor(space.encode(other)))
     return made
-
-
-def _cube(space: Space) -> Tensor:
-    return torch.stack([torch.zeros(space.width), torch.ones(space.width)]).double()

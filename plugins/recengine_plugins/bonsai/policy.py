@@ -30,7 +30,7 @@ except ImportError as missing:
 from botorch.exceptions.errors import ModelFittingError
 
 from recengine_plugins.bonsai.acquisition import Acquisition, OnlyFeasibility, build
-from recengine_plugins.bonsai.dense import dense_step, refine
+from recengine_plugins.bonsai.dense import dense_step, refine, within_reach
 from recengine_plugins.bonsai.design import FROM, blocks
 from recengine_plugins.bonsai.incumbent import prune_incumbent, tolerated
 from recengine_plugins.bonsai.knowledge import Knowledge, usable
@@ -123,7 +123,8 @@ class Bonsai:
         space, config, seed = self.space, self.config, self.seed + at
         if known.model is None:
             only = OnlyFeasibility(known.feasibility)
-            x = dense_step(only, space, self.limits, config, self.default[None], seed)[0]
+            anywhere = within_reach(space, self.default[None], 1.0)
+            x = dense_step(only, space, self.limits, config, self.default[None], anywhere, seed)[0]
             return space.decode(x.numpy()), {"origin": "feasibility"}
         if self._explores(at) and config.explore == "sparse" and known.Y.shape[1] == 1:
             x = self._sparser_incumbent(known)
@@ -133,11 +134,12 @@ class Bonsai:
         pending = torch.stack([torch.as_tensor(space.encode(point)) for point in taken]) if taken else None
         acquisition = build(config, known.model, known.X, known.Y, pending, known.feasibility, seed)
         anchors = torch.cat([self.default[None], known.top(_ANCHORS)])
-        dense = dense_step(acquisition, space, self.limits, config, anchors, seed)
+        box = within_reach(space, anchors[:2], config.reach)
+        dense = dense_step(acquisition, space, self.limits, config, anchors, box, seed)
         if not config.prune or (self._explores(at) and config.explore == "dense"):
             return space.decode(dense[0].numpy()), {"origin": "dense"}
         last = pending[-1:] if i > 0 and pending is not None else None
-        pruned = self._prune(acquisition, dense, known, last, at)
+        pruned = self._prune(acquisition, dense, box, known, last, at)
         x = self.limits.admit(pruned.x)
         point = space.decode(x.numpy())
         return point, {
@@ -162,7 +164,13 @@ class Bonsai:
     # --- pieces -----------------------------------------------------------------------------------
 
     def _prune(
-        self, acquisition: Acquisition, dense: Tensor, known: Knowledge, last: Tensor | None, at: int
+        self,
+        acquisition: Acquisition,
+        dense: Tensor,
+        box: Tensor,
+        known: Knowledge,
+        last: Tensor | None,
+        at: int,
     ) -> Reverted:
         """The cheapest in changes of the pruned local optima; among equals the one worth most.
 
@@ -201,7 +209,7 @@ class Bonsai:
         best = min(admissible, key=lambda one: (sum(costs[g] for g in one.changed), -one.value))
         if config.refine and best.admissible:
             # what is left was the best together with what went back: place it anew, and see what may go now
-            x = refine(acquisition, self.space, self.limits, best.x, best.changed)
+            x = refine(acquisition, self.space, self.limits, best.x, best.changed, box)
             best = rule(x=x[None], dense_gain=best.gain)[0]
         return replace(best, gain=best.gain * math.exp(max(unit, -600.0)))
 
@@ -220,4 +228,4 @@ class Bonsai:
 
 def plain_bo(config: BonsaiConfig, space: Space, seed: int) -> Bonsai:
     """Bayesian optimisation without pruning: the same surrogate, acquisition and optimiser."""
-    return Bonsai(config.model_copy(update={"prune": False}), space, seed)
+    return Bonsai(config.model_copy(update={"prune": False, "reach": 1.0}), space, seed)

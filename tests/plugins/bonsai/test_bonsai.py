@@ -18,7 +18,7 @@ from recengine.errors import ConfigError
 from recengine.tuning import LinearLimit, Parameter, Space, Study
 from recengine_plugins.bonsai.acquisition import build
 from recengine_plugins.bonsai.config import BonsaiConfig
-from recengine_plugins.bonsai.dense import dense_step
+from recengine_plugins.bonsai.dense import dense_step, within_reach
 from recengine_plugins.bonsai.final import recommend
 from recengine_plugins.bonsai.knowledge import Knowledge
 from recengine_plugins.bonsai.policy import Bonsai, plain_bo
@@ -297,8 +297,9 @@ def test_refining_never_costs_more_than_the_tolerance() -> None:
         tuner = Bonsai(QUICK.model_copy(update={"refine": refine, "delta_share": 0.0}), where, 0)
         known = Knowledge.of(where, history, tuner.config)
         built = build(tuner.config, known.model, known.X, known.Y, None, known.feasibility, 0)
-        dense = dense_step(built, where, tuner.limits, tuner.config, tuner.default[None], 0)
-        found = tuner._prune(built, dense, known, None, 8)
+        box = within_reach(where, tuner.default[None], 1.0)
+        dense = dense_step(built, where, tuner.limits, tuner.config, tuner.default[None], box, 0)
+        found = tuner._prune(built, dense, box, known, None, 8)
         assert found.value - (1 - 0.2) * found.gain / float(built.natural(dense[:1])[0]) >= -1e-6
         gains[refine] = found
     assert len(gains[True].changed) <= len(gains[False].changed) + 1
