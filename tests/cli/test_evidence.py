@@ -188,6 +188,21 @@ def test_tune_searches_no_training_of_a_model_that_solves_itself(events: Path, t
     assert "no tunable setting 'training.learning_rate'" in failed(*words)
 
 
+def test_tune_keeps_the_default_unless_the_gain_holds_on_earlier_events(events: Path, tmp_path: Path) -> None:
+    words = ["--trials", "4", "--confirm", "0", "--study", tmp_path / "s.db", "--tuner", "sobol"]
+    asked = ["tune", "itemknn", "--data", events, *words, "--judge", "1", "--json"]
+    made = json.loads(call(*asked))
+    decision = made["decision"]
+    if decision is None:
+        assert made["changed"] == []
+    else:
+        assert decision["adopted"] == (decision["test"]["low"] > 0)
+        assert bool(made["changed"]) == decision["adopted"]
+        assert "judged by earlier events: gain" in call(*asked[:-1], "--report", tmp_path / "p.html")
+        assert "judged by earlier events" in (tmp_path / "p.html").read_text()
+    assert "--judge" in failed(*asked[:-2], "-1")
+
+
 @pytest.mark.parametrize("tuner", ["random", "bonsai"])
 def test_one_trial_recommends_the_default(tuner: str, events: Path, tmp_path: Path) -> None:
     words = ["--tuner", tuner, "--trials", "1", "--confirm", "0", "--study", tmp_path / "s.db"]

@@ -21,7 +21,7 @@ from recengine.errors import UsageError
 if TYPE_CHECKING:
     from recengine.contracts.tuner import Conclusion
     from recengine.training.progress import Listener, Progress
-    from recengine.tuning import Study, Trial
+    from recengine.tuning import Decision, Study, Trial
     from recengine.tuning.stopping import Report
 
 
@@ -51,20 +51,26 @@ class FitObjective:
     def __call__(self, point: Mapping[str, Any], seed: int) -> float:
         return self._fit(point, seed, None)
 
-    def _fit(self, point: Mapping[str, Any], seed: int, progress: Listener | None) -> float:
+    def judged(self, point: Mapping[str, Any], seed: int) -> Any:
+        """Values of the users, fitted to the training events alone and judged by the last of these: targets
+        that no trial was judged by."""
         from recengine.training import fit
 
+        run = fit(self.model, _split_of(self).train, settings=self._at(point), seed=seed)
+        return run.evaluate().values(self.metric)
+
+    def _at(self, point: Mapping[str, Any]) -> dict[str, Any]:
         settings = {name: dict(section) for name, section in self.settings.items() if section is not None}
         for name, value in point.items():
             section, _, key = name.partition(".")
             settings.setdefault(section, {})[key] = value
-        run = fit(
-            self.model,
-            _data(self.model, self.data, self.options),
-            settings=settings,
-            seed=seed,
-            progress=progress,
-        )
+        return settings
+
+    def _fit(self, point: Mapping[str, Any], seed: int, progress: Listener | None) -> float:
+        from recengine.training import fit
+
+        data = _data(self.model, self.data, self.options)
+        run = fit(self.model, data, settings=self._at(point), seed=seed, progress=progress)
         if run.split.validation is None:
             raise UsageError("tuning needs a validation task", fix="choose a split that has one")
         return float(run.evaluate("validation")[self.metric])
@@ -126,6 +132,14 @@ def tune(
     confirm: Annotated[
         int, typer.Option(help="Repeats of the recommendation and of the default at the end.")
     ] = 2,
+    judge: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Fits of the recommendation and of the default to the training events alone, judged by the "
+            "last of these; the default stays unless the gain holds there. 0: no such test.",
+        ),
+    ] = 0,
     workers: Annotated[int, typer.Option(min=1, help="Trials side by side, each in a process.")] = 1,
     to_the_end: Annotated[
         bool, typer.Option("--to-the-end", help="Train hopeless trials to their last epoch, too.")
@@ -159,12 +173,14 @@ def tune(
         _warm(made, warm_start)
     kind = FitObjective if to_the_end else WatchedObjective
     objective = kind(model, data, tuple(data_option or ()), start, metric)
+    if judge:
+        _judgeable(objective)
     stale = made.file.give_up(made.name, older_than_s=24 * 3600)
     if stale:
         note(f"given up: trials {', '.join(map(str, stale))}, silent for a day")
     _run(made, objective, trials, workers)
     given = [*(["--config", str(config)] if config else []), *(f"--set={one}" for one in sets or [])]
-    _report(made, objective, confirm, report, as_json, given)
+    _report(made, objective, confirm, judge, report, as_json, given)
 
 
 def _metric(model: str, asked: str | None) -> str:
@@ -211,6 +227,7 @@ def _report(
     study: Study,
     objective: FitObjective,
     confirm: int,
+    judge: int,
     page: Path | None,
     as_json: bool,
     given: Sequence[str],
@@ -224,6 +241,9 @@ def _report(
     enough = sum(bool(one.values) for one in history) > 1
     conclusion = study.tuner.conclude(history) if enough and isinstance(study.tuner, Concludes) else None
     recommended = conclusion.recommended if conclusion else best.parameters
+    decision = _decide(study, objective, recommended, judge)
+    if decision is not None and not decision.adopted:
+        recommended = study.space.default
     repeats = _confirm(study, objective, recommended, confirm)
     result = {
         "study": str(study.file.path),
@@ -231,6 +251,7 @@ def _report(
         "best": {"value": best.values[0] if best.values else None, "parameters": best.parameters},
         "recommended": recommended,
         "changed": study.space.changed(recommended),
+        "decision": decision,
         "confirmation": repeats,
         "conclusion": conclusion,
     }
@@ -238,6 +259,8 @@ def _report(
         from recengine.reports import write_study
 
         facts = {"model": objective.model, "data": objective.data, "metric": objective.metric}
+        if decision is not None:
+            facts["judged by earlier events"] = _worded(decision)
         told: dict[str, Any] = {"recommended": recommended, "confirmation": repeats, "facts": facts}
         told["conclusion"] = conclusion
         told |= _background(objective)
@@ -246,6 +269,8 @@ def _report(
     if as_json:
         emit_json(result)
         return
+    if decision is not None:
+        typer.echo(f"judged by earlier events: {_worded(decision)}")
     changed = set(study.space.changed(recommended))
     if not changed:
         typer.echo(f"recommended: the default settings ({len(study.space.names)} were searched)")
@@ -295,16 +320,61 @@ def _background(objective: FitObjective) -> dict[str, Any]:
     from recengine.reports.facts import data_facts
     from recengine.reports.pieces import audit_entry
     from recengine.training import resolve
-    from recengine.training.splitting import as_split, audited
+    from recengine.training.splitting import audited
 
     if _clicks(objective.model):
         return {}
-    config = resolve(objective.model, objective.settings, host())
-    split = as_split(_data(objective.model, objective.data, objective.options), config.split)  # type: ignore[attr-defined]
+    config, split = resolve(objective.model, objective.settings, host()), _split_of(objective)
     audit = tuple(audit_entry(finding) for finding in audited(split))
     chosen = config.evaluation
     asked = protocol_of(split, "validation", metrics=chosen.metrics or None, cutoffs=chosen.cutoffs)
     return {"about": About(data=data_facts(split, Path(objective.data).name), audit=audit), "protocol": asked}
+
+
+def _split_of(objective: FitObjective) -> Any:
+    """The split that every trial fits to and is judged by."""
+    from recengine.hooks import host
+    from recengine.training import resolve
+    from recengine.training.splitting import as_split
+
+    config = resolve(objective.model, objective.settings, host())
+    return as_split(_data(objective.model, objective.data, objective.options), config.split)  # type: ignore[attr-defined]
+
+
+def _judgeable(objective: FitObjective) -> None:
+    """Raises UsageError, or DataError, where the training events cannot be split once more."""
+    from recengine.hooks import host
+    from recengine.training import resolve
+    from recengine.training.splitting import as_split
+
+    if _clicks(objective.model):
+        raise UsageError(
+            "a click model has no earlier targets to judge by", where="--judge", fix="leave it out"
+        )
+    config = resolve(objective.model, objective.settings, host())
+    as_split(_split_of(objective).train, config.split)  # type: ignore[attr-defined]
+
+
+def _decide(study: Study, objective: FitObjective, point: dict[str, Any], n: int) -> Decision | None:
+    """The recommendation against the default on earlier events; None where there is no question."""
+    import numpy as np
+
+    from recengine.tuning import decide
+
+    if n < 1 or not study.space.changed(point):
+        return None
+    seeds = [20_000 + study.seed + i for i in range(n)]
+    tables = [
+        np.stack([objective.judged(candidate, seed) for seed in seeds], axis=1)
+        for candidate in (point, study.space.default)
+    ]
+    return decide(*tables)
+
+
+def _worded(decision: Decision) -> str:
+    found = decision.test
+    ends = f"{found.difference:+.4f} [{found.low:+.4f}, {found.high:+.4f}]"
+    return f"gain {ends}, " + ("the change is recommended" if decision.adopted else "the default stays")
 
 
 def _confirm(study: Study, objective: FitObjective, point: dict[str, Any], n: int) -> dict[str, list[float]]:
