@@ -123,9 +123,11 @@ def _climb(
     acquisition: Any, space: Space, limits: Limits, starts: Tensor, box: Tensor, held: dict[int, Tensor]
 ) -> Tensor:
     """Local optima [r, d] of the relaxed acquisition, columns ``held`` fixed."""
+    # what the limits moved may lie outside
+    ends = torch.stack([box[0].minimum(starts.amin(dim=0)), box[1].maximum(starts.amax(dim=0))])
     x, _ = optimize_acqf(
         acquisition,
-        box,
+        ends,
         q=1,
         num_restarts=len(starts),
         batch_initial_conditions=starts[:, None],

@@ -18,7 +18,7 @@ from recengine.errors import ConfigError
 from recengine.tuning import LinearLimit, Parameter, Space, Study
 from recengine_plugins.bonsai.acquisition import build
 from recengine_plugins.bonsai.config import BonsaiConfig
-from recengine_plugins.bonsai.dense import dense_step, within_reach
+from recengine_plugins.bonsai.dense import dense_step, refine, within_reach
 from recengine_plugins.bonsai.final import recommend
 from recengine_plugins.bonsai.knowledge import Knowledge
 from recengine_plugins.bonsai.policy import Bonsai, plain_bo
@@ -293,15 +293,15 @@ def test_refining_never_costs_more_than_the_tolerance() -> None:
     where = space(12)
     history = history_of(where, peak, 8)
     gains = {}
-    for refine in (False, True):
-        tuner = Bonsai(QUICK.model_copy(update={"refine": refine, "delta_share": 0.0}), where, 0)
+    for again in (False, True):
+        tuner = Bonsai(QUICK.model_copy(update={"refine": again, "delta_share": 0.0}), where, 0)
         known = Knowledge.of(where, history, tuner.config)
         built = build(tuner.config, known.model, known.X, known.Y, None, known.feasibility, 0)
         box = within_reach(where, tuner.default[None], 1.0)
         dense = dense_step(built, where, tuner.limits, tuner.config, tuner.default[None], box, 0)
         found = tuner._prune(built, dense, box, known, None, 8)
         assert found.value - (1 - 0.2) * found.gain / float(built.natural(dense[:1])[0]) >= -1e-6
-        gains[refine] = found
+        gains[again] = found
     assert len(gains[True].changed) <= len(gains[False].changed) + 1
 
 
@@ -500,3 +500,22 @@ def test_rho_zero_keeps_every_proposal_within_the_relevant_set() -> None:
         history.append(Observation(point, (peak(point, 0),)))
     assert max(dense) > 2  # the pruning had something to do
     assert max(h.values[0] for h in history) > -0.05
+
+
+def test_short_steps_and_limits_go_together() -> None:
+    """A point that the limits moved out of reach is still refined, and steps stay within reach otherwise."""
+    tight = LinearLimit(tuple((f"x{j}", 1.0) for j in range(6)), 2.4)
+    where = Space(tuple(Parameter(f"x{j}", "float", 0.4, 0.0, 1.0) for j in range(6)), (tight,))
+    config = QUICK.model_copy(update={"reach": 0.1, "dense_every": 0})
+    tuner = Bonsai(config, where, 0)
+    known = Knowledge.of(where, history_of(where, peak, 8), config)
+    built = build(config, known.model, known.X, known.Y, None, known.feasibility, 0)
+    box = within_reach(where, tuner.default[None], 0.1)
+    outside = tuner.limits.admit(
+        torch.full((6,), 0.4, dtype=torch.float64).index_fill(0, torch.tensor([0]), 0.0)
+    )
+    before = float(built.plain(outside[None])[0])
+    refined = refine(built, where, tuner.limits, outside, range(6), box)
+    assert float(built.plain(refined[None])[0]) >= before
+    dense = dense_step(built, where, tuner.limits, config, tuner.default[None], box, 0)
+    assert float((dense - 0.4).abs().max()) <= 0.1 + 1e-6
