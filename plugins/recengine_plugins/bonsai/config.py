@@ -28,7 +28,7 @@ class BonsaiConfig(Config):
     )
     delta: float = knob(
         0.0,
-        "loss in acquisition units that is accepted, up to half of the gain (improvement, confidence bound: "
+        "loss in acquisition units that is accepted, up to .9 of the gain (improvement, confidence bound: "
         "units of the objective)",
         ge=0.0,
     )

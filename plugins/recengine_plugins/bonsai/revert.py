@@ -2,7 +2,7 @@
 
 Starting from proposals x whose best gain is G = max a(x) - b, each round evaluates all single reversions of
 all proposals in one batch, loss_j = (G - max(0, a(x with group j at its default) - b))/G, and accepts the
-cheapest admissible one (loss per unit of change cost; admissible: loss_j G <= max(rho G, min(delta, G/2))).
+cheapest admissible one (loss per unit of change cost; admissible: loss_j G <= max(rho G, min(delta, .9 G))).
 Losses are always relative to the dense gain, so that is what the whole pruning costs at most.
 
 Reversions that cost next to nothing need no round each: the admissible ones, cheapest first, are also tried
@@ -21,7 +21,7 @@ from torch import Tensor
 Evaluate = Callable[[Tensor], Tensor]
 Pin = Callable[[Tensor, int, frozenset[int]], Tensor | None]
 _CHUNK = 1024
-_MOST = 0.5  # share of the gain that an absolute tolerance may cost
+_MOST = 0.9  # share of the gain that an absolute tolerance may cost
 _STRIDE = 0.5  # share of the tolerance left that one prefix may use
 _ROUNDING = 1e-9  # of the gain: what arithmetic loses
 

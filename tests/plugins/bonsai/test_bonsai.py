@@ -63,9 +63,22 @@ def test_absolute_tolerance_costs_and_groups() -> None:
     x = torch.ones(3, dtype=torch.float64)
     evaluate = additive([7.0, 2.0, 1.0])
     assert one(evaluate, x, base=0.0, rho=0.0, delta=3.0).changed == (0,)
-    # an absolute tolerance larger than the gain costs at most half of it
+    # an absolute tolerance larger than the gain costs at most nine tenths of it
     assert one(additive([5.0, 4.0, 1.0]), x, base=0.0, rho=0.0, delta=99.0).changed == (0,)
-    assert one(additive([4.0, 4.0, 2.0]), x, base=0.0, rho=0.0, delta=99.0).changed == (0, 1)
+    assert one(additive([4.0, 4.0, 2.0]), x, base=0.0, rho=0.0, delta=99.0, keep=0).changed in ((0,), (1,))
+    assert one(additive([4.0, 4.0, 2.0]), x, base=0.0, rho=0.0, delta=5.0).changed == (0, 1)
+    many = torch.ones(20, dtype=torch.float64)
+    found = revert(
+        additive([1.0] * 20),
+        many[None],
+        torch.zeros(20, dtype=torch.float64),
+        [(j,) for j in range(20)],
+        base=0.0,
+        rho=0.0,
+        delta=99.0,
+        keep=0,
+    )[0]
+    assert len(found.changed) == 2
     together = one(evaluate, x, [(0, 2), (1,)], base=0.0, rho=0.2)
     assert together.changed == (0,)
     # the dear change is put back first, although it is worth more
