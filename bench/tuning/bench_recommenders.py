@@ -196,7 +196,9 @@ def report(files: list[Path], keep: bool) -> None:
         "",
         "ml-100k, one fit a trial. Medians over the tuner's seeds. 'Real': tunings whose gain on the test",
         "items under fresh seeds is significant at 5 % (crossed t test over users and seeds), and those",
-        "significantly worse.",
+        "significantly worse. `bonsai` decides between what it recommends and the default on targets that no",
+        "trial was judged by (earlier events, fresh seeds, as many fits of each as there are repeats); the",
+        "other tuners recommend the best point that they measured.",
         "",
         "| model | trials, epochs | tuner | tunings | validation, best | validation, default | changed "
         "| test, tuned | test, default | real | worse |",
@@ -218,6 +220,14 @@ def report(files: list[Path], keep: bool) -> None:
             f"| {sum(r['low'] > 0 for r in tested)} of {len(tested)} | {sum(r['high'] < 0 for r in tested)} |"
         )
     bonsai = [r for r in rows if r["tuner"] == "bonsai"]
+    text += ["", "What `bonsai` decided, 95 % interval of the gain on earlier events:", ""]
+    for r in bonsai:
+        low, high, adopted = r.get("decision") or (None, None, False)
+        said = "nothing to decide" if low is None else f"{low:+.4f} to {high:+.4f}"
+        search = f" (its search is that of {r['searched_by']})" if "searched_by" in r else ""
+        text.append(
+            f"* {r['model']}, seed {r['seed']}: {said}, {'changed' if adopted else 'default'}{search}"
+        )
     others: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for r in rows:
         if r["tuner"] in ("bo", "tpe", "random"):

@@ -181,8 +181,12 @@ def figure(rows: list[Row], initial: int, path: Path) -> None:
         upper.set_ylabel("regret", fontsize=8)
         lower.set_ylabel("changed", fontsize=8)
         lower.set_ylim(bottom=0)
-    handles, labels = axes[0][0].get_legend_handles_labels()
-    picture.legend(handles, labels, loc="upper center", ncols=len(labels), frameon=False)
+    drawn = {
+        label: handle
+        for panel in axes[::2].flat
+        for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)
+    }
+    picture.legend(drawn.values(), drawn.keys(), loc="upper center", ncols=len(drawn), frameon=False)
     picture.supxlabel("trials")
     picture.tight_layout(rect=(0, 0, 1, 0.97))
     picture.savefig(path, dpi=90)

@@ -180,8 +180,10 @@ def test_impossible_spaces_are_refused() -> None:
     x = Parameter("x", "float", 0.5, 0.0, 1.0)
     with pytest.raises(ConfigError, match="share a name"):
         Space((x, x))
-    with pytest.raises(ConfigError, match="default violates"):
-        Space((x,), (LinearLimit((("x", 1.0),), 0.2),))
+    with pytest.raises(ConfigError, match="default violates") as told:
+        Space((x,), (LinearLimit((("x", 1.0),), 0.9), LinearLimit((("x", 2.0),), 0.2)))
+    assert "2*x <= 0.2" in str(told.value)
+    assert "1 at the default" in str(told.value)
     with pytest.raises(ConfigError, match="no numeric parameter"):
         Space((x,), (LinearLimit((("y", 1.0),), 0.2),))
 

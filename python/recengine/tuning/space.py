@@ -56,7 +56,10 @@ class Parameter:
                 raise ConfigError("a choice is listed twice", where=where, found=list(self.choices))
         elif not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
             raise ConfigError(
-                "the range is empty or infinite", where=where, found=f"[{self.low}, {self.high}]"
+                "the range is empty or infinite",
+                where=where,
+                found=f"[{self.low}, {self.high}]",
+                expected="two finite ends, the lower first",
             )
         elif self.log and self.low <= 0:
             raise ConfigError(
@@ -135,6 +138,18 @@ class LinearLimit:
     coefficients: tuple[tuple[str, float], ...]
     at_most: float
 
+    def __str__(self) -> str:
+        terms = " + ".join(
+            name if factor == 1 else f"{factor:g}*{name}" for name, factor in self.coefficients
+        )
+        return f"{terms} <= {self.at_most:g}"
+
+    def value(self, point: Mapping[str, Any]) -> float:
+        return sum(factor * float(point[name]) for name, factor in self.coefficients)
+
+    def holds(self, point: Mapping[str, Any]) -> bool:
+        return self.value(point) <= self.at_most + 1e-9
+
 
 @dataclass(frozen=True)
 class Space:
@@ -159,9 +174,15 @@ class Space:
                         where="limits",
                         expected=", ".join(sorted(numeric)),
                     )
-        if not self.allows(self.default):
+        broken = [limit for limit in self.limits if not limit.holds(self.default)]
+        if broken:
+            total = broken[0].value(self.default)
             raise ConfigError(
-                "the default violates a linear limit", where="limits", fix="change the limit or the default"
+                "the default violates a linear limit",
+                where=f"limits: {broken[0]}",
+                found=f"{total:g} at the default",
+                expected=f"at most {broken[0].at_most:g}",
+                fix="change the limit or the default",
             )
 
     @classmethod
@@ -281,10 +302,7 @@ class Space:
 
     def allows(self, point: Mapping[str, Any]) -> bool:
         """Whether the linear limits hold."""
-        return all(
-            sum(factor * float(point[name]) for name, factor in limit.coefficients) <= limit.at_most + 1e-9
-            for limit in self.limits
-        )
+        return all(limit.holds(point) for limit in self.limits)
 
     def changed(self, point: Mapping[str, Any]) -> tuple[str, ...]:
         """Names of the parameters that differ from the default (numbers: beyond 1e-9 of the range)."""
