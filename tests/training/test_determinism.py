@@ -51,14 +51,14 @@ def fitted(settings: dict[str, Any], folder: Path | None = None) -> Run:
     return fit("sasrec", walks(200, 150, 40), settings=settings, seed=5, directory=folder)
 
 
-@pytest.mark.parametrize("loss", ["softmax", "sampled_softmax"])
-def test_same_bits_for_any_number_of_threads_of_torch(loss: str) -> None:
+@pytest.mark.parametrize("loss", [{"name": "softmax"}, {"name": "sampled_softmax", "negatives": 128}])
+def test_same_bits_for_any_number_of_threads_of_torch(loss: dict[str, Any]) -> None:
     digests, answers = set(), set()
     before = torch.get_num_threads()
     try:
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
-            run = fitted({**SETTINGS, "loss": {"name": loss}})
+            run = fitted({**SETTINGS, "loss": loss})
             assert torch.get_num_threads() == threads
             digests.add(tensors_digest(run.model.state_dict()))
             answers.add(run.recommend(run.split.train.users.tokens.tolist(), 20).write_json())
