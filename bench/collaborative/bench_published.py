@@ -49,7 +49,7 @@ SHORTER = {
     "shift-gowalla": "shift-gowalla-20",
     "shift-electronic": "shift-electronic-30",
     "shift-cd": "shift-cd-30",
-    "gowalla-lightgcn": "gowalla-lightgcn-12",
+    "gowalla-lightgcn": "gowalla-lightgcn-20",
 }
 MANY: dict[str, Any] = {"negatives": 1000, "shared": True}
 SL_AT_K: dict[str, Any] = {"name": "sl_at_k", **MANY, "k": 20, "refresh": 2}
@@ -108,14 +108,16 @@ def _all() -> dict[str, Cell]:
             rate=0.06,
         ),
         _cell(
+            "gowalla-lightgcn-12",
             "gowalla-lightgcn",
-            "gowalla-lightgcn",
-            {**sl, "temperature": 0.1, "reject": True},
-            20,
+            {**sl, "temperature": 0.1},
+            12,
             model="lightgcn",
-            batch=4096,
+            batch=8192,
             rate=0.06,
         ),
+        _cell("gowalla-lightgcn-20", "gowalla-lightgcn", strict, 20, model="lightgcn", batch=4096, rate=0.06),
+        _cell("gowalla-lightgcn", "gowalla-lightgcn", strict, 40, model="lightgcn", batch=4096, rate=0.06),
     ]
     return {cell.name: cell for cell in cells}
 

@@ -30,6 +30,7 @@ SEARCHES: dict[str, list[list[Change]]] = {
     "shift-cd": [_temperatures(0.05, 0.075, 0.1, 0.15), _SLOWER, [{"epochs": 60}]],
     "shift-gowalla": [_temperatures(0.05, 0.075, 0.1)],
     "electronic-dsl-w": [_WEIGHTS],
+    "gowalla-lightgcn": [[{"rate": rate} for rate in (0.06, 0.02, 0.006)], _temperatures(0.15, 0.2)],
     "electronic-bpr": [
         _DECAYS,
         [{"rate": 1e-3}, {"rate": 1e-2}],
@@ -42,6 +43,7 @@ SHARES = {  # of a row's epochs that its trials run; others are tried at their o
     "shift-cd": 8 / 30,
     "shift-gowalla": 6 / 40,
     "electronic-dsl-w": 10 / 30,
+    "gowalla-lightgcn": 6 / 40,
 }
 
 
