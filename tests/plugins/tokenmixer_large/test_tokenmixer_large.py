@@ -24,7 +24,7 @@ from recengine.training.build import build_model
 from recengine_plugins.tokenmixer_large import counting
 from recengine_plugins.tokenmixer_large.config import PRESETS, TokenMixerLargeConfig
 from recengine_plugins.tokenmixer_large.feeding import DenseSwiGLU, SparseSwiGLU
-from recengine_plugins.tokenmixer_large.model import Block, joints
+from recengine_plugins.tokenmixer_large.model import Block, joints, pooled_rms, rms
 
 SPLIT = prepare(planted_clicks(300))
 BATCH = FeatureBatch(**SPLIT.train.take(np.arange(40)).tensors())
@@ -356,3 +356,27 @@ def test_what_is_packed_follows_a_fused_optimiser(settings: dict[str, Any]) -> N
         model.training_loss(BATCH, StepContext()).backward()
         optimizer.step()
         optimizer.zero_grad()
+
+
+@pytest.mark.parametrize(("dtype", "close"), [(torch.float32, 1e-6), (torch.bfloat16, 1e-2)])
+def test_pooled_norm_is_the_mean_of_normed_tokens(dtype: torch.dtype, close: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(5, 4, 16, generator=generator).to(dtype)
+    x[0], x[1, 2] = 0, 0  # the slope of a norm at zero must not be NaN
+    x.requires_grad_()
+    scale = torch.rand(16, generator=generator).requires_grad_()
+    plain, pooled = rms(x, scale).mean(1), pooled_rms(x, scale)
+    assert pooled.dtype == dtype
+    torch.testing.assert_close(pooled, plain, rtol=close, atol=close)
+    change = torch.randn(plain.shape, generator=generator).to(dtype)
+    for one, other in zip(
+        *(torch.autograd.grad(y, (x, scale), change) for y in (pooled, plain)), strict=True
+    ):
+        torch.testing.assert_close(one, other, rtol=close, atol=close)
+
+
+def test_pooled_norm_keeps_its_precision_under_autocast() -> None:
+    x, scale = torch.randn(3, 4, 16, generator=torch.Generator().manual_seed(1)), torch.ones(16)
+    with torch.autocast("cpu", torch.bfloat16):
+        within = pooled_rms(x, scale)
+    assert torch.equal(within, pooled_rms(x, scale))
