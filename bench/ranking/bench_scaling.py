@@ -37,24 +37,28 @@ SIZES: dict[str, list[dict[str, Any]]] = {
         {"hidden_dim": 24, "n_blocks": 2, "expansion": 1},
         {"hidden_dim": 48, "n_blocks": 2, "expansion": 1},
         {"hidden_dim": 112, "n_blocks": 2, "expansion": 1},
+        {"hidden_dim": 336, "n_blocks": 2, "expansion": 1},
     ],
     "rankmixer": [
         {"tokens": 4, "hidden_dim": 20, "n_blocks": 2, "expansion": 1},
         {"tokens": 4, "hidden_dim": 40, "n_blocks": 2, "expansion": 1},
         {"tokens": 4, "hidden_dim": 72, "n_blocks": 2, "expansion": 2},
         {"tokens": 4, "hidden_dim": 168, "n_blocks": 2, "expansion": 2},
+        {"tokens": 4, "hidden_dim": 560, "n_blocks": 2, "expansion": 2},
     ],
     "dcnv2": [
         {"cross_layers": 1, "hidden": [48], "dropout": 0.0},
         {"cross_layers": 2, "hidden": [160], "dropout": 0.0},
         {"cross_layers": 3, "hidden": [300, 300], "dropout": 0.0},
         {"cross_layers": 3, "hidden": [900, 900], "dropout": 0.0},
+        {"cross_layers": 3, "hidden": [3100, 3100], "dropout": 0.0},
     ],
     "wukong": [
         {"layers": 1, "compressed": 4, "interacted": 4, "rank": 4, "hidden": [32], "top": [64]},
         {"layers": 2, "compressed": 8, "interacted": 8, "rank": 8, "hidden": [64], "top": [80]},
         {"layers": 2, "compressed": 16, "interacted": 16, "rank": 16, "hidden": [128], "top": [160, 160]},
         {"layers": 3, "compressed": 32, "interacted": 32, "rank": 24, "hidden": [256], "top": [256]},
+        {"layers": 3, "compressed": 64, "interacted": 64, "rank": 32, "hidden": [896], "top": [512]},
     ],
 }
 
