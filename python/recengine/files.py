@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
@@ -12,6 +13,8 @@ from typing import Any
 
 import tomli_w
 
+from recengine.errors import UsageError
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
@@ -19,20 +22,50 @@ def replacing(path: Path) -> Iterator[Path]:
 
     A reader, or a process that died in between, sees the old file or the new one, never a part. When
     the block raises (a full disk, say) the temporary file is removed and the old file stays. A failure of the
-    system is raised as OSError with the path, whichever library met it.
+    system is raised as OSError with the path, whichever library met it. The file may be read by whom the
+    umask allows, whatever the library that wrote it thinks (safetensors: the owner alone).
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        mode = _made(temporary)
         try:
             yield temporary
         except Exception as failed:
             raise _of_the_system(failed, path) from failed
+        temporary.chmod(mode)
         _sync(temporary, os.O_RDWR)
         os.replace(temporary, path)
         _sync(path.parent, os.O_RDONLY)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Nobody else writes to ``folder`` meanwhile: an advisory lock that the system takes back when the
+    process ends, however it ends. Raises UsageError when another process holds it. File systems without such
+    locks are written to without one. A folder that was made here and stayed empty is removed.
+    """
+    is_new = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UsageError(
+                "another process is writing to this folder",
+                where=str(folder),
+                fix="wait until it has ended, or choose another folder",
+            ) from None
+        except OSError:  # NFS and the like
+            pass
+        yield
+    finally:
+        os.close(handle)
+        if is_new and not any(folder.iterdir()):
+            folder.rmdir()
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -78,6 +111,12 @@ def _without_none(content: Any) -> Any:
     if isinstance(content, dict):
         return {key: _without_none(value) for key, value in content.items() if value is not None}
     return [_without_none(value) for value in content] if isinstance(content, list) else content
+
+
+def _made(path: Path) -> int:
+    """Make an empty file; the mode that the umask gives it."""
+    path.write_bytes(b"")
+    return path.stat().st_mode & 0o777
 
 
 def _sync(path: Path, flags: int) -> None:

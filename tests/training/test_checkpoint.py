@@ -16,7 +16,8 @@ import torch
 
 from recengine import files, fit, load
 from recengine.data import Interactions
-from recengine.errors import CheckpointError
+from recengine.errors import CheckpointError, UsageError
+from recengine.files import alone_in
 from recengine.hooks import Host, hookimpl
 from recengine.training import checkpoint
 
@@ -87,8 +88,9 @@ def test_resuming_something_else_is_refused(ring: Interactions, tmp_path: Path) 
     fit("sasrec", ring, settings=SMALL, seed=3, directory=tmp_path)
     wider = {**SMALL, "model": {**SMALL["model"], "hidden_dim": 32}}
     for change in ({"seed": 4}, {"settings": wider}):
-        with pytest.raises(CheckpointError, match="another"):
+        with pytest.raises(CheckpointError, match="another") as refused:
             fit("sasrec", ring, **{"settings": SMALL, "seed": 3, **change}, directory=tmp_path, resume=True)
+    assert "found: model.hidden_dim = 16" in str(refused.value)  # what differs, and not all settings
 
 
 def test_more_epochs_go_on_from_the_end(ring: Interactions, tmp_path: Path) -> None:
@@ -135,6 +137,42 @@ def test_nan_is_refused(saved: Path) -> None:
     rewrite(saved, lambda tensors: tensors["encoder.given.items.weight"][3].fill_(torch.nan))
     with pytest.raises(CheckpointError, match=r"items\.weight.*NaN"):
         load(saved)
+
+
+def test_infinity_in_what_was_solved_is_refused(ring: Interactions, tmp_path: Path) -> None:
+    saved = fit("ease", ring, directory=tmp_path / "ease").directory or tmp_path
+    for wrong in (torch.nan, torch.inf):
+        rewrite(saved, lambda tensors, wrong=wrong: tensors["weights"][1].fill_(wrong))
+        with pytest.raises(CheckpointError, match=r"weights' holds NaN or infinity"):
+            load(saved)
+
+
+def test_a_record_of_another_format_is_refused(saved: Path) -> None:
+    about = json.loads((saved / "run.json").read_text())
+    for changed, found in (
+        ({**about, "format": 99}, "format 99"),
+        ({"format": 1, "model": "x"}, "no seed, facts"),
+    ):
+        (saved / "run.json").write_text(json.dumps(changed))
+        with pytest.raises(CheckpointError, match=f"(?s)run.json: .*another format.*{found}"):
+            load(saved)
+
+
+@pytest.mark.parametrize("name", ["test.npz", "train/user.npy"])
+def test_a_damaged_split_is_not_called_a_pickle(saved: Path, name: str) -> None:
+    (saved / "split" / name).write_bytes(b"xx")
+    with pytest.raises(CheckpointError, match="split of the run cannot be read") as refused:
+        load(saved)
+    assert "pickle" not in str(refused.value)
+    assert Path(name).name in str(refused.value)
+
+
+def test_two_fits_do_not_share_a_folder(ring: Interactions, tmp_path: Path) -> None:
+    with alone_in(tmp_path / "run"), pytest.raises(UsageError, match="another process is writing"):
+        fit("sasrec", ring, settings=SMALL, directory=tmp_path / "run")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match="this is a file"):
+        fit("sasrec", ring, settings=SMALL, directory=tmp_path / "file")
 
 
 def test_another_models_weights_are_refused(saved: Path) -> None:

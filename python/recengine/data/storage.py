@@ -126,5 +126,6 @@ def _column(path: Path, name: str, mapped: bool) -> NDArray[Any]:
             file, mmap_mode="r" if mapped and file.stat().st_size > 4096 else None, allow_pickle=False
         )
     except (OSError, ValueError, EOFError) as broken:
-        raise damaged(file, str(broken)) from None
+        # numpy takes whatever it does not know for a pickle, and advises to load it unsafely
+        raise damaged(file, "no .npy file" if "pickle" in str(broken) else str(broken)) from None
     return column

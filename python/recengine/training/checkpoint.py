@@ -25,6 +25,7 @@ from recengine.training.adam import Adam
 
 FORMAT = 1
 LATEST = "latest"
+_MEND = "restore it from a copy, or train again"
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
@@ -49,14 +50,14 @@ def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
 def load_tensors(path: Path, digest: str | None = None) -> dict[str, Tensor]:
     """Tensors of a file; raises CheckpointError when it is missing, damaged, or not what ``digest`` says."""
     if not path.is_file():
-        raise CheckpointError("there is no such file", where=str(path))
+        raise CheckpointError("there is no such file", where=str(path), fix=_MEND)
     if digest is not None and (found := digest_of(path)) != digest:
         raise CheckpointError(
             "the file is damaged",
             where=str(path),
             found=f"sha256 {found[:16]}…",
             expected=f"{digest[:16]}…",
-            fix="restore it from a copy, or train again",
+            fix=_MEND,
         )
     try:
         return load_file(path)
@@ -65,7 +66,7 @@ def load_tensors(path: Path, digest: str | None = None) -> dict[str, Tensor]:
             "the file cannot be read as safetensors",
             where=str(path),
             found=str(broken),
-            fix="restore it from a copy, or train again",
+            fix=_MEND,
         ) from broken
 
 
@@ -114,8 +115,10 @@ def load_json(path: Path) -> dict[str, Any]:
     """A JSON object; raises CheckpointError when it is missing or damaged."""
     try:
         content = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise CheckpointError("there is no such file", where=str(path), fix=_MEND) from None
     except (OSError, ValueError) as broken:
-        raise CheckpointError("cannot be read", where=str(path), found=str(broken)) from broken
+        raise CheckpointError("cannot be read", where=str(path), found=str(broken), fix=_MEND) from broken
     if not isinstance(content, dict):
         raise CheckpointError("is not a JSON object", where=str(path), found=type(content).__name__)
     return content
@@ -153,13 +156,16 @@ def restore_module(module: torch.nn.Module, tensors: Mapping[str, Tensor], where
     """Load a module's weights; raises CheckpointError for another model's or for NaN and infinity.
 
     Buffers (not parameters) may have any shape: what a model computed when it was fitted is taken as is.
+    They may hold -infinity, the logarithm of nothing yet, but neither NaN nor infinity.
     Parameters take the floating dtype of the file.
     """
     parameters = dict(module.named_parameters())
     for name, value in tensors.items():
-        if name not in parameters:
+        is_buffer = name not in parameters
+        if is_buffer:
             _make_room(module, name, value)
-        elif value.is_floating_point() and not bool(torch.isfinite(value).all()):
+        allowed = value.nan_to_num(nan=torch.nan, posinf=torch.inf, neginf=0.0) if is_buffer else value
+        if value.is_floating_point() and not bool(torch.isfinite(allowed).all()):
             raise CheckpointError(
                 f"the weight '{name}' holds NaN or infinity",
                 where=where,

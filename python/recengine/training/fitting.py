@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +16,12 @@ from recengine.data import Interactions, Split
 from recengine.data.clicks import ClickLog, ClickSplit
 from recengine.data.matrix import pair_matrix
 from recengine.errors import UsageError
+from recengine.files import alone_in
 from recengine.hooks import Host, emit
 from recengine.hooks import host as process_host
 from recengine.training.build import build_model
 from recengine.training.click_run import ClickRun
-from recengine.training.config import CLICKS, model_entry, resolve
+from recengine.training.config import CLICKS, RunConfig, model_entry, resolve
 from recengine.training.determinism import isolated_randomness, mix
 from recengine.training.devices import choose_device, make_processes
 from recengine.training.feeding import ClickFeeder, Feeder, make_click_feeder, make_feeder
@@ -52,12 +55,26 @@ def fit(
     latest checkpoint in ``directory`` (from the start where there is none). host: other plugins than the
     installed ones.
 
-    Raises UsageError (unknown model, directory in use), ConfigError, DataError, LeakageError,
-    CheckpointError (resuming something else), KeyboardInterrupt (after saving, so that ``resume`` works).
+    Raises UsageError (unknown model, directory in use or held by another process), ConfigError, DataError,
+    LeakageError, CheckpointError (resuming something else), KeyboardInterrupt
+    (after saving, so that ``resume`` works).
     """
     name, given, host = hosted(model, settings, host or process_host())
     config = resolve(name, given, host)
-    folder = _folder(directory, resume)
+    with _held(directory, resume) as folder:
+        return _fit(name, data, config, seed, folder, progress or silent, resume, host)
+
+
+def _fit(
+    name: str,
+    data: Interactions | Split | ClickLog | ClickSplit,
+    config: RunConfig,
+    seed: int,
+    folder: Path | None,
+    listener: Listener,
+    resume: bool,
+    host: Host,
+) -> Run:
     material = prepared(data, config, clicks=model_entry(name, host).extras.get("task") == CLICKS)
     config, facts = material.config, material.facts
     device = choose_device(config.training, host)
@@ -66,7 +83,6 @@ def fit(
     findings = material.findings
     run: Run = make(name, network, config, material.split, facts, seed, folder, findings=findings, host=host)
     run.record = environment()
-    listener = progress or silent
     if isinstance(network, DirectFit):
         emit(host, "recengine_fit_start", run=run)
         _solve(run, network, device, listener)
@@ -160,18 +176,29 @@ def _identity(run: Run) -> dict[str, Any]:
     }
 
 
-def _folder(directory: str | Path | None, resume: bool) -> Path | None:
+@contextmanager
+def _held(directory: str | Path | None, resume: bool) -> Iterator[Path | None]:
+    """The folder to write to, while no other process does; of processes that fit together the first holds
+    it."""
+    if directory is None and resume:
+        raise UsageError("resume needs the directory of the run", where="fit", fix="give directory=...")
     if directory is None:
-        if resume:
-            raise UsageError("resume needs the directory of the run", where="fit", fix="give directory=...")
-        return None
+        yield None
+        return
     folder = Path(directory)
-    used = [name for name in ("run.json", "checkpoints") if (folder / name).exists()]
-    if used and not resume:
+    if folder.exists() and not folder.is_dir():
         raise UsageError(
-            "the directory already holds a run",
+            "this is a file; a run needs a folder",
             where=str(folder),
-            found=", ".join(used),
-            fix="go on with resume=True, or choose another directory",
+            fix="choose another name for the folder",
         )
-    return folder
+    with alone_in(folder) if os.environ.get("RANK", "0") == "0" else nullcontext():
+        used = [name for name in ("run.json", "checkpoints") if (folder / name).exists()]
+        if used and not resume:
+            raise UsageError(
+                "the directory already holds a run",
+                where=str(folder),
+                found=", ".join(used),
+                fix="go on with it (--resume, in Python resume=True), or choose another directory",
+            )
+        yield folder

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from recengine import __version__
 from recengine.contracts.auditor import Finding
 from recengine.contracts.model import DataFacts
 from recengine.data import Split
@@ -24,6 +25,8 @@ from recengine.training.config import CLICKS, resolve
 from recengine.training.instances import hosted
 from recengine.training.run import SUFFIXES, Run
 from recengine.training.store import load_any_split
+
+_ENTRIES = ("format", "model", "seed", "facts", "config", "weights", "findings", "environment")
 
 
 def load(path: str | Path, *, model: torch.nn.Module | None = None, host: Host | None = None) -> Run:
@@ -45,7 +48,7 @@ def load(path: str | Path, *, model: torch.nn.Module | None = None, host: Host |
             expected="run.json",
             fix="name the folder that fit(directory=...) or save() wrote; resume an interrupted fit first",
         )
-    about = checkpoint.load_json(folder / "run.json")
+    about = _described(folder / "run.json")
     config = resolve(about["model"], about["config"], host)
     facts = DataFacts(**about["facts"])
     split: Any = load_any_split(folder / "split")
@@ -69,6 +72,21 @@ def load(path: str | Path, *, model: torch.nn.Module | None = None, host: Host |
         _evaluations(folder, about.get("task", "")),  # type: ignore[arg-type]
         host,
     )
+
+
+def _described(path: Path) -> dict[str, Any]:
+    """What run.json says. Raises CheckpointError for another format and for an entry that is missing."""
+    about = checkpoint.load_json(path)
+    missing = [name for name in _ENTRIES if name not in about]
+    if missing or about["format"] != checkpoint.FORMAT:
+        raise CheckpointError(
+            "the record of the run has another format",
+            where=str(path),
+            found="no " + ", ".join(missing) if missing else f"format {about['format']}",
+            expected=f"format {checkpoint.FORMAT} of recengine {__version__}",
+            fix="open it with the recengine that wrote it, restore it from a copy, or fit again",
+        )
+    return about
 
 
 def _class_of(about: Mapping[str, Any]) -> type[Run]:

@@ -18,6 +18,7 @@ from recengine.data import EvalTask
 from recengine.data.clicks import ClickTable
 from recengine.errors import CheckpointError, ConfigError, RecengineError
 from recengine.evaluation.clicks import LOWER_IS_BETTER
+from recengine.settings import diff
 from recengine.training import checkpoint
 from recengine.training.config import RunConfig
 from recengine.training.determinism import fixed_threads, isolated_randomness, mix
@@ -263,10 +264,25 @@ class Loop:
 def _same_run(found: dict[str, Any], expected: dict[str, Any], where: str) -> None:
     for key in expected:
         if found.get(key) != expected[key]:
+            here, there = _apart(found.get(key), expected[key])
             raise CheckpointError(
-                f"the checkpoint belongs to a run with another {key}",
+                f"the checkpoint belongs to a run with another {_NAMES.get(key, key)}",
                 where=where,
-                found=found.get(key),
-                expected=expected[key],
+                found=here,
+                expected=there,
                 fix="resume with the settings, data and seed of that run, or choose another directory",
             )
+
+
+_NAMES = {"settings": "value of a setting", "data": "version of the data"}
+
+
+def _apart(found: Any, expected: Any) -> tuple[str, str]:
+    """What differs, and nothing else."""
+    if not isinstance(found, dict) or not isinstance(expected, dict):
+        return str(found), str(expected)
+    apart = diff(found, expected)[:5]
+    return (
+        ", ".join(f"{one.key} = {str(one.left)[:20]}" for one in apart),
+        ", ".join(f"{one.key} = {str(one.right)[:20]}" for one in apart),
+    )

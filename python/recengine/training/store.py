@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,10 @@ def load_any_split(folder: Path) -> Split | ClickSplit:
         return ClickSplit.load(folder)
     except DataError as broken:
         raise CheckpointError(
-            "the split of the run cannot be read", where=str(folder), found=str(broken)
+            "the split of the run cannot be read",
+            where=str(folder),
+            found=str(broken),
+            fix="restore it from a copy, or fit again",
         ) from broken
 
 
@@ -60,9 +64,12 @@ def load_split(folder: Path) -> Split:
             for key, task in header["tasks"].items()
         }
         return Split(stores["train"], tasks.get("validation"), tasks["test"], header["description"])
-    except (OSError, ValueError, KeyError, DataError) as broken:
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile, DataError) as broken:
         raise CheckpointError(
-            "the split of the run cannot be read", where=str(folder), found=str(broken)
+            "the split of the run cannot be read",
+            where=str(folder),
+            found=str(broken),
+            fix="restore it from a copy, or fit again",
         ) from broken
 
 
@@ -75,6 +82,8 @@ def _save_questions(path: Path, task: EvalTask) -> None:
 
 
 def _load_questions(path: Path, name: str, history: Interactions) -> EvalTask:
+    if not zipfile.is_zipfile(path):
+        raise DataError("this is no .npz file, or a damaged one", where=str(path))
     with np.load(path, allow_pickle=False) as held:
         times = held["times"] if "times" in held.files else None
         return EvalTask(name, held["users"], held["indptr"], held["targets"], history, times)
