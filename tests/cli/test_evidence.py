@@ -117,6 +117,19 @@ def test_tune_goes_on_and_confirms(events: Path, tmp_path: Path) -> None:
     assert warm["best"]["value"] >= longer["best"]["value"]
 
 
+def test_tune_does_not_mix_data_or_settings_in_a_study(events: Path, tmp_path: Path) -> None:
+    words = ["tune", "itemknn", "--tuner", "random", "--study", tmp_path / "s.db", "--confirm", "0"]
+    words += ["--trials", "2"]
+    fewer = tmp_path / "fewer.csv"
+    fewer.write_text("".join(events.read_text().splitlines(keepends=True)[:-5]))
+    call(*words, "--data", events)
+    assert "data = " in failed(*words, "--data", fewer)
+    told = failed(*words, "--data", events, "--set", "split.strategy=ratio_time")
+    assert "found: split.strategy = auto" in told
+    asked = [*words, "--data", events, "--set", "evaluation.memory=1GiB"]
+    assert "going on after 2 of 2 trials" in RUNNER.invoke(app, [str(word) for word in asked]).stderr
+
+
 def test_tune_ends_hopeless_trials_early(events: Path, tmp_path: Path) -> None:
     from recengine.tuning import StudyFile
 

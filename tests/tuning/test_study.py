@@ -255,6 +255,50 @@ def test_another_space_is_refused_and_can_warm_start(tmp_path: Path) -> None:
     assert all(1e-4 <= t.parameters["rate"] <= 1e-2 for t in new.done())
 
 
+def test_other_data_behind_the_same_space_is_refused(tmp_path: Path) -> None:
+    def opened(**about: str) -> Study:
+        tuner = RandomSearch(SearchConfig(), SPACE, 0)
+        return Study.open(tmp_path / "s.db", "s", SPACE, tuner, about=about)
+
+    study(tmp_path / "s.db").run(worth, 2)  # without a word on what it measures, as of old
+    opened(data="abc", epochs="5")
+    opened(data="abc")
+    opened(data="abc", epochs="5", added_later="1")
+    with pytest.raises(UsageError, match=r"(?s)measured something else.*epochs = 5.*epochs = 6"):
+        opened(data="abc", epochs="6")
+
+
+def test_ctrl_c_forgets_the_running_trial(tmp_path: Path) -> None:
+    made = study(tmp_path / "s.db")
+
+    def impatient(point: dict[str, Any], seed: int) -> float:
+        raise KeyboardInterrupt
+
+    for _ in range(3):
+        with pytest.raises(KeyboardInterrupt):
+            made.run(impatient, 5)
+    assert made.trials() == []
+    with pytest.raises(KeyboardInterrupt), ThreadPoolExecutor(2) as pool:
+        made.run(impatient, 5, executor=pool, workers=2)
+    assert made.trials() == []
+    made.run(worth, 2)
+    assert made.done()[0].parameters == SPACE.default  # still the first to be measured
+
+
+def test_what_a_dead_process_asked_for_is_given_up_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "s.db"
+    study(path)
+    code = (
+        "import sys; from pathlib import Path; from recengine.tuning import StudyFile;"
+        "StudyFile(Path(sys.argv[1])).begin('s', {}, 0, {})"
+    )
+    subprocess.run([sys.executable, "-c", code, str(path)], check=True)
+    made = study(path)
+    made.ask()
+    assert made.file.give_up("s", 3600.0) == [0]  # not this process's own
+    assert [trial.state for trial in made.trials()] == ["failed", "running"]
+
+
 def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
     wrong = tmp_path / "notes.db"
     wrong.write_text("not a database, but long enough to look like one " * 30)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from recengine.cli.failures import INTERRUPTED
 from recengine.cli.inputs import ConfigFile, Data, DataOptions, Model, Sets, read_data, read_for
 from recengine.cli.output import Json, emit_json, note, table
 from recengine.cli.search_space import search_space
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from recengine.training.progress import Listener, Progress
     from recengine.tuning import Decision, Study, Trial
     from recengine.tuning.stopping import Report
+
+
+_FREE = ("training.device", "training.checkpoint_every", "evaluation.memory")  # decide no value
 
 
 @cache
@@ -94,7 +98,7 @@ class WatchedObjective(FitObjective):
 def tune(
     model: Model,
     data: Data,
-    trials: Annotated[int, typer.Option(help="Trials in all, the default settings first.")] = 50,
+    trials: Annotated[int, typer.Option(min=1, help="Trials in all, the default settings first.")] = 50,
     tuner: Annotated[str, typer.Option(help="Name of a registered tuner.")] = "bonsai",
     study: Annotated[Path, typer.Option(help="File of the study; an existing one goes on.")] = Path(
         "study.db"
@@ -130,7 +134,7 @@ def tune(
         list[str] | None, typer.Option(metavar="'a.b + 2*c.d <= 5'", help="A linear limit (repeatable).")
     ] = None,
     confirm: Annotated[
-        int, typer.Option(help="Repeats of the recommendation and of the default at the end.")
+        int, typer.Option(min=0, help="Repeats of the recommendation and of the default at the end.")
     ] = 2,
     judge: Annotated[
         int,
@@ -163,12 +167,11 @@ def tune(
     metric = _metric(model, metric)
     start = effective(model, config, sets or [])
     space = search_space(model, start, only, fix or [], ranges or [], cost or [], limit or [])
-    _data(
-        model, data, tuple(data_option or ())
-    )  # bad data fails here: before there is a study, not in every trial
+    # bad data fails here: before there is a study, not in every trial
+    about = _about(model, _data(model, data, tuple(data_option or ())), start, space.names)
     entry = host().registries["tuner"].get(tuner)
     policy = entry.load()(entry.load_config()(), space, seed)
-    made = Study.open(study, name or model, space, policy, seed=seed, objectives=(metric,))
+    made = Study.open(study, name or model, space, policy, seed=seed, objectives=(metric,), about=about)
     if warm_start is not None:
         _warm(made, warm_start)
     kind = FitObjective if to_the_end else WatchedObjective
@@ -177,10 +180,43 @@ def tune(
         _judgeable(objective)
     stale = made.file.give_up(made.name, older_than_s=24 * 3600)
     if stale:
-        note(f"given up: trials {', '.join(map(str, stale))}, silent for a day")
-    _run(made, objective, trials, workers)
+        note(f"given up: trials {', '.join(map(str, stale))}, whose process ended or was silent for a day")
+    before = sum(trial.state != "running" for trial in made.trials())
+    if before:
+        note(f"{study}: going on after {before} of {trials} trials")
+    try:
+        _run(made, objective, trials, workers)
+    except KeyboardInterrupt:
+        note(f"interrupted; what has ended is kept in {study}, the same command goes on")
+        raise typer.Exit(INTERRUPTED) from None
     given = [*(["--config", str(config)] if config else []), *(f"--set={one}" for one in sets or [])]
     _report(made, objective, confirm, judge, report, as_json, given)
+
+
+def _about(model: str, data: Any, settings: Mapping[str, Any], searched: Sequence[str]) -> dict[str, str]:
+    """What values depend on beside the point: the data and the settings that are not searched."""
+    from recengine.settings import flatten
+
+    free = {*searched, *_FREE}
+    fixed = {name: str(value) for name, value in flatten(settings).items() if name not in free}
+    return {"model": model, "data": _print_of(data), **fixed}
+
+
+def _print_of(data: Any) -> str:
+    """SHA-256 of the data, abridged; of a click log: of its files."""
+    import hashlib
+
+    from recengine.data import Interactions
+    from recengine.data.clicks import ClickLog
+    from recengine.training.checkpoint import digest_of
+    from recengine.training.record import fingerprint
+
+    if isinstance(data, Interactions):
+        return data.fingerprint()[:16]
+    parts = (
+        [digest_of(file) for file in data.files] if isinstance(data, ClickLog) else fingerprint(data).values()
+    )
+    return hashlib.sha256("".join(parts).encode()).hexdigest()[:16]
 
 
 def _metric(model: str, asked: str | None) -> str:
@@ -205,7 +241,7 @@ def _warm(study: Study, text: str) -> None:
 def _run(study: Study, objective: FitObjective, trials: int, workers: int) -> None:
     def told(trial: Trial) -> None:
         known = study.trials()
-        best = max((t.values[0] for t in known if t.values and t.feasible), default=float("nan"))
+        values = [t.values[0] for t in known if t.values and t.feasible]
         ended = next(t for t in known if t.number == trial.number)
         why = ": " + ended.note.splitlines()[0] if ended.state == "failed" and ended.note else ""
         how = (
@@ -214,7 +250,8 @@ def _run(study: Study, objective: FitObjective, trials: int, workers: int) -> No
             else f"  ({ended.state}{why})"
         )
         done = sum(t.state != "running" for t in known)
-        note(f"trial {done}/{trials}{how}  best {study.objectives[0]} {best:.4f}")
+        best = f"  best {study.objectives[0]} {max(values):.4f}" if values else ""
+        note(f"trial {done}/{trials}{how}{best}")
 
     if workers == 1:
         study.run(objective, trials, finished=told)

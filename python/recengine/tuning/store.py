@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import platform
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,6 +23,7 @@ from recengine.errors import DataError, UsageError
 
 State = Literal["running", "done", "failed", "stopped"]
 _LAYOUT = 1
+_ANOTHER = "choose another name or file, or warm-start a new study from it"
 _SCHEMA = """
 CREATE TABLE study (
   name TEXT PRIMARY KEY, space TEXT NOT NULL, fingerprint TEXT NOT NULL, objectives TEXT NOT NULL,
@@ -34,6 +37,12 @@ CREATE TABLE report (
   study TEXT NOT NULL, number INTEGER NOT NULL, step INTEGER NOT NULL, value REAL NOT NULL,
   PRIMARY KEY (study, number, step));
 """
+_LATER = (  # tables that the files of the first versions have not
+    "CREATE TABLE IF NOT EXISTS about (study TEXT NOT NULL, name TEXT NOT NULL, value TEXT NOT NULL, "
+    "PRIMARY KEY (study, name))",
+    "CREATE TABLE IF NOT EXISTS asker (study TEXT NOT NULL, number INTEGER NOT NULL, machine TEXT NOT NULL, "
+    "process INTEGER NOT NULL, PRIMARY KEY (study, number))",
+)
 
 
 @dataclass(frozen=True)
@@ -70,6 +79,8 @@ class StudyFile:
                     raise DataError(
                         "this SQLite file holds no studies", where=str(path), found=sorted(tables)
                     )
+                for statement in _LATER:
+                    db.execute(statement)
                 version = db.execute("PRAGMA user_version").fetchone()[0]
                 if version > _LAYOUT:
                     raise DataError(
@@ -102,9 +113,16 @@ class StudyFile:
             db.close()
 
     def create(
-        self, name: str, space: Mapping[str, Any], fingerprint: str, objectives: Sequence[str], seed: int
+        self,
+        name: str,
+        space: Mapping[str, Any],
+        fingerprint: str,
+        objectives: Sequence[str],
+        seed: int,
+        about: Mapping[str, str] | None = None,
     ) -> None:
-        """Create the study, or check that the one in the file asks the same question."""
+        """Create the study, or check that the one in the file asks the same question: space, objectives, and
+        what else decides what a value means (``about``). Raises UsageError when it asks another."""
         with self._transaction() as db:
             row = db.execute("SELECT fingerprint, objectives FROM study WHERE name = ?", (name,)).fetchone()
             if row is None:
@@ -117,8 +135,19 @@ class StudyFile:
                 raise UsageError(
                     f"the study '{name}' in this file has another {what}",
                     where=str(self.path),
-                    fix="choose another name or file, or warm-start a new study from it",
+                    fix=_ANOTHER,
                 )
+            known = dict(db.execute("SELECT name, value FROM about WHERE study = ?", (name,)).fetchall())
+            for key, value in (about or {}).items():
+                if known.get(key, value) != value:
+                    raise UsageError(
+                        f"the trials of the study '{name}' in this file measured something else",
+                        where=str(self.path),
+                        found=f"{key} = {known[key]}",
+                        expected=f"{key} = {value}",
+                        fix=_ANOTHER,
+                    )
+                db.execute("INSERT OR REPLACE INTO about VALUES (?, ?, ?)", (name, key, value))
 
     def studies(self) -> list[str]:
         with self._transaction() as db:
@@ -147,7 +176,16 @@ class StudyFile:
                 "VALUES (?, ?, 'running', ?, ?, ?, ?, ?)",
                 (study, number, json.dumps(dict(parameters)), seed, json.dumps(dict(facts)), now, now),
             )
+            asker = (study, number, platform.node(), os.getpid())
+            db.execute("INSERT OR REPLACE INTO asker VALUES (?, ?, ?, ?)", asker)
         return number
+
+    def withdraw(self, study: str, number: int) -> None:
+        """Forget a running trial, as if it had never been asked."""
+        with self._transaction() as db:
+            query = "DELETE FROM trial WHERE study = ? AND number = ? AND state = 'running'"
+            if db.execute(query, (study, number)).rowcount:
+                db.execute("DELETE FROM report WHERE study = ? AND number = ?", (study, number))
 
     def finish(
         self,
@@ -195,13 +233,20 @@ class StudyFile:
             )
 
     def give_up(self, study: str, older_than_s: float) -> list[int]:
-        """Mark running trials without a sign of life for that long as failed; returns their numbers."""
+        """Mark running trials without a sign of life for that long as failed, and those that a process of
+        this machine asked for that is no more; returns their numbers."""
         with self._transaction() as db:
             rows = db.execute(
-                "SELECT number FROM trial WHERE study = ? AND state = 'running' AND seen < ?",
-                (study, time.time() - older_than_s),
+                "SELECT number, seen, machine, process FROM trial LEFT JOIN asker USING (study, number) "
+                "WHERE study = ? AND state = 'running'",
+                (study,),
             ).fetchall()
-            numbers = [int(row[0]) for row in rows]
+            silent = time.time() - older_than_s
+            numbers = [
+                int(number)
+                for number, seen, machine, process in rows
+                if seen < silent or (machine == platform.node() and not _lives(process))
+            ]
             for number in numbers:
                 db.execute(
                     "UPDATE trial SET state = 'failed', note = 'its worker died', told = ? "
@@ -237,3 +282,13 @@ class StudyFile:
             )
             for number, state, parameters, seed, values, feasible, note, facts in rows
         ]
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's
+        pass
+    return True

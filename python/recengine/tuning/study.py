@@ -10,7 +10,7 @@ Larger values are better. The default point is always the first trial.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from functools import partial
@@ -52,14 +52,20 @@ class Study:
         *,
         seed: int = 0,
         objectives: Sequence[str] = ("value",),
+        about: Mapping[str, str] | None = None,
     ) -> Study:
-        """Create the study or go on with it. Raises UsageError when the file's study has another space."""
+        """Create the study or go on with it.
+
+        about: what else decides what a value means (data, settings that are not searched), kept with the
+        study. Raises UsageError when the file's study has another space, other objectives, or differs in
+        ``about``.
+        """
         file = StudyFile(path)
         described = {
             p.name: {"kind": p.kind, "default": p.default, "low": p.low, "high": p.high}
             for p in space.parameters
         }
-        file.create(name, described, space.fingerprint(), objectives, seed)
+        file.create(name, described, space.fingerprint(), objectives, seed, about)
         return cls(file, name, space, tuner, seed, tuple(objectives))
 
     # --- ask and tell ---------------------------------------------------------------------------
@@ -206,7 +212,7 @@ class Study:
         another. finished: called with each trial that ended.
 
         A trial that raises is recorded as failed and the study goes on; when the first five all fail, it
-        stops (UsageError).
+        stops (UsageError). Ctrl-C forgets the trials that are running, so that they are asked again.
         """
         if executor is None and workers > 1:
             # torch's threads do not survive a fork
@@ -221,6 +227,22 @@ class Study:
                 self._settle(trial, partial(_measured, objective, report, point, trial.seed), finished)
             return
         running: dict[Future[Any], Trial] = {}
+        try:
+            self._side_by_side(objective, trials, executor, workers, finished, running)
+        except KeyboardInterrupt:
+            for trial in running.values():
+                self.file.withdraw(self.name, trial.number)
+            raise
+
+    def _side_by_side(
+        self,
+        objective: Objective | Watched,
+        trials: int,
+        executor: Executor,
+        workers: int,
+        finished: Callable[[Trial], None] | None,
+        running: dict[Future[Any], Trial],
+    ) -> None:
         while self._finished() < trials or running:
             room = min(workers - len(running), trials - self._finished() - len(running))
             if room > 0:
@@ -247,6 +269,9 @@ class Study:
             self.tell(trial, outcome())
         except HopelessError as ended:
             self.stop(trial, ended.value)
+        except KeyboardInterrupt:
+            self.file.withdraw(self.name, trial.number)
+            raise
         except UsageError as error:  # not this trial's fault: no trial can succeed
             self.fail(trial, error.problem)
             raise
