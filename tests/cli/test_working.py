@@ -241,6 +241,26 @@ def test_rerank_measures_both_stages_and_writes_a_page(cli: Any, tmp_path: Path)
     assert cli("rerank", tmp_path / "out" / "ranker", "fm").exit_code == 2
 
 
+def test_what_was_guessed_is_said(cli: Any, tmp_path: Path) -> None:
+    path = tmp_path / "log.csv"
+    path.write_text("user,sku,bought\n" + "".join(f"{n % 5},{n % 7},{n}\n" for n in range(40)))
+    words = ("fit", "popularity", "--data", path, "--json")
+    silent = cli(*words, "--out", tmp_path / "a")
+    assert "log.csv: user = user, item = sku, no time (--data-option time=COLUMN" in silent.stderr
+    assert "columns not used: bought" in silent.stderr
+    named = cli(*words, "--out", tmp_path / "b", "--data-option", "time=bought")
+    assert "time = bought\n" in named.stderr
+    json.loads(named.stdout)
+    wrong = cli(*words, "--out", tmp_path / "c", "--data-option", "time")
+    assert "--data-option time: an option is written a=b" in wrong.stderr
+
+
+def test_a_kept_split_can_be_tuned_on(cli: Any, small_table: Path, tmp_path: Path) -> None:
+    assert cli("data", "split", small_table, "--out", tmp_path / "kept").exit_code == 0
+    words = ("--tuner", "random", "--trials", "2", "--confirm", "0", "--study", tmp_path / "s.db")
+    assert "best" in cli("tune", "itemknn", "--data", tmp_path / "kept", *words, "--json").stdout
+
+
 def test_click_models_are_compared_planned_and_tuned(cli: Any, tmp_path: Path) -> None:
     planted_clicks(1500).frames[0].write_parquet(tmp_path / "clicks.parquet")
     data = ("--data", tmp_path / "clicks.parquet", "--set", "training.epochs=2")

@@ -79,6 +79,8 @@ def test_dates_fractions_and_decimals_as_times(tmp_path):
     for text, expected in [
         ("2024-01-01", 1704067200),
         ("2024-01-01T00:00:05Z", 1704067205),
+        ("2024-01-01 01:00:05+01:00", 1704067205),
+        ("2024-01-01T00:01", 1704067260),
         ("1260759144.0", 1260759144),
         ("1260759144.5", 1260759144500000),
         ("8.8e8", 880000000),
@@ -99,6 +101,44 @@ def test_parquet(tmp_path):
     made = read(path)
     assert content(made) == [("a", 2), ("b", 1)]
     assert made.time.tolist() == [6, 5]
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_json_lines(tmp_path, packed):
+    lines = '{"user_id": "b", "item_id": 1, "ts": 5}\n{"item_id": 2, "user_id": "a", "ts": 6, "more": [1]}\n'
+    path = tmp_path / ("j.jsonl.gz" if packed else "j.ndjson")
+    path.write_bytes(gzip.compress(lines.encode()) if packed else lines.encode())
+    report = ReadReport()
+    made = read(path, report=report)
+    assert content(made) == [("a", 2), ("b", 1)]
+    assert made.time.tolist() == [6, 5]
+    assert "columns not used: more" in report.said
+
+
+def test_bad_json_lines_are_refused(tmp_path):
+    path = tmp_path / "j.jsonl"
+    path.write_text('{"user": 1, "item"\n')
+    with pytest.raises(DataError, match=r"(?s)cannot be read as JSON lines.*an object a line"):
+        read(path)
+    path.write_text('{"user": 1, "item": 2}\n{"user": 1}\n')
+    with pytest.raises(DataError, match=r"line 2, column 'item': an id is missing"):
+        read(path)
+
+
+def test_a_column_of_lists_is_refused_in_one_line(tmp_path):
+    path = tmp_path / "p.parquet"
+    pl.DataFrame({"user": [["a"]], "item": ["b"]}).write_parquet(path)
+    with pytest.raises(DataError, match="cannot hold ids") as refused:
+        read(path)
+    assert refused.value.found == "['a']"
+
+
+def test_columns_that_are_not_used_are_said(tmp_path):
+    path = tmp_path / "u.csv"
+    path.write_text("customer_id,sku,bought\n1,2,3\n")
+    report = ReadReport()
+    assert read(path, report=report).time is None
+    assert "columns not used: bought" in report.said
 
 
 def test_min_weight_keeps_positives_and_shrinks_vocabularies(tmp_path):

@@ -48,16 +48,16 @@ def facts_of(data: Interactions) -> dict[str, Any]:
     lengths = lengths[lengths > 0]
     counts = np.sort(np.bincount(data.item, minlength=data.n_items))[::-1]
     top = max(1, data.n_items // 100)
+    pairs = int(np.unique(data.user.astype(np.int64) * data.n_items + data.item).size)
     facts: dict[str, Any] = {
         "users": data.n_users,
         "items": data.n_items,
         "events": len(data),
-        "density": len(data) / max(1, data.n_users * data.n_items),
+        "density": pairs / max(1, data.n_users * data.n_items),
         "events_per_user": _quantiles(lengths),
         "events_per_item": _quantiles(counts[counts > 0]),
         "share_of_top_1_percent_items": float(counts[:top].sum() / max(1, len(data))),
-        "repeated_pairs": len(data)
-        - int(np.unique(data.user.astype(np.int64) * data.n_items + data.item).size),
+        "repeated_pairs": len(data) - pairs,
         "weights": data.weight is not None,
     }
     if data.time is not None and len(data):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from recengine.cli.output import note
 from recengine.config import did_you_mean
 from recengine.errors import CheckpointError, UsageError
 
@@ -41,7 +43,7 @@ def reader_options(given: Sequence[str]) -> dict[str, Any]:
     """``a=b`` texts as keyword arguments."""
     from recengine.settings import parse_set
 
-    return dict(parse_set(text) for text in given)
+    return dict(parse_set(text, "--data-option", "time=ts") for text in given)
 
 
 def read_data(name: str, options: Sequence[str] = (), report: ReadReport | None = None) -> Interactions:
@@ -65,9 +67,26 @@ def read_data(name: str, options: Sequence[str] = (), report: ReadReport | None 
             expected="a path, or one of " + ", ".join(entry.name for entry in sources),
             fix=f"did you mean '{near}'?" if near else "list them with: recengine datasets list",
         )
-    from recengine.data import read
+    from recengine.data import ReadReport, read
 
-    return read(path, readers=_readers(), report=report, **reader_options(options))
+    told = ReadReport() if report is None else report
+    events = read(path, readers=_readers(), report=told, **reader_options(options))
+    if report is None and multiprocessing.parent_process() is None:  # workers read what was told of already
+        _tell(told)
+    return events
+
+
+def _tell(report: ReadReport) -> None:
+    """One line on what was taken for what, so that a guess does not go unnoticed."""
+    from recengine.data.columns import ROLES
+
+    if not report.columns:
+        return
+    taken = [f"{role} = {report.columns[role]}" for role in ROLES if role in report.columns]
+    unused = [sentence for sentence in report.said if sentence.startswith("columns not used")]
+    if "time" not in report.columns:
+        taken.append("no time" + (" (--data-option time=COLUMN names it)" if unused else ""))
+    note(f"{report.path}: " + "; ".join([", ".join(taken), *unused]))
 
 
 def read_split(name: str, options: Sequence[str] = ()) -> Interactions | Split:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from recengine.cli.failures import INTERRUPTED
-from recengine.cli.inputs import ConfigFile, Data, DataOptions, Model, Sets, read_data, read_for
+from recengine.cli.inputs import ConfigFile, Data, DataOptions, Model, Sets, read_for
 from recengine.cli.output import Json, emit_json, note, table
 from recengine.cli.search_space import search_space
 from recengine.cli.sections import effective
@@ -32,7 +32,7 @@ _FREE = ("training.device", "training.checkpoint_every", "evaluation.memory")  #
 @cache
 def _data(model: str, name: str, options: tuple[str, ...]) -> Any:
     """Read once a process: every trial of a worker uses the same data."""
-    return read_for(model, name, options) if _clicks(model) else read_data(name, options)
+    return read_for(model, name, options)
 
 
 def _clicks(model: str) -> bool:

@@ -28,6 +28,8 @@ _KNOWN: dict[Role, tuple[str, ...]] = {
     "time": (
         *("timestamp", "time", "unixtime", "unixreviewtime", "datetime", "date", "ts", "eventtime"),
         *("transactiontimestamp", "createdat", "day", "reviewtime", "eventtimestamp", "visitdate"),
+        *("purchasedat", "purchasedate", "orderedat", "orderdate", "ratedat", "viewedat", "clickedat"),
+        *("playedat", "watchedat", "eventdate", "unixtimestamp", "timestampms"),
     ),
     "weight": (
         *("rating", "weight", "score", "stars", "overall", "label", "value", "count", "cnt"),
@@ -81,6 +83,9 @@ def choose_columns(
             raise _missing(names, role, where)
         else:
             said.append(f"no {role} column")
+    unused = [name for name in names if name not in chosen.values()]
+    if unused:
+        said.append("columns not used: " + ", ".join(unused[:10]) + (" …" if len(unused) > 10 else ""))
     if len(set(chosen.values())) < len(chosen):
         raise DataError(
             "one column was given two roles",
@@ -115,8 +120,9 @@ def _missing(names: Sequence[str], role: Role, where: str | None) -> DataError:
         f"no column looks like the {role} id",
         where=f"{where or 'table'}, line 1",
         found=("one column: " if one else "columns ") + ", ".join(name[:80] for name in names),
-        expected=f"a column named like {', '.join(_KNOWN[role][:3])}",
+        expected=f"a column named like {role}, {role}_id, {_KNOWN[role][5]}",
         fix="the delimiter may be another: give delimiter=..."
         if one
-        else f"name the column: {role}=NAME (and header=False if there is no header line)",
+        else f"name the column: {role}=NAME, on the command line --data-option {role}=NAME (and header=false "
+        "if there is no header line)",
     )

@@ -16,6 +16,7 @@ from recengine.errors import DataError
 if TYPE_CHECKING:
     import polars as pl
 
+_FORMS = ("%Y-%m-%d", "%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d %H:%M", "%Y-%m-%dT%H:%M")
 _INT64 = np.iinfo(np.int64)
 
 
@@ -96,7 +97,7 @@ def index_ids(column: pl.Series, place: Place) -> Indexed:
         raise DataError(
             f"a column of {column.dtype} cannot hold ids",
             where=place.at(0),
-            found=repr(column[0]) if len(column) else None,
+            found=_plainly(column[0]) if len(column) else None,
             expected="whole numbers or text",
             fix="name another column",
         )
@@ -123,7 +124,7 @@ def whole_times(column: pl.Series, place: Place) -> NDArray[np.int64]:
         raise DataError(
             f"a column of {column.dtype} cannot hold times",
             where=place.at(0),
-            found=repr(column[0]) if len(column) else None,
+            found=_plainly(column[0]) if len(column) else None,
             expected="whole numbers, dates or ISO 8601 text",
             fix="convert it, or name another column",
         )
@@ -160,6 +161,11 @@ def finite_weights(column: pl.Series, place: Place) -> NDArray[np.float32]:
             fix="remove the row or give it a weight",
         )
     return values
+
+
+def _plainly(value: Any) -> str:
+    """A value of a column, in one line also where it is a list."""
+    return repr(value.to_list() if hasattr(value, "to_list") else value)[:80]
 
 
 def _series(column: Any) -> pl.Series:
@@ -209,11 +215,12 @@ def _dates_of_text(column: pl.Series, place: Place) -> pl.Series:
     numbers = text.cast(pl.Int64, strict=False)
     if not numbers.null_count():
         return numbers
-    for form in ("%Y-%m-%d", "%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d %H:%M"):
+    for form in _FORMS:
         parsed = text.str.to_datetime(form, strict=False, time_unit="us")
         if not parsed.null_count():
             return parsed
-    zoned = text.str.to_datetime("%Y-%m-%dT%H:%M:%S%.f%#z", strict=False, time_unit="us", time_zone="UTC")
+    apart = text.str.replace(" ", "T", literal=True)  # pandas writes a space there
+    zoned = apart.str.to_datetime("%Y-%m-%dT%H:%M:%S%.f%#z", strict=False, time_unit="us", time_zone="UTC")
     if not zoned.null_count():
         return zoned.dt.replace_time_zone(None)
     best = min(

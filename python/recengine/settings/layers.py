@@ -95,19 +95,20 @@ def _copy(tree: Mapping[str, Any]) -> dict[str, Any]:
 _KEY = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 
 
-def parse_set(text: str) -> tuple[str, Any]:
+def parse_set(text: str, option: str = "--set", example: str = "model.hidden_dim=64") -> tuple[str, Any]:
     """'a.b=c' to ('a.b', value). The value is read as TOML (1, 2.5, true, "x", [1, 2], 1979-05-27);
-    what is not TOML is a string as it stands; null is None. Raises ConfigError without a key or '='.
+    what is not TOML is a string as it stands; null is None. Raises ConfigError, which names ``option`` and
+    gives the ``example``, without a key or '='.
     """
     key, sign, value = text.partition("=")
     key, value = key.strip(), value.strip()
     if not sign or not _KEY.fullmatch(key):
         raise ConfigError(
-            "a setting is written a.b=value",
-            where=f"--set {text}",
+            "a setting is written a.b=value" if option == "--set" else "an option is written a=b",
+            where=f"{option} {text}",
             found=text,
-            expected="a dotted name, '=' and a value",
-            fix="for example --set model.hidden_dim=64",
+            expected="a name, '=' and a value",
+            fix=f"for example {option} {example}",
         )
     if value == NULL:
         return key, None

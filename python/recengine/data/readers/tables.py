@@ -1,4 +1,4 @@
-"""CSV, TSV and Parquet: columns by name, by guess or by number; every value checked."""
+"""CSV, TSV, Parquet and JSON lines: columns by name, by guess or by number; every value checked."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 TEXT = {".csv", ".tsv", ".txt", ".dat", ".data", ".inter", ".tab"}
 PARQUET = {".parquet", ".pq"}
+JSON_LINES = {".jsonl", ".ndjson"}
 _DELIMITERS = ("\t", "::", ",", ";", "|", " ")
 
 
@@ -46,13 +47,13 @@ class Columns:
 
 
 class Table:
-    """One file of rows: CSV, TSV or another delimiter (also gzip), or Parquet."""
+    """One file of rows: CSV, TSV or another delimiter, JSON lines (these also gzip), or Parquet."""
 
     name = "table"
 
     def recognises(self, path: Path) -> bool:
         """See contracts.dataset.Reader."""
-        return path.is_file() and bare_suffix(path) in TEXT | PARQUET
+        return path.is_file() and bare_suffix(path) in TEXT | PARQUET | JSON_LINES
 
     def read(
         self,
@@ -76,10 +77,13 @@ class Table:
         names = {"user": user, "item": item, "time": time, "weight": weight}
         told = report or ReadReport()
         if bare_suffix(path) in PARQUET:
-            return _parquet(path, names, told).interactions(ties, seed)
-        columns = read_columns(
-            Source(path), names, told, part=part, delimiter=delimiter, header=header, ids=ids
-        )
+            columns = _parquet(path, names, told)
+        elif bare_suffix(path) in JSON_LINES:
+            columns = _json_lines(path, names, told)
+        else:
+            columns = read_columns(
+                Source(path), names, told, part=part, delimiter=delimiter, header=header, ids=ids
+            )
         if columns.time is None and ties == "hash":
             told.say("no order in time is known (if the rows are in time order, say so: ties='rows')")
         return columns.interactions(ties, seed)
@@ -301,27 +305,58 @@ def _ends_blank(source: Source, lines: int) -> bool:
 def _parquet(path: Path, given: Mapping[str, str | None], report: ReadReport) -> Columns:
     import polars as pl
 
-    source = str(path)
     try:
-        names = pl.read_parquet_schema(path)
-        wanted = {role: name for role, name in given.items() if name}
-        left_out = {role for role, name in given.items() if name == ""}
-        chosen, said = choose_columns(list(names), wanted, source)
-        chosen = {role: chosen[role] for role in ROLES if role in chosen and role not in left_out}
+        chosen = _chosen(list(pl.read_parquet_schema(path)), given, str(path), report)
         table = pl.read_parquet(path, columns=list(chosen.values()))
     except (pl.exceptions.PolarsError, OSError) as broken:
         raise DataError(
             "the file cannot be read as Parquet",
-            where=source,
+            where=str(path),
             found=str(broken).split("\n")[0],
             expected="a whole Parquet file",
             fix="write or fetch it again",
         ) from None
+    return _typed(table, chosen, path, report)
+
+
+def _json_lines(path: Path, given: Mapping[str, str | None], report: ReadReport) -> Columns:
+    import polars as pl
+
+    source = Source(path)
+    try:
+        table = pl.read_ndjson(source.for_polars(), infer_schema_length=None)
+    except pl.exceptions.PolarsError as broken:
+        raise DataError(
+            "the file cannot be read as JSON lines",
+            where=str(path),
+            found=str(broken).split("\n")[0],
+            expected='an object a line, such as {"user": 7, "item": "tea", "time": 1260759144}',
+            fix="convert it to CSV or Parquet",
+        ) from None
+    return _typed(table, _chosen(table.columns, given, str(path), report), path, report, first_line=1)
+
+
+def _chosen(
+    names: Sequence[str], given: Mapping[str, str | None], source: str, report: ReadReport
+) -> dict[Role, str]:
+    wanted = {role: name for role, name in given.items() if name}
+    left_out = {role for role, name in given.items() if name == ""}
+    chosen, said = choose_columns(names, wanted, source)
     report.said += said
+    return {role: chosen[role] for role in ROLES if role in chosen and role not in left_out}
+
+
+def _typed(
+    table: pl.DataFrame,
+    chosen: Mapping[Role, str],
+    path: Path,
+    report: ReadReport,
+    first_line: int | None = None,
+) -> Columns:
     report.columns, report.rows = {str(role): name for role, name in chosen.items()}, len(table)
 
     def column(role: Role) -> tuple[pl.Series, Place]:
-        return table[chosen[role]], Place(source, chosen[role])
+        return table[chosen[role]], Place(str(path), chosen[role], first_line)
 
     return Columns(
         index_ids(*column("user")),
