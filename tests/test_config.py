@@ -61,6 +61,7 @@ def test_a_value_out_of_range_says_what_was_found_and_expected() -> None:
     with pytest.raises(ConfigError, match=r"setting 'size' is not valid \(and 1 more\)") as wrong:
         Outer.parse({"inner": {"rate": 2.0}, "size": "many"}, where="here")
     assert wrong.value.found == "'many'"
+    assert wrong.value.expected == "a valid integer, unable to parse string as an integer"
     assert wrong.value.where == "here"
 
 

@@ -12,6 +12,7 @@ all read it. Unknown keys are errors that name the nearest known key.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import UnionType
@@ -192,6 +193,9 @@ def _fields_at(cls: type[BaseModel], path: Sequence[Any]) -> list[str]:
     return list(here.model_fields) if _is_config(here) else []
 
 
+_PYDANTIC = re.compile(r"^(Value error, |Assertion failed, |Input should be )")  # its words, not the field's
+
+
 def _readable(
     cls: type[BaseModel], invalid: ValidationError, origin: str | Callable[[str], str]
 ) -> ConfigError:
@@ -214,6 +218,6 @@ def _readable(
         f"setting '{key}' is not valid{more}",
         where=where,
         found=repr(first.get("input")),
-        expected=first["msg"],
+        expected=_PYDANTIC.sub("", first["msg"]),
         fix=f"change '{key}' to a value that fits",
     )

@@ -114,6 +114,14 @@ def test_recommend_for_a_user_and_for_a_history(cli: Any, small_run: Path) -> No
     assert len(json.loads(cli("recommend", small_run, "--history", "", "--json").stdout)) == 10
 
 
+def test_an_id_with_a_comma_stands_in_quotes(cli: Any, tmp_path: Path) -> None:
+    path = tmp_path / "quoted.csv"
+    path.write_text("user,item\n" + "".join(f'{n % 9},"tea, {n % 5}"\n' for n in range(60)))
+    assert cli("fit", "popularity", "--data", path, "--out", tmp_path / "run").exit_code == 0
+    told = cli("recommend", tmp_path / "run", "--history", '"tea, 1", "tea, 2"', "--json")
+    assert not {row["item"] for row in json.loads(told.stdout)} & {"tea, 1", "tea, 2"}
+
+
 @pytest.mark.parametrize(
     ("words", "problem"),
     [
@@ -278,6 +286,9 @@ def test_click_models_are_compared_planned_and_tuned(cli: Any, tmp_path: Path) -
     mixed = cli("compare", "lr", "popularity", *data, "--out", tmp_path / "m")
     assert mixed.exit_code == 2
     assert "learn from different data" in mixed.stderr
+    no_list = cli("recommend", tmp_path / "c" / "fm-seed0", "--user", "1")
+    assert no_list.exit_code == 2
+    assert "'fm' predicts clicks of rows" in no_list.stderr
     study = (
         "--study",
         tmp_path / "s.db",

@@ -250,6 +250,19 @@ def _small(original):
     return lambda self, columns=None, rows=37: original(self, columns, 37)
 
 
+def test_one_value_where_several_are_expected_is_a_list_of_one():
+    def tags(values: pl.Series) -> list[list[int]]:
+        rows = encoder().encode(FRAME.with_columns(tags=values))["tags"]
+        return [part.tolist() for part in np.split(rows.values, rows.offsets[1:-1])]
+
+    told = tags(pl.Series([["y"], ["3"], [], ["y"]]))
+    assert tags(pl.Series(["y", "3", None, "y"])) == told
+    assert tags(pl.Series(["y", "3", None, "y"]).cast(pl.Categorical)) == told
+    assert tags(pl.Series([3.0, 3.0, None, 4.0])) == tags(pl.Series([["3"], ["3"], [], ["4"]]))
+    with pytest.raises(DataError, match="several values a row"):
+        tags(pl.Series([{"a": 1}] * 4))
+
+
 def test_a_damaged_store_is_told(tmp_path: Path):
     made = prepare(ClickLog.from_frame(log()))
     made.save(tmp_path)

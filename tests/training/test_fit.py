@@ -52,6 +52,17 @@ def test_a_new_user_is_answered_from_the_history(ring: Interactions) -> None:
     assert not set(seen["item"]) & {105, 106, 107, 108}
 
 
+def test_of_whom_nothing_is_known_gets_the_most_popular_items(ring: Interactions) -> None:
+    run = fit("ease", ring)
+    found = run.recommend({"nobody": [], "stranger": [10**9], "somebody": [105, 106]}, 4)
+    train = run.split.train
+    counts = train.popularity()
+    for label in ("nobody", "stranger"):
+        rows = train.items.rows(found.filter(found["user"] == label)["item"].to_numpy())
+        assert counts[rows].tolist() == sorted(counts.tolist(), reverse=True)[:4]
+    assert found.filter(found["user"] == "somebody")["score"].n_unique() > 1  # the model's own order
+
+
 def test_single_settings_by_dotted_name() -> None:
     config: Any = resolve(
         "sasrec", {"model": {"n_blocks": 3}, "model.hidden_dim": 8, "loss.name": "bpr"}, host()

@@ -130,7 +130,8 @@ def _print(report: dict[str, Any]) -> None:
     for finding in report["findings"]:
         if finding.severity != "info":
             note(f"audit, {finding.severity}: {finding.check}: {finding.message}")
-    epochs = f", {report['epochs']} epochs" if report["epochs"] else ""
+    n = report["epochs"]
+    epochs = f", {n} epoch{'s' * (n > 1)}" if n else ""
     note(f"fitted {report['model']} in {report['seconds']:.1f} s{epochs}")
     for metric, row in (report["validation"] or {}).items():
         if metric.startswith(("ndcg@", "hr@", "recall@", "auc", "gauc", "log_loss")):

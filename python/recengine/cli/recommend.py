@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import shlex
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
@@ -16,7 +18,8 @@ if TYPE_CHECKING:
 
 Users = Annotated[list[str] | None, typer.Option("--user", "-u", help="Id of a known user (repeatable).")]
 History = Annotated[
-    str | None, typer.Option("--history", help="Item ids of somebody new, oldest first: a,b,c ('' for none).")
+    str | None,
+    typer.Option("--history", help="Item ids of somebody new, oldest first: a,b,\"c, d\" ('' for none)."),
 ]
 
 
@@ -32,13 +35,23 @@ def recommend(
         raise UsageError(
             "say whom to recommend for", expected="either --user ID or --history a,b,c", where="recommend"
         )
+    from recengine.training import ClickRun
+
     fitted = load_run(run)
+    if isinstance(fitted, ClickRun):
+        raise UsageError(
+            f"'{fitted.name}' predicts clicks of rows and ranks no catalogue",
+            where=str(run),
+            fix=f"use: recengine predict {shlex.quote(str(run))} TABLE --out FILE, or recengine rerank",
+        )
     train = fitted.split.train
     asked: Any
     if history is None:
         asked = ids_like(train.users, user or [], "--user")
     else:
-        items = [part.strip() for part in history.split(",") if part.strip()]
+        # as in a CSV line: an id that holds a comma stands in quotes
+        fields = next(csv.reader([history], skipinitialspace=True), [])
+        items = [part.strip() for part in fields if part.strip()]
         asked = {"history": _known_items(train.items, ids_like(train.items, items, "--history"))}
     answers = fitted.recommend(asked, k)
     if as_json:
@@ -67,5 +80,6 @@ def _known_items(vocabulary: Vocabulary, items: list[Any]) -> list[Any]:
             where="--history",
             found=", ".join(map(str, unknown[:5])),
             expected="ids of the data the run was fitted on",
+            fix="leave them out; --history '' is somebody of whom nothing is known",
         )
     return items

@@ -14,7 +14,7 @@ from recengine.contracts.model import Appends
 from recengine.errors import DataError, UsageError
 from recengine.nn.ragged import window_of
 from recengine.training.ranking import top_of_vectors
-from recengine.training.recommending import BLOCK, table
+from recengine.training.recommending import BLOCK, popular_where_level, table
 from recengine.training.run import Run
 
 if TYPE_CHECKING:
@@ -104,7 +104,8 @@ class Sessions:
         )
         with torch.inference_mode():
             items, scores = top_of_vectors(self.model, self._vectors[rows], seen, k)
-        return table(self.run, labels, items.numpy(), scores.float().numpy())
+        ids, values = items.numpy(), scores.float().numpy()
+        return table(self.run, labels, popular_where_level(self.run, seen, ids, values), values)
 
     def forget(self, label: Any) -> None:
         """Remove a person; the place is kept for the next one."""

@@ -30,7 +30,9 @@ def recommend(
 
     users: ids of known users (their history is everything the split knows of them), or a mapping from any
     label to a history of item ids, oldest first, for people that are new or have moved on. Items of such a
-    history that the model has never met are passed over. A user with fewer than k items left gets fewer.
+    history that the model has never met are passed over. Somebody of whom nothing is known gets the most
+    popular items from a model that gives all of them one score then. A user with fewer than k items left gets
+    fewer.
     exclude_seen: leave out the items of the history.
     Raises DataError for unknown users, UsageError for k < 1.
     """
@@ -49,7 +51,20 @@ def recommend(
             scores.append(found[1].float().cpu().numpy())
     items = np.concatenate(ids) if ids else np.empty((0, k), np.int64)
     values = np.concatenate(scores) if scores else np.empty((0, k), np.float32)
-    return table(run, labels, items, values)
+    return table(run, labels, popular_where_level(run, batch, items, values), values)
+
+
+def popular_where_level(
+    run: Run, histories: HistoryBatch, items: NDArray[np.int64], values: NDArray[np.float32]
+) -> NDArray[np.int64]:
+    """``items`` [B, k]; where nothing is known of somebody and all ``values`` are one number (a model without
+    item biases): the most popular of the training events instead of the first rows of the catalogue."""
+    level = (histories.offsets.diff() == 0).cpu().numpy() & (items >= 0).all(axis=1)
+    level &= (values == values[:, :1]).all(axis=1)
+    if not level.any():
+        return items
+    popular = np.argsort(-run.split.train.popularity(), kind="stable")[: items.shape[1]]
+    return np.where(level[:, None], popular, items)
 
 
 def table(

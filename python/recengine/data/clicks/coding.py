@@ -62,15 +62,13 @@ def as_text(column: pl.Series, where: str) -> pl.Series:
 
 def as_lists(column: pl.Series, spec: FeatureSpec, where: str) -> tuple[pl.Series, NDArray[np.int64]]:
     """Values of all rows one after another as text, and how many each row has. Empty values are left out; of
-    a sequence the latest ``max_length`` are kept."""
+    a sequence the latest ``max_length`` are kept. Raises DataError for structures and fractions."""
     import polars as pl
 
-    if column.dtype == pl.Null:
-        column = column.cast(pl.String)
-    if column.dtype == pl.String:
-        column = column.str.split(spec.separator)
-    if not isinstance(column.dtype, pl.List):
-        column = column.cast(pl.String).cast(pl.List(pl.String))
+    if isinstance(column.dtype, pl.Array):
+        column = column.arr.to_list()
+    if not isinstance(column.dtype, pl.List):  # text with a separator, or one value of any kind
+        column = as_text(column, where).str.split(spec.separator)
     column = column.list.eval(pl.element().cast(pl.String).filter(pl.element().cast(pl.String) != ""))
     if spec.kind == "sequence":
         column = column.list.tail(spec.max_length)

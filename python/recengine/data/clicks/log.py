@@ -163,7 +163,14 @@ def need_column(present: Any, column: str, where: str) -> None:
         where=where,
         found=", ".join(list(present)[:12]) + (" …" if len(present) > 12 else ""),
         expected=column,
-        fix=f"did you mean '{near}'?" if near else "name the right column, or leave the setting out",
+        fix=f"did you mean '{near}'?" if near else _how_to_name(where),
+    )
+
+
+def _how_to_name(where: str) -> str:
+    """For 'data.label' the words that set it; a column of a feature has to be there."""
+    return (
+        f"name the right column: --set {where}=COLUMN" if where.startswith("data.") else "give it the column"
     )
 
 
