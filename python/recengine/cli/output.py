@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import PurePath
@@ -54,24 +55,57 @@ def plain(value: Any) -> Any:
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, title: str | None = None) -> None:
-    """A plain table on stdout, as wide as it needs to be when nobody looks (a pipe)."""
+    """A plain table on stdout, as wide as it needs to be when nobody looks (a pipe). In a terminal prose is
+    folded; where numbers and names would not fit, each row becomes lines of "column: cell"."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     console = Console(highlight=False)
+    if title:
+        console.print(Text(title, style="italic"), soft_wrap=True)
     if not console.is_terminal:
         console = Console(highlight=False, width=max(80, _width(columns, rows)))
-    made = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False)
+    elif _narrowest(columns, rows) > console.width:
+        typer.echo(records(columns, rows, console.width))
+        return
+    made = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     numeric = [
         bool(rows) and all(isinstance(row[at], int | float) for row in rows) for at in range(len(columns))
     ]
-    for name, number in zip(columns, numeric, strict=True):
-        made.add_column(name, justify="right" if number else "left", overflow="fold")
+    for at, (name, number) in enumerate(zip(columns, numeric, strict=True)):
+        whole = not _is_prose(rows, at)
+        made.add_column(name, justify="right" if number else "left", overflow="fold", no_wrap=whole)
     for row in rows:
         made.add_row(*(Text(shown(cell)) for cell in row))
     console.print(made)
+
+
+def records(columns: Sequence[str], rows: Sequence[Sequence[Any]], width: int) -> str:
+    """Each row as its first cell and, below, "column: cell" of the cells that are not empty."""
+    lines = []
+    for row in rows:
+        pairs = zip(columns[1:], row[1:], strict=True)
+        rest = "; ".join(f"{name}: {shown(cell)}" for name, cell in pairs if shown(cell))
+        lines += [shown(row[0]), *textwrap.wrap(rest, width, initial_indent="  ", subsequent_indent="  ")]
+    return "\n".join(lines)
+
+
+_PROSE = 24  # a longer cell with spaces may be folded
+
+
+def _is_prose(rows: Sequence[Sequence[Any]], at: int) -> bool:
+    return any(len(shown(row[at])) > _PROSE and " " in shown(row[at]) for row in rows)
+
+
+def _narrowest(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> int:
+    """Characters that the table needs when prose is folded, and nothing else."""
+    needed = [
+        _PROSE if _is_prose(rows, at) else max(len(name), *(len(shown(row[at])) for row in rows), 0)
+        for at, name in enumerate(columns)
+    ]
+    return sum(needed) + 3 * len(needed)
 
 
 def _width(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> int:
@@ -84,5 +118,5 @@ def shown(value: Any) -> str:
     if value is None:
         return ""
     if isinstance(value, float):
-        return f"{value:.4f}" if math.isfinite(value) and 1e-3 <= abs(value) < 1e5 else f"{value:g}"
+        return f"{value:.4f}" if math.isfinite(value) and 1e-3 <= abs(value) < 1e5 else f"{value:.4g}"
     return str(value)
