@@ -120,6 +120,11 @@ STABLE_TORCH_LIBRARY(recengine, m) {
       "Tensor? gates, Tensor? shared_gate, Tensor? shared_up, Tensor? shared_down, float alpha) "
       "-> (Tensor x, Tensor gate, Tensor up, Tensor down, Tensor gates, Tensor shared_gate, Tensor shared_up, "
       "Tensor shared_down)");
+  m.def("dense_swiglu(Tensor x, Tensor gate, Tensor up, Tensor down) -> (Tensor y, Tensor kept)");
+  m.def(
+      "dense_swiglu_backward(Tensor grad, Tensor kept, Tensor x, Tensor gate, Tensor up, Tensor down) "
+      "-> (Tensor x, Tensor gate, Tensor up, Tensor down)");
+  m.def("swiglu_kept_size(int hidden) -> int");
   m.def("swiglu_pack(Tensor gate, Tensor up, Tensor down) -> Tensor");
 }
 

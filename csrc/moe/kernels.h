@@ -22,6 +22,8 @@ struct ExpertRows {
   float* prepared = nullptr;  // all of the caller's rows as swiglu_prepare lays them out, or null
   bool prepare = false;       // the expert, which works on all rows in order, is to lay them out there
   bool fresh = false;         // nobody has added to these rows' sums, which hold anything: they are written
+  float* kept = nullptr;      // where the forward pass leaves what lies before the activation and the backward pass
+                              // reads it (swiglu_kept_size), or null: then it is made again
 };
 
 struct ExpertGradient {  // all float32; contiguous unless `step` says otherwise
@@ -42,6 +44,8 @@ struct Router {
   /* Floats: of one packed expert; of scratch for `rows` rows at a time; of a padded output row. bf16: whether */ \
   /* all weights (for scratch: rows too) are bfloat16. */                                                    \
   int64_t swiglu_packed_size(int64_t width, int64_t hidden, bool bf16);                                      \
+  /* Floats of what lies before the activation of 32 rows (ExpertRows.kept); 0: never kept. */                \
+  int64_t swiglu_kept_size(int64_t hidden);                                                                  \
   int64_t swiglu_forward_scratch(int64_t width, int64_t hidden, int64_t rows, bool bf16);                    \
   int64_t swiglu_backward_scratch(int64_t width, int64_t hidden, int64_t rows, bool bf16);                   \
   int64_t swiglu_row_size(int64_t width);                                                                    \

@@ -119,6 +119,15 @@ int64_t swiglu_packed_size(int64_t width, int64_t hidden, bool bf16) {
   return up_to(hidden, NR) * (2 * width + up_to(width, NR));
 }
 
+int64_t swiglu_kept_size(int64_t hidden) {
+#ifdef RECENGINE_AMX
+  return recengine::amx_live() ? in_blocks(hidden) * KEPT_BLOCK : 0;
+#else
+  (void)hidden;
+  return 0;
+#endif
+}
+
 int64_t swiglu_forward_scratch(int64_t width, int64_t hidden, int64_t rows, bool bf16) {
   int64_t size = 0;
   if (on_tiles(bf16, width, hidden, [&](auto tiled) { size = tiled.forward_scratch(width, hidden, rows); })) return size;

@@ -180,7 +180,11 @@ void check_against_x(const char* op, const char* name, const Tensor& x, const Ba
 
 // Rows in flight: what a thread holds of them (about 512 KB a copy) stays in its second-level cache; but 512 at least,
 // because an expert's weights are laid out, and their gradients added to, once for all of them.
-int64_t rows_at_once(int64_t width) { return std::clamp<int64_t>((int64_t{1} << 17) / std::max<int64_t>(width, 1), 512, 1024); }
+// Whole groups of 32, because what lies before the activation is kept by such groups.
+constexpr int64_t KEPT_ROWS = 32;
+int64_t rows_at_once(int64_t width) {
+  return std::clamp<int64_t>((int64_t{1} << 17) / std::max<int64_t>(width, 1), 512, 1024) / KEPT_ROWS * KEPT_ROWS;
+}
 
 // The rows of one token position sorted by expert, in row order within an expert.
 struct Choice {
@@ -305,6 +309,25 @@ struct Mixture {
   }
 };
 
+// What lies before the activation of the dense form, from its forward pass: [T, groups of 32 rows, floats of a group].
+struct Kept {
+  float* at = nullptr;
+  int64_t groups = 0, group = 0;
+
+  static std::vector<int64_t> shape(const Tensor& x, const Bank& b) {
+    const int64_t groups = (x.size(0) + KEPT_ROWS - 1) / KEPT_ROWS;
+    return {x.size(1), groups, RECENGINE_PICK(swiglu_kept_size)(b.hidden())};
+  }
+  explicit Kept(const Tensor& kept) : groups(kept.size(1)), group(kept.size(2)) {
+    if (kept.numel() > 0) at = static_cast<float*>(kept.mutable_data_ptr());
+  }
+  Kept() = default;
+  ExpertRows of(ExpertRows rows, int64_t t, int64_t first) const {
+    if (at) rows.kept = at + (t * groups + first / KEPT_ROWS) * group;
+    return rows;
+  }
+};
+
 std::optional<Bank> optional_bank(const std::optional<Tensor>& gate, const std::optional<Tensor>& up,
                                   const std::optional<Tensor>& down) {
   STD_TORCH_CHECK(gate.has_value() == up.has_value() && up.has_value() == down.has_value(),
@@ -326,15 +349,9 @@ void use_packed(Bank& b, const std::optional<Tensor>& packed, const char* name) 
   b.packed = packed->const_data_ptr<float>();
 }
 
-Tensor grouped_swiglu(const Tensor& x, const Tensor& gate, const Tensor& up, const Tensor& down,
-                      const std::optional<Tensor>& experts, const std::optional<Tensor>& gates,
-                      const std::optional<Tensor>& shared_gate, const std::optional<Tensor>& shared_up,
-                      const std::optional<Tensor>& shared_down, double alpha, const std::optional<Tensor>& packed,
-                      const std::optional<Tensor>& shared_packed) {
-  Mixture m{x, Bank{gate, up, down}, optional_bank(shared_gate, shared_up, shared_down), experts, gates, alpha};
-  m.check("grouped_swiglu");
-  use_packed(m.routed, packed, "packed");
-  if (m.shared) use_packed(*m.shared, shared_packed, "shared_packed");
+// Checked before. `kept` is of the dense form, which has one expert that works on all rows in order.
+Tensor mixture_forward(const Mixture& m, const Kept& kept) {
+  const Tensor& x = m.x;
   const int64_t rows = x.size(0), positions = x.size(1), width = x.size(2);
   Tensor y = large_empty(x, {rows, positions, width});
   const int64_t piece = rows_at_once(width), pieces = (rows + piece - 1) / piece;
@@ -353,12 +370,33 @@ Tensor grouped_swiglu(const Tensor& x, const Tensor& gate, const Tensor& up, con
       if (prepared_size && !m.shared) RECENGINE_PICK(swiglu_prepare)(block, first, last, width, prepared);
       if (!m.written_first()) std::fill_n(sum, (last - first) * wide, 0.f);
       m.each(t, first, last, piece, choice, all, prepared_size ? prepared : nullptr, [&](bool shared, int64_t e, const ExpertRows& r, const int64_t*) {
-        RECENGINE_PICK(swiglu_forward)((shared ? *m.shared : m.routed).at(t, e), block, r, first, sum, own);
+        RECENGINE_PICK(swiglu_forward)((shared ? *m.shared : m.routed).at(t, e), block, kept.of(r, t, first), first, sum, own);
       });
       RECENGINE_PICK(write_rows)(sum, first, last, width, mutable_position(y, t));
     }
   });
   return y;
+}
+
+Tensor grouped_swiglu(const Tensor& x, const Tensor& gate, const Tensor& up, const Tensor& down,
+                      const std::optional<Tensor>& experts, const std::optional<Tensor>& gates,
+                      const std::optional<Tensor>& shared_gate, const std::optional<Tensor>& shared_up,
+                      const std::optional<Tensor>& shared_down, double alpha, const std::optional<Tensor>& packed,
+                      const std::optional<Tensor>& shared_packed) {
+  Mixture m{x, Bank{gate, up, down}, optional_bank(shared_gate, shared_up, shared_down), experts, gates, alpha};
+  m.check("grouped_swiglu");
+  use_packed(m.routed, packed, "packed");
+  if (m.shared) use_packed(*m.shared, shared_packed, "shared_packed");
+  return mixture_forward(m, {});
+}
+
+std::tuple<Tensor, Tensor> dense_swiglu(const Tensor& x, const Tensor& gate, const Tensor& up, const Tensor& down) {
+  const std::optional<Tensor> none;
+  const Mixture m{x, Bank{gate, up, down}, std::nullopt, none, none, 1.0};
+  m.check("dense_swiglu");
+  const std::vector<int64_t> shape = Kept::shape(x, m.routed);
+  Tensor kept = large_empty(x, {shape[0], shape[1], shape[2]}, ScalarType::Float);
+  return {mixture_forward(m, Kept(kept)), kept};
 }
 
 // Weight gradients: float32, one copy a part of the rows, summed in order. bfloat16 weights whose rows are one part
@@ -409,13 +447,15 @@ struct Sums {
   }
 };
 
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> grouped_swiglu_backward(
-    const Tensor& grad, const Tensor& x, const Tensor& gate, const Tensor& up, const Tensor& down,
-    const std::optional<Tensor>& experts, const std::optional<Tensor>& gates, const std::optional<Tensor>& shared_gate,
-    const std::optional<Tensor>& shared_up, const std::optional<Tensor>& shared_down, double alpha) {
-  const char* op = "grouped_swiglu_backward";
-  const Mixture m{x, Bank{gate, up, down}, optional_bank(shared_gate, shared_up, shared_down), experts, gates, alpha};
-  m.check(op);
+struct MixtureGradients {
+  Tensor x, gates;
+  Sums routed;
+  std::optional<Sums> shared;
+};
+
+MixtureGradients mixture_backward(const char* op, const Mixture& m, const Tensor& grad, const Kept& kept) {
+  const Tensor& x = m.x;
+  const std::optional<Tensor>& gates = m.gates;
   check_dim(op, "grad", grad, 3);
   for (int64_t axis : {0, 1, 2}) check_size(op, "grad", grad, axis, x.size(axis));
   check_float_or_bf16(op, "grad", grad);
@@ -427,7 +467,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> group
   Tensor x_grad = large_empty(x, {rows, positions, width});
   Tensor gates_grad = new_zeros(x, {gates ? rows : 0, positions, k}, ScalarType::Float);
   float* gates_to = gates_grad.mutable_data_ptr<float>();
-  const Sums routed(m.routed, parts);
+  Sums routed(m.routed, parts);
   std::optional<Sums> shared;
   if (m.shared) shared.emplace(*m.shared, parts);
   const int64_t wide = RECENGINE_PICK(swiglu_row_size)(width), scratch = m.scratch(RECENGINE_PICK(swiglu_backward_scratch), piece, m.bf16() && is_bf16(grad));
@@ -451,12 +491,12 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> group
         m.each(t, first, last, piece, choice, all, nullptr, [&](bool is_shared, int64_t e, const ExpertRows& r, const int64_t* slot) {
           const Bank& b = is_shared ? *m.shared : m.routed;
           auto known = seen[static_cast<size_t>(is_shared ? m.routed.experts() : e)];
-          RECENGINE_PICK(swiglu_backward)(b.at(t, e), x_block, grad_block, r, first, sum,
+          RECENGINE_PICK(swiglu_backward)(b.at(t, e), x_block, grad_block, kept.of(r, t, first), first, sum,
                                           (is_shared ? *shared : routed).at(part, t, e, !known, is_shared ? own_shared : own_sums),
                                           slot ? products : nullptr, own);
           known = true;
           for (int64_t i = 0; slot && i < r.count; ++i)
-            gates_to[(r.index[i] * positions + t) * k + slot[i]] = static_cast<float>(alpha) * products[i];
+            gates_to[(r.index[i] * positions + t) * k + slot[i]] = static_cast<float>(m.alpha) * products[i];
         });
         RECENGINE_PICK(write_rows)(sum, first, last, width, mutable_position(x_grad, t));
       }
@@ -467,15 +507,44 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> group
       if (shared) shared->round(t, own_shared);
     }
   });
+  return {x_grad, gates_grad, routed, shared};
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> grouped_swiglu_backward(
+    const Tensor& grad, const Tensor& x, const Tensor& gate, const Tensor& up, const Tensor& down,
+    const std::optional<Tensor>& experts, const std::optional<Tensor>& gates, const std::optional<Tensor>& shared_gate,
+    const std::optional<Tensor>& shared_up, const std::optional<Tensor>& shared_down, double alpha) {
+  const char* op = "grouped_swiglu_backward";
+  const Mixture m{x, Bank{gate, up, down}, optional_bank(shared_gate, shared_up, shared_down), experts, gates, alpha};
+  m.check(op);
+  const MixtureGradients made = mixture_backward(op, m, grad, {});
+  const Sums& routed = made.routed;
+  const std::optional<Sums>& shared = made.shared;
   const Tensor none = new_empty(x, {0}, ScalarType::Float);
-  return {x_grad,
+  return {made.x,
           routed.finish(routed.gate, gate),
           routed.finish(routed.up, up),
           routed.finish(routed.down, down),
-          gates_grad,
+          made.gates,
           shared ? shared->finish(shared->gate, *shared_gate) : none,
           shared ? shared->finish(shared->up, *shared_up) : none,
           shared ? shared->finish(shared->down, *shared_down) : none};
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> dense_swiglu_backward(const Tensor& grad, const Tensor& kept, const Tensor& x,
+                                                                 const Tensor& gate, const Tensor& up, const Tensor& down) {
+  const char* op = "dense_swiglu_backward";
+  const std::optional<Tensor> none;
+  const Mixture m{x, Bank{gate, up, down}, std::nullopt, none, none, 1.0};
+  m.check(op);
+  const std::vector<int64_t> shape = Kept::shape(x, m.routed);
+  check_dim(op, "kept", kept, 3);
+  for (int64_t axis : {0, 1, 2}) check_size(op, "kept", kept, axis, shape[static_cast<size_t>(axis)]);
+  check_dtype(op, "kept", kept, ScalarType::Float, "float32");
+  STD_TORCH_CHECK(kept.is_cpu() && kept.is_contiguous(), op, ": kept must be on the CPU and contiguous, as dense_swiglu made it");
+  const MixtureGradients made = mixture_backward(op, m, grad, Kept(kept));
+  const Sums& sums = made.routed;
+  return {made.x, sums.finish(sums.gate, gate), sums.finish(sums.up, up), sums.finish(sums.down, down)};
 }
 
 Tensor swiglu_pack(const Tensor& gate, const Tensor& up, const Tensor& down) {
@@ -490,13 +559,21 @@ Tensor swiglu_pack(const Tensor& gate, const Tensor& up, const Tensor& down) {
   return packed;
 }
 
+int64_t kept_size(int64_t hidden) { return RECENGINE_PICK(swiglu_kept_size)(hidden); }
+
 }  // namespace
 }  // namespace recengine
+
+STABLE_TORCH_LIBRARY_IMPL(recengine, CompositeExplicitAutograd, m) {
+  m.impl("swiglu_kept_size", TORCH_BOX(&recengine::kept_size));
+}
 
 STABLE_TORCH_LIBRARY_IMPL(recengine, CPU, m) {
   m.impl("moe_route", TORCH_BOX(&recengine::moe_route));
   m.impl("moe_route_backward", TORCH_BOX(&recengine::moe_route_backward));
   m.impl("grouped_swiglu", TORCH_BOX(&recengine::grouped_swiglu));
   m.impl("grouped_swiglu_backward", TORCH_BOX(&recengine::grouped_swiglu_backward));
+  m.impl("dense_swiglu", TORCH_BOX(&recengine::dense_swiglu));
+  m.impl("dense_swiglu_backward", TORCH_BOX(&recengine::dense_swiglu_backward));
   m.impl("swiglu_pack", TORCH_BOX(&recengine::swiglu_pack));
 }

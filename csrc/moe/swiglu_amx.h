@@ -14,6 +14,20 @@
 
 namespace KERN_NS {
 
+// What lies before the activation may be kept from the forward pass for the backward pass: 32 rows by 32 hidden columns of
+// gate, then of up, a pair behind the other, [group of rows][strip].
+constexpr int64_t KEPT_BLOCK = 2 * BLOCK * BLOCK;
+constexpr float MISSING = __builtin_nanf("");  // the first of a pair that the forward pass could not make so
+RE_INLINE float* kept_block(float* kept, int64_t number) { return kept ? kept + number * KEPT_BLOCK : nullptr; }
+inline bool all_kept(const recengine::ExpertRows& rows, int64_t strips) {
+  if (!rows.kept) return false;
+  for (int64_t n = in_blocks(rows.count) * strips; n-- > 0;) {
+    const float first = *kept_block(rows.kept, n);
+    if (first != first) return false;
+  }
+  return true;
+}
+
 // Memory that a later product reads, fetched into the second-level cache a few lines at a time.
 struct Ahead {
   const char *at = nullptr, *end = nullptr;
@@ -252,7 +266,7 @@ struct TiledSwiglu {
   // The activation of a block as left operand, made two rows at a time.
   struct Activation {
     const float *gate = nullptr, *linear = nullptr;
-    float* to = nullptr;
+    float *to = nullptr, *kept = nullptr;
     int64_t row = 16;
 
     __attribute__((noinline)) void pair() {
@@ -261,8 +275,11 @@ struct TiledSwiglu {
 #pragma GCC unroll 4
       for (int i = 0; i < 4; ++i) {
         const int64_t at = i / 2 * 16 * BLOCK + i % 2 * 16;
-        const vf x = load(z + at);
-        h[i] = x * sigmoid(x) * load(u + at);
+        const vf x = load(z + at), linear_part = load(u + at);
+        h[i] = x * sigmoid(x) * linear_part;
+        if (!kept) continue;
+        _mm512_stream_ps(kept + row * BLOCK + at, x);  // nobody reads them soon
+        _mm512_stream_ps(kept + TILE + row * BLOCK + at, linear_part);
       }
       pack_words<BETWEEN, BETWEEN>(h[0], h[1], h[2], h[3], to + row * 16, nullptr);
       ++row;
@@ -317,18 +334,21 @@ struct TiledSwiglu {
           for (int64_t m = 0; m < 2; ++m)
             block_product<PARTS, PARTS, false>(steps, rows_of_group, panels + (2 * s + m) * steps * SIZE, pair + m * TILE, BLOCK, beside);
           activation.some(16);
-          activation = {pair, pair + TILE, hidden + (g % 2 * strips + s) * BETWEEN_SIZE, 0};
+          activation = {pair, pair + TILE, hidden + (g % 2 * strips + s) * BETWEEN_SIZE,
+                        kept_block(rows.kept, g * all + strip + s), 0};
           if (s == 0 && g > 0) close(g - 1);
         }
       }
       activation.some(16);
       close(groups - 1);
     }
+    if (rows.kept) _mm_sfence();  // written past the cache: before another thread reads it
   }
 
   // A run of strips: gate and up as right operands [strip][2][step], down transposed [strip][step], then gate and up
   // transposed as right operands [step][gate strips, up strips].
-  static __attribute__((noinline)) void pack_backward_run(const Expert& e, int64_t strip, int64_t strips, float* to) {
+  // Without those across where what lies before the activation is kept.
+  static __attribute__((noinline)) void pack_backward_run(const Expert& e, int64_t strip, int64_t strips, bool kept, float* to) {
     const int64_t steps = in_blocks(e.width);
     float *down = to + 2 * strips * steps * SIZE, *across = down + strips * steps * SIZE;
     for (int64_t s = 0; s < strips; ++s)
@@ -336,7 +356,8 @@ struct TiledSwiglu {
         const int64_t col = (strip + s) * BLOCK;
         for (int m = 0; m < 2; ++m) {
           float* turned = across + ((2 * k + m) * strips + s) * SIZE;
-          pack_weight(m ? e.up : e.gate, k * BLOCK, e.width, col, e.hidden, turned, to + ((2 * s + m) * steps + k) * SIZE);
+          pack_weight(m ? e.up : e.gate, k * BLOCK, e.width, col, e.hidden, turned,
+                      kept ? nullptr : to + ((2 * s + m) * steps + k) * SIZE);
           transpose_block_words<PARTS>(turned);
         }
         float* turned = down + (s * steps + k) * SIZE;
@@ -344,11 +365,11 @@ struct TiledSwiglu {
         transpose_block_words<PARTS>(turned);
       }
   }
-  static void pack_backward(const Expert& e, float* to) {
+  static void pack_backward(const Expert& e, bool kept, float* to) {
     const int64_t all = in_blocks(e.hidden);
     for (int64_t strip = 0; strip < all; strip += BACKWARD_STRIPS) {
       const int64_t strips = smaller(all - strip, BACKWARD_STRIPS);
-      pack_backward_run(e, strip, strips, to);
+      pack_backward_run(e, strip, strips, kept, to);
       to += 5 * strips * in_blocks(e.width) * SIZE;
     }
   }
@@ -431,22 +452,23 @@ struct TiledSwiglu {
     float* inner = scale + most * BLOCK;
     float* own_change = inner + most * BLOCK;         // gradient of the gathered rows [rows][wide]
     const bool direct = x_grad && in_place({rows.index, nullptr, rows.count});
-    const int64_t items = steps < 8 ? 2 : 1;
     const bool once = rows.count <= most * BLOCK;  // every run of strips is used once: then it is packed where it is used
     const int64_t weight_step = weights.step ? weights.step : e.hidden;
-    if (!once) pack_backward(e, packed);
+    const bool kept = all_kept(rows, all);
+    const int64_t items = (steps < 8 ? 2 : 1) * (kept ? 3 : 1);  // one product instead of three
+    if (!once) pack_backward(e, kept, packed);
     for (int64_t at = 0; at < rows.count; at += most * BLOCK) {
       const int64_t count = smaller(rows.count - at, most * BLOCK), groups = in_blocks(count);
       const bool fresh = weights.fresh && at == 0;
       const int64_t* index = rows.index + at;
       float* change = direct ? x_grad + (index[0] - first) * wide : own_change;
-      pack_rows(x, index, count, e.width, left_x, across_x, nullptr);
+      pack_rows(x, index, count, e.width, kept ? nullptr : left_x, across_x, nullptr);
       pack_rows(grad, index, count, e.width, left_grad, nullptr, right_grad);
       for (int64_t r = 0; r < groups * BLOCK; ++r) scale[r] = rows.scale && r < count ? rows.scale[at + r] : 1.f, inner[r] = 0.f;
       const float* panels = packed;
       for (int64_t strip = 0; strip < all; strip += BACKWARD_STRIPS) {
         const int64_t strips = smaller(all - strip, BACKWARD_STRIPS), run = 5 * strips * steps * SIZE;
-        if (once) pack_backward_run(e, strip, strips, packed);
+        if (once) pack_backward_run(e, strip, strips, kept, packed);
         const float *down = panels + 2 * strips * steps * SIZE, *turned = down + strips * steps * SIZE;
         Ahead ahead;
         const float* next = strip + strips < all ? panels + run : packed;
@@ -460,14 +482,15 @@ struct TiledSwiglu {
           for (int64_t s = 0; s < strips; ++s) {
             float* three = before + (g * strips + s) % 2 * 3 * TILE;
             const float* a = left_x + g * steps * SIZE;
-            for (int64_t m = 0; m < 2; ++m)
+            const float* pair = kept ? kept_block(rows.kept, (at / BLOCK + g) * all + strip + s) : three;
+            for (int64_t m = 0; m < 2 && !kept; ++m)
               block_product<PARTS, PARTS, false>(steps, a, panels + (2 * s + m) * steps * SIZE, three + m * TILE, BLOCK, beside);
             block_product<PARTS, PARTS, false>(steps, left_grad + g * steps * SIZE, down + s * steps * SIZE, three + 2 * TILE,
                                                BLOCK, beside);
             gradients.some(Gradients::ALL);
             float* left = to_left + g * 2 * strips * BETWEEN_SIZE;
             const int64_t place = (s * groups + g) * BETWEEN_SIZE;
-            gradients = {three, three + TILE, three + 2 * TILE, scale + g * BLOCK, scale_grad ? inner + g * BLOCK : nullptr,
+            gradients = {pair, pair + TILE, three + 2 * TILE, scale + g * BLOCK, scale_grad ? inner + g * BLOCK : nullptr,
                          left + s * BETWEEN_SIZE, left + (strips + s) * BETWEEN_SIZE, rights + place,
                          rights + strips * groups * BETWEEN_SIZE + place, active + place, 0};
           }

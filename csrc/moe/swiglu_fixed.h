@@ -126,13 +126,12 @@ struct FixedSwiglu {
 
   // A run going back: panels of gate, up and down across [strip][3]; then gate's and up's columns of the run as inner
   // dimension, by 32 of their rows.
-  static __attribute__((noinline)) void pack_backward_run(const Expert& e, int64_t strip, int64_t strips, float* line,
+  static __attribute__((noinline)) void pack_backward_run(const Expert& e, int64_t strip, int64_t strips, bool kept, float* line,
                                                           float* panels, float* turned) {
     const int64_t inner = strips * BLOCK, col = strip * BLOCK, live = smaller(e.hidden - col, inner);
     for (int64_t s = 0; s < strips; ++s, panels += 3 * size(e.width)) {
       const int64_t own = col + s * BLOCK;
-      pack_columns(e.gate, 0, e.width, own, e.hidden, panels, e.width);
-      pack_columns(e.up, 0, e.width, own, e.hidden, panels + size(e.width), e.width);
+      for (int m = 0; m < 2 && !kept; ++m) pack_columns(m ? e.up : e.gate, 0, e.width, own, e.hidden, panels + m * size(e.width), e.width);
       const FixedOperand down(panels + 2 * size(e.width), e.width);
       const WholeRows rows{shifted(e.down, own, 0), e.width, line};
       pack_fixed_rows(rows, e.hidden - own, down);
@@ -195,13 +194,18 @@ struct FixedSwiglu {
   // The activation of a block, a row at a time.
   struct Activation {
     FixedResult gate, up;
-    float* to = nullptr;
+    float *to = nullptr, *kept = nullptr;
     int64_t step = 0, row = BLOCK;
 
     __attribute__((noinline)) void pair() {
       vf z[SIDE], u[SIDE], open[SIDE];
       rows_of(gate, row, z);
       rows_of(up, row, u);
+      if (kept) {
+        float* at = kept + row * BLOCK;  // four vectors are two rows
+        RE_EACH _mm512_stream_ps(at + i * W, z[i]);  // nobody reads them soon
+        RE_EACH _mm512_stream_ps(at + TILE + i * W, u[i]);
+      }
       sigmoids(z, open);
       RE_EACH store(to + (row + i / 2) * step + i % 2 * W, z[i] * open[i] * u[i]);
       row += 2;
@@ -277,7 +281,7 @@ struct FixedSwiglu {
           const FixedResult z = product(before.needed, A, gate(s), pair, beside);
           const FixedResult u = product(before.needed, A, up(s), pair + RESULT, beside);
           activation.some(BLOCK);
-          activation = {z, u, hidden + s * BLOCK, deep, 0};
+          activation = {z, u, hidden + s * BLOCK, kept_block(rows.kept, g * all + strip + s), deep, 0};
         }
         activation.some(BLOCK);
         pack_line(hidden, deep, inner, left_hidden);
@@ -296,6 +300,7 @@ struct FixedSwiglu {
         for (int64_t g = 0; g < groups; ++g) {
           if (group(g)) continue;
           activation.some(BLOCK);
+          for (int64_t s = 0; rows.kept && s < strips; ++s) *kept_block(rows.kept, g * all + strip + s) = MISSING;
           for (int64_t r = g * BLOCK; r < smaller(rows.count, (g + 1) * BLOCK); ++r, ++left_out) {
             coarse[left_out] = rows.index[r];
             coarse_scale[left_out] = rows.scale ? rows.scale[r] : 1.f;
@@ -307,11 +312,13 @@ struct FixedSwiglu {
                        first, sum, parts);
       packed += run_size(strips, e.width);
     }
+    if (rows.kept) _mm_sfence();  // written past the cache: before another thread reads it
   }
 
   // The gradients of a block before its activation and the scaled activation, a row at a time.
   struct Gradients {
     FixedResult gate, up, back;
+    const float* kept = nullptr;  // gate and up, where they were kept
     const float* scale = nullptr;
     float* inner = nullptr;  // <activation, its gradient> a row is added here, unless null
     float *to_gate = nullptr, *to_up = nullptr, *active = nullptr;
@@ -319,9 +326,17 @@ struct FixedSwiglu {
 
     __attribute__((noinline)) void pair() {
       vf z[SIDE], u[SIDE], y[SIDE], open[SIDE], product[2] = {};
-      rows_of(gate, row, z);
+      if (kept) {
+        const float* at = kept + row * BLOCK;
+        RE_EACH z[i] = load(at + i * W);
+        RE_EACH u[i] = load(at + TILE + i * W);
+        RE_EACH _mm_prefetch(reinterpret_cast<const char*>(at + 2 * TILE + i * W), _MM_HINT_T1);  // as a rule the next block
+        RE_EACH _mm_prefetch(reinterpret_cast<const char*>(at + 3 * TILE + i * W), _MM_HINT_T1);
+      } else {
+        rows_of(gate, row, z);
+        rows_of(up, row, u);
+      }
       sigmoids(z, open);
-      rows_of(up, row, u);
       rows_of(back, row, y);
       RE_EACH {
         const int64_t r = row + i / 2, c = i % 2 * W;
@@ -413,6 +428,7 @@ struct FixedSwiglu {
     float* run_products = inner_products + most_rows;
     float* parts = run_products + most_rows;
     const int64_t weight_step = weights.step ? weights.step : e.hidden;
+    const bool kept = all_kept(rows, all);
     for (int64_t at = 0; at < rows.count; at += most_rows) {
       const int64_t count = smaller(rows.count - at, most_rows), groups = in_blocks(count), deep = groups * BLOCK;
       const bool fresh = weights.fresh && at == 0;
@@ -422,7 +438,7 @@ struct FixedSwiglu {
       const auto x_columns = [=](int64_t k) { return FixedOperand(across_x + k * size(deep), deep); };
       const auto grad_columns = [=](int64_t k) { return FixedOperand(right_grad + k * size(deep), deep); };
       for (int64_t g = 0; g < groups; ++g) {
-        pack_rows(x, index + g * BLOCK, count - g * BLOCK, e.width, line, x_rows(g).digits);
+        if (!kept) pack_rows(x, index + g * BLOCK, count - g * BLOCK, e.width, line, x_rows(g).digits);
         pack_rows(grad, index + g * BLOCK, count - g * BLOCK, e.width, line, grad_rows(g).digits);
       }
       for (int64_t k = 0; k < steps; ++k) {
@@ -436,23 +452,23 @@ struct FixedSwiglu {
         const auto panel = [=](int64_t s, int64_t m) { return FixedOperand(panels + (3 * s + m) * size(e.width), e.width); };
         const auto back = [=](int64_t j) { return FixedOperand(turned + j * size(pair), pair); };
         const auto columns = [=](int64_t s, int64_t m) { return FixedOperand(across + (3 * s + m) * size(deep), deep); };
-        pack_backward_run(e, strip, strips, line, panels, turned);
+        pack_backward_run(e, strip, strips, kept, line, panels, turned);
         const int64_t col = strip * BLOCK, live = smaller(e.hidden - col, inner);
         const FixedOperand change_rows(left_change, pair);
         int64_t done = 0;  // groups whose rows have got their gradient
         std::memset(run_products, 0, sizeof(float) * static_cast<size_t>(deep));
         const auto group = [&](int64_t g, auto&& beside) {
           FixedLevels before, after;
-          before.also(x_rows(g).needed());
+          if (!kept) before.also(x_rows(g).needed());
           before.also(grad_rows(g).needed());
           for (int64_t s = 0; s < strips; ++s)
-            for (int64_t m = 0; m < 3; ++m) {
+            for (int64_t m = kept ? 2 : 0; m < 3; ++m) {
               before.also(panel(s, m).needed());
               before.also(m == 2 ? grad_rows(g) : x_rows(g), panel(s, m));
             }
           if (!before.needed) return false;
           Gradients gradients;
-          const int64_t fast = pace(BLOCK, 3, e.width);
+          const int64_t fast = pace(BLOCK, kept ? 1 : 3, e.width);
           for (int64_t s = 0; s < strips; ++s) {
             float* three = results + s % 2 * 3 * RESULT;
             const auto made = [&](int64_t m) {
@@ -461,10 +477,12 @@ struct FixedSwiglu {
                 beside();
               });
             };
-            const FixedResult z = made(0), u = made(1), y = made(2);
+            FixedResult z, u;
+            if (!kept) z = made(0), u = made(1);
+            const FixedResult y = made(2);
             gradients.some(BLOCK);
             float* to = change + g * BLOCK * pair + s * BLOCK;
-            gradients = {z, u, y, scale + g * BLOCK, scale_grad ? run_products + g * BLOCK : nullptr, to, to + inner,
+            gradients = {z, u, y, kept ? kept_block(rows.kept, (at / BLOCK + g) * all + strip + s) : nullptr, scale + g * BLOCK, scale_grad ? run_products + g * BLOCK : nullptr, to, to + inner,
                          active + g * BLOCK * inner + s * BLOCK, pair, inner, 0};
           }
           gradients.some(BLOCK);
@@ -524,6 +542,7 @@ struct FixedSwiglu {
       }
       for (int64_t r = 0; scale_grad && r < count; ++r) scale_grad[at + r] = inner_products[r];
     }
+    _mm_sfence();  // what was written past the cache, before another thread reads it
   }
 };
 #undef RE_EACH

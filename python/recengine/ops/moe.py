@@ -147,6 +147,9 @@ def grouped_swiglu(
     if not learning:
         for place, (cache, bank) in enumerate(((packed, own), (shared_packed, other))):
             layouts[place] = None if cache is None or bank is None else cache.of(bank, x.dtype)
+    if learning and routing is None and shared is None and x.device.type == "cpu" and _KEPT_SIZE:
+        dense: Tensor = torch.ops.recengine.dense_swiglu(x, *cast[:3])[0]
+        return dense
     y: Tensor = torch.ops.recengine.grouped_swiglu(x, *cast[:3], *chosen, *spare, alpha, *layouts)
     return y
 
@@ -217,8 +220,22 @@ def _swiglu_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     return x, gate, up, down, None, gates if routed else None, *spare, None, None, None
 
 
+def _dense_setup(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, Tensor]) -> None:
+    ctx.save_for_backward(output[1], *inputs)
+    ctx.mark_non_differentiable(output[1])
+    ctx.set_materialize_grads(False)
+
+
+def _dense_backward(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Any, ...]:
+    if grad is None:
+        return None, None, None, None
+    made: tuple[Any, ...] = torch.ops.recengine.dense_swiglu_backward(grad, *ctx.saved_tensors)
+    return made
+
+
 def _register() -> None:
     library: Any = torch.library
+    library.register_autograd("recengine::dense_swiglu", _dense_backward, setup_context=_dense_setup)
     library.register_autograd("recengine::moe_route", _route_backward, setup_context=_route_setup)
     library.register_autograd("recengine::grouped_swiglu", _swiglu_backward, setup_context=_swiglu_setup)
 
@@ -236,6 +253,16 @@ def _register() -> None:
     def _(x: Tensor, *_: Any) -> Tensor:
         return x.new_empty(x.shape)
 
+    @library.register_fake("recengine::dense_swiglu")  # type: ignore[untyped-decorator,unused-ignore]
+    def _(x: Tensor, gate: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+        size = (gate.shape[3] + BLOCK - 1) // BLOCK * _KEPT_SIZE
+        groups = (x.shape[0] + BLOCK - 1) // BLOCK
+        return x.new_empty(x.shape), x.new_empty((x.shape[1], groups, size), dtype=torch.float32)
+
+    @library.register_fake("recengine::dense_swiglu_backward")  # type: ignore[untyped-decorator,unused-ignore]
+    def _(grad: Tensor, kept: Tensor, x: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
+        return x.new_empty(x.shape), *(w.new_empty(w.shape) for w in weights)
+
     @library.register_fake("recengine::grouped_swiglu_backward")  # type: ignore[untyped-decorator,unused-ignore]
     def _(grad: Tensor, *rest: Any) -> tuple[Tensor, ...]:
         x, *weights, _, gates, gate, up, down, _ = rest
@@ -248,5 +275,11 @@ def _register() -> None:
         return x.new_empty(x.shape), *own, x.new_empty(shape, dtype=torch.float32), *spare
 
 
+# Rows, hidden columns of a block of what the dense form keeps for its backward pass; floats of a block, 0 where
+# it keeps nothing (matrix tiles alone gain by it).
+BLOCK = 32
+_KEPT_SIZE: int = 0
+
 if native().cpu:
+    _KEPT_SIZE = torch.ops.recengine.swiglu_kept_size(BLOCK)
     _register()
