@@ -30,7 +30,11 @@ SEARCHES: dict[str, list[list[Change]]] = {
     "shift-cd": [_temperatures(0.05, 0.075, 0.1, 0.15), _SLOWER, [{"epochs": 60}]],
     "shift-gowalla": [_temperatures(0.05, 0.075, 0.1)],
     "electronic-dsl-w": [_WEIGHTS],
-    "gowalla-lightgcn": [[{"rate": rate} for rate in (0.06, 0.02, 0.006)], _temperatures(0.15, 0.2)],
+    "gowalla-lightgcn": [
+        [{"rate": rate} for rate in (0.06, 0.02, 0.006)],
+        _temperatures(0.15, 0.2),
+        _temperatures(0.07, 0.05),
+    ],
     "electronic-bpr": [
         _DECAYS,
         [{"rate": 1e-3}, {"rate": 1e-2}],

@@ -1,4 +1,4 @@
-// SwiGLU experts of float32 in fixed point on int8 matrix tiles (fixed_gemm.h), all eleven products.
+// SwiGLU experts of float32 in fixed point on int8 matrix tiles (fixed_gemm.h).
 //
 // An expert is a sum over its hidden columns, and they are taken in runs. Each product's precision is known before it
 // is made; rows (going back: all rows of a block) for which a run is too coarse take that run's columns, an expert by

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.library import opcheck
 
-from recengine.ops import Experts, PackedWeights, Routing, grouped_swiglu, route
+from recengine.ops import Experts, PackedWeights, Routing, grouped_swiglu, moe, route
 from recengine.ops._library import native
 from recengine.ops.moe import grouped_swiglu_reference, route_reference
 
@@ -270,7 +270,12 @@ def test_opcheck() -> None:
     opcheck(operators.grouped_swiglu.default, arguments)
     dense = (x, *(w[:, :1] for w in own), None, None, None, None, None, 1.0, None, None)
     opcheck(operators.grouped_swiglu.default, dense)
+    opcheck(operators.dense_swiglu.default, (x, *(w[:, :1] for w in own)))
     with torch.no_grad():
+        alone = (x.detach(), *(w[:, :1].detach() for w in own))
+        opcheck(
+            operators.dense_swiglu_backward.default, (x.detach(), operators.dense_swiglu(*alone)[1], *alone)
+        )
         opcheck(
             operators.grouped_swiglu_backward.default,
             (x.detach(), *(a.detach() if isinstance(a, Tensor) else a for a in arguments[:10])),
@@ -298,6 +303,70 @@ def test_compiles_and_exports() -> None:
 
     exported = torch.export.export(Layer(), (x.detach(),))
     torch.testing.assert_close(exported.module()(x.detach()), layer(x.detach(), router, weights, shared))
+
+
+def dense_results(x: Tensor, weights: Experts, upstream: Tensor) -> tuple[Tensor, ...]:
+    """Outputs and gradients of the dense form."""
+    tokens, own = x.clone().requires_grad_(), converted(weights, x.dtype)
+    y = grouped_swiglu(tokens, own)
+    return y.detach(), *torch.autograd.grad(y, (tokens, *own), upstream.to(x.dtype))
+
+
+@needs_kernels
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("rows", "width", "hidden"), [(1, 8, 5), (70, 40, 72), (600, 200, 300), (1100, 32, 64)]
+)
+@pytest.mark.parametrize("kind", ["plain", "outliers", "nan"])
+def test_what_is_kept_for_the_backward_pass_costs_no_precision(
+    kind: str, rows: int, width: int, hidden: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whole and broken groups of rows, several pieces of rows, groups that fixed point is too coarse for."""
+    x, _, weights, _ = case(rows, 3, 1, width, hidden)
+    weights = Experts(*(w[:, 0] for w in weights))
+    if kind == "outliers":
+        x[::3, :, 5] *= 3e3
+        x *= 10.0 ** torch.linspace(-4, 4, width)
+    if kind == "nan":
+        x[rows // 2, 1, 3] = torch.nan
+    upstream = torch.randn(x.shape, generator=torch.Generator().manual_seed(3))
+    kept = dense_results(x.to(dtype), weights, upstream)
+    monkeypatch.setattr(moe, "_KEPT_SIZE", 0)
+    again = dense_results(x.to(dtype), weights, upstream)
+    for one, two in zip(kept, again, strict=True):
+        assert torch.equal(one.isnan(), two.isnan())
+        assert relative(one.nan_to_num(), two.nan_to_num().double()) <= TOLERANCE[dtype] / 2
+        if kind == "plain" and hidden == 300:  # the same products either way
+            assert torch.equal(one, two)
+
+
+@needs_kernels
+def test_what_is_kept_is_checked() -> None:
+    x, _, weights, _ = case(40, 2, 1, 16, 40)
+    _, kept = torch.ops.recengine.dense_swiglu(x, *weights)
+    with pytest.raises(RuntimeError, match=r"dense_swiglu_backward: kept"):
+        torch.ops.recengine.dense_swiglu_backward(x, kept[:1], x, *weights)
+    with pytest.raises(RuntimeError, match=r"dense_swiglu_backward: kept"):
+        torch.ops.recengine.dense_swiglu_backward(x, kept.bfloat16(), x, *weights)
+    with pytest.raises(RuntimeError, match=r"dense_swiglu_backward: grad"):
+        torch.ops.recengine.dense_swiglu_backward(x[:3], kept, x, *weights)
+
+
+@needs_kernels
+def test_the_dense_form_compiles() -> None:
+    x, _, weights, _ = case(40, 2, 1, 16, 40)
+    own = Experts(*(w[:, 0].requires_grad_() for w in weights))
+
+    def layer(x: Tensor, own: Experts) -> Tensor:
+        return grouped_swiglu(x, own)
+
+    compiled = torch.compile(layer, fullgraph=True, dynamic=True, backend="aot_eager")
+    for rows in (40, 9):
+        one, two = layer(x[:rows], own), compiled(x[:rows], own)
+        torch.testing.assert_close(one, two)
+        gradients = [torch.autograd.grad(y.square().sum(), own) for y in (one, two)]
+        for a, b in zip(*gradients, strict=True):
+            torch.testing.assert_close(a, b)
 
 
 @needs_kernels
