@@ -341,6 +341,19 @@ Matrix copy_rows(const Matrix& from, int64_t first, int64_t last, int64_t width,
 
 void write_rows(const float* sum, int64_t first, int64_t last, int64_t width, const MutableMatrix& to) {
   const int64_t wide = up_to(width, NR);
+#ifdef RECENGINE_AMX
+  // Whole lines of rows that lie apart are written past the cache: reading them first would cost as much again.
+  const auto place = reinterpret_cast<uintptr_t>(to.data);
+  if (!to.bf16 && to.col == 1 && width % 16 == 0 && to.row % 16 == 0 && place % 64 == 0) {
+    for (int64_t r = first; r < last; ++r) {
+      float* at = static_cast<float*>(to.data) + r * to.row;
+      const float* from = sum + (r - first) * wide;
+      for (int64_t c = 0; c < width; c += 16) _mm512_stream_ps(at + c, _mm512_loadu_ps(from + c));
+    }
+    _mm_sfence();
+    return;
+  }
+#endif
   for (int64_t r = first; r < last; ++r) {
     fetch_row(to.data, r, to.row, width, to.bf16, last);
     write_row(to, r, width, sum + (r - first) * wide);
