@@ -1,7 +1,9 @@
 #include <torch/csrc/stable/library.h>
 
 #include <algorithm>
+#include <atomic>
 #include <initializer_list>
+#include <mutex>
 #include <optional>
 #include <tuple>
 #include <vector>
@@ -71,17 +73,22 @@ std::tuple<Tensor, Tensor, Tensor> moe_route(const Tensor& x, const Tensor& rout
   for (int64_t t = 0; t < positions; ++t) RECENGINE_PICK(router_pack)(router_of(router, t), width, experts, packed.get() + t * size);
   constexpr int64_t block = 32;  // rows, of all positions: memory is read as it lies
   const auto route = RECENGINE_PICK(route_rows);
+  std::mutex adding;
   parallel_for(0, (rows + block - 1) / block, 1, [&](int64_t begin, int64_t end) {
     const Scratch own(RECENGINE_PICK(route_scratch)(width, experts));
-    for (int64_t b = begin * block; b < std::min(rows, end * block); b += block)
+    std::vector<int64_t> counted(static_cast<size_t>(positions * experts), 0);
+    for (int64_t b = begin * block; b < std::min(rows, end * block); b += block) {
+      const int64_t last = std::min(rows, b + block);
       for (int64_t t = 0; t < positions; ++t) {
         const Router r{position(x, t), packed.get() + t * size, rows, width, experts, k};
-        route(r, b, std::min(rows, b + block), positions * k, to + t * k, gates_to + t * k, own.get());
+        route(r, b, last, positions * k, to + t * k, gates_to + t * k, own.get());
+        int64_t* count = counted.data() + t * experts;
+        for (int64_t row = b; row < last; ++row)
+          for (int64_t j = 0; j < k; ++j) ++count[to[(row * positions + t) * k + j]];
       }
-  });
-  parallel_for(0, positions, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t b = 0; b < rows; ++b)
-      for (int64_t i = begin * k; i < end * k; ++i) ++load_to[i / k * experts + to[b * positions * k + i]];
+    }
+    const std::lock_guard<std::mutex> alone(adding);
+    for (int64_t i = 0; i < positions * experts; ++i) load_to[i] += counted[static_cast<size_t>(i)];
   });
   return {gates, chosen, load};
 }
@@ -98,8 +105,12 @@ void check_choice(const char* op, const Tensor& x, const Tensor& experts, const 
   const int64_t rows = experts.size(0), positions = experts.size(1), k = experts.size(2);
   const int64_t step[] = {experts.stride(0), experts.stride(1), experts.stride(2)};
   if (experts.is_contiguous()) {
-    bool fine = true;
-    for (int64_t i = 0; i < experts.numel(); ++i) fine &= static_cast<uint64_t>(e[i]) < static_cast<uint64_t>(count);
+    std::atomic<bool> fine{true};
+    parallel_for(0, experts.numel(), 16384, [&](int64_t begin, int64_t end) {
+      bool own = true;
+      for (int64_t i = begin; i < end; ++i) own &= static_cast<uint64_t>(e[i]) < static_cast<uint64_t>(count);
+      if (!own) fine = false;
+    });
     if (fine) return;
   }
   for (int64_t b = 0; b < rows; ++b)
@@ -188,7 +199,8 @@ int64_t rows_at_once(int64_t width) {
 
 // The rows of one token position sorted by expert, in row order within an expert.
 struct Choice {
-  std::vector<int64_t> start, row, slot;
+  std::vector<int64_t> start, next, row, slot;
+  std::vector<int32_t> ids;
   std::vector<float> scale;
 
   void sort(const Tensor& experts, const Tensor& gates, double alpha, int64_t count, int64_t t, int64_t first, int64_t last) {
@@ -197,16 +209,18 @@ struct Choice {
     const int64_t k = experts.size(2), step = experts.stride(0), next_id = experts.stride(2);
     const int64_t gate_step = gates.stride(0), next_gate = gates.stride(2);
     start.assign(static_cast<size_t>(count + 1), 0);
-    const auto id = [=](int64_t b, int64_t j) { return e[b * step + j * next_id]; };
-    for (int64_t b = first; b < last; ++b)
-      for (int64_t j = 0; j < k; ++j) ++start[static_cast<size_t>(id(b, j) + 1)];
-    for (size_t i = 1; i < start.size(); ++i) start[i] += start[i - 1];
     const size_t all = static_cast<size_t>((last - first) * k);
-    row.resize(all), slot.resize(all), scale.resize(all);
-    std::vector<int64_t> next(start.begin(), start.end() - 1);
+    ids.resize(all), row.resize(all), slot.resize(all), scale.resize(all);
+    int32_t* own = ids.data();  // read where they lie apart once only
+    for (int64_t b = first; b < last; ++b)
+      for (int64_t j = 0; j < k; ++j) *own++ = static_cast<int32_t>(e[b * step + j * next_id]);
+    for (const int32_t id : ids) ++start[static_cast<size_t>(id) + 1];
+    for (size_t i = 1; i < start.size(); ++i) start[i] += start[i - 1];
+    next.assign(start.begin(), start.end() - 1);
+    own = ids.data();
     for (int64_t b = first; b < last; ++b)
       for (int64_t j = 0; j < k; ++j) {
-        const size_t at = static_cast<size_t>(next[static_cast<size_t>(id(b, j))]++);
+        const size_t at = static_cast<size_t>(next[static_cast<size_t>(*own++)]++);
         row[at] = b, slot[at] = j;
         scale[at] = static_cast<float>(alpha) * g[b * gate_step + j * next_gate];
       }

@@ -10,8 +10,8 @@ with :math:`F(x) = W_d^\top(\mathrm{swish}(W_g^\top x) \odot W_u^\top x)` and sw
 
 Rows are gathered while they are packed for the product and their outputs are added where they belong: there
 is no permuted copy of the tokens, no padded group, and neither the experts' outputs nor their gradients are
-stored. The backward pass makes the hidden layer again, in the dense form from what lies before the activation,
-where that was kept. With :math:`s = \alpha g`, :math:`\hat D = G W_d^\top` and
+stored. The backward pass makes the hidden layer again, in the dense form from what lies before the
+activation, where that was kept. With :math:`s = \alpha g`, :math:`\hat D = G W_d^\top` and
 :math:`a = \mathrm{swish}(z) \odot u`:
 
 .. math:: \partial g = \alpha \langle a, \hat D\rangle, \;\; \partial u = s \hat D \odot \mathrm{swish}(z), \\
@@ -276,8 +276,8 @@ def _register() -> None:
         return x.new_empty(x.shape), *own, x.new_empty(shape, dtype=torch.float32), *spare
 
 
-# Rows and hidden columns of a block of what the dense form keeps for its backward pass, and floats of a block:
-# 0 where nothing is kept (only on matrix tiles does it pay).
+# Rows and hidden columns of a block of what the dense form keeps for its backward pass, and floats of a
+# block: 0 where nothing is kept (only on matrix tiles does it pay).
 BLOCK = 32
 _KEPT_SIZE: int = 0
 
