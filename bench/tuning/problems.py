@@ -122,6 +122,29 @@ def bowl(u: list[float]) -> float:
     return -(total + 0.8 * (u[0] - 0.2) * (u[2] - 0.65) + 0.5 * (u[4] - 0.35) * (u[1] - 0.85))
 
 
+_PEAKS = (
+    (1.0, (6, 2, 12, 9, 3, 5), (0.82, 0.31, 0.18, 0.64, 0.47, 0.09)),
+    (1.5, (1, 12, 4, 8, 15, 3), (0.12, 0.71, 0.93, 0.38, 0.22, 0.57)),
+    (2.6, (9, 5, 2, 14, 4, 10), (0.27, 0.14, 0.62, 0.83, 0.71, 0.36)),
+    (3.0, (3, 10, 8, 2, 12, 6), (0.69, 0.88, 0.34, 0.21, 0.15, 0.77)),
+)
+PEAKS_BEST = 3.14383
+
+
+def peaks(u: list[float]) -> float:
+    """Four hills in six dimensions; flat far from all of them."""
+    return sum(
+        height * math.exp(-sum(b * (v - c) ** 2 for v, b, c in zip(u, narrow, centre, strict=True)))
+        for height, narrow, centre in _PEAKS
+    )
+
+
+def ripples(u: list[float]) -> float:
+    """A bowl with waves on it."""
+    x = [8 * v - 5.2 for v in u]
+    return -sum(v * v + 1.5 * (1 - math.cos(2 * math.pi * v)) for v in x)
+
+
 # --- problems ----------------------------------------------------------------------------------------
 
 
@@ -241,6 +264,52 @@ def _settings() -> Problem:
     return Problem(Space((*sizes, *rates, *shares, *kinds)), value, 2.0, ("n0", "r0", "s0", "n1", "k0"))
 
 
+def _recipe() -> Problem:
+    """Integers, rates, choices and flags from a poor default; eight of twenty-four matter."""
+    sizes = [Parameter(f"n{j}", "int", 2, 1, 12) for j in range(6)]
+    rates = [Parameter(f"r{j}", "float", 1e-4, 1e-5, 1.0, log=True) for j in range(6)]
+    shares = [Parameter(f"s{j}", "float", 0.9, 0.0, 1.0) for j in range(6)]
+    kinds = [Parameter(f"k{j}", "choice", "a", choices=("a", "b", "c", "d")) for j in range(3)]
+    flags = [Parameter(f"f{j}", "choice", False, choices=(False, True)) for j in range(3)]
+    worth = {"a": 0.0, "b": 0.7, "c": -0.3, "d": 0.4}
+
+    def value(point: Point) -> float:
+        size, other = (point["n0"] - 8) / 6, (point["n1"] - 6) / 8
+        rate, decay = (math.log10(point["r0"]) + 1.5) / 2, (math.log10(point["r1"]) + 3) / 3
+        share, mix = (point["s0"] - 0.3) / 0.5, (point["s1"] - 0.6) / 0.6
+        smooth = size**2 + rate**2 + share**2 + 0.5 * (other**2 + decay**2 + mix**2) + 0.6 * rate * decay
+        return 1.0 - smooth + worth[point["k0"]] + (0.3 if point["f0"] else 0.0)
+
+    relevant = ("n0", "n1", "r0", "r1", "s0", "s1", "k0", "f0")
+    return Problem(Space((*sizes, *rates, *shares, *kinds, *flags)), value, 2.0, relevant)
+
+
+MIXED_PEAKS_BEST = 3.02964
+_STEPS = {"a": 0.5, "b": 0.9, "c": 0.2, "d": 0.05}
+
+
+def _mixed_peaks() -> Problem:
+    """The four hills with two coordinates on a grid of thirteen and one a choice of four, in eighteen
+    parameters."""
+    relevant = [
+        Parameter("x0", "float", 0.5, 0.0, 1.0),
+        Parameter("n0", "int", 6, 0, 12),
+        Parameter("x2", "float", 0.5, 0.0, 1.0),
+        Parameter("n1", "int", 6, 0, 12),
+        Parameter("c", "choice", "a", choices=tuple(_STEPS)),
+        Parameter("x5", "float", 0.5, 0.0, 1.0),
+    ]
+    others = [Parameter(f"y{j}", "float", 0.5, 0.0, 1.0) for j in range(5)]
+    others += [Parameter(f"m{j}", "int", 6, 0, 12) for j in range(4)]
+    others += [Parameter(f"k{j}", "choice", "p", choices=("p", "q", "r")) for j in range(3)]
+
+    def value(point: Point) -> float:
+        u = [point["x0"], point["n0"] / 12, point["x2"], point["n1"] / 12, _STEPS[point["c"]], point["x5"]]
+        return peaks([float(v) for v in u])
+
+    return Problem(Space((*relevant, *others)), value, MIXED_PEAKS_BEST, tuple(p.name for p in relevant))
+
+
 # settings are chosen on these, so that the others stay unseen
 DEVELOPMENT: dict[str, Callable[[], Problem]] = {
     "rosenbrock25": lambda: _embedded(rosenbrock, 4, 25, 0.0, 0.35),
@@ -251,4 +320,9 @@ DEVELOPMENT: dict[str, Callable[[], Problem]] = {
     "shekel40-off": lambda: _embedded(shekel, 4, 40, shekel([0.4] * 4), 0.95),
     "valley25": lambda: _embedded(rosenbrock, 4, 25, 0.0, 0.35, feasible=_off_the_hill),
     "settings22": _settings,
+    "peaks25": lambda: _embedded(peaks, 6, 25, PEAKS_BEST, 0.5),
+    "peaks50-off": lambda: _embedded(peaks, 6, 50, PEAKS_BEST, 0.85),
+    "ripples25": lambda: _embedded(ripples, 4, 25, 0.0, 0.2),
+    "recipe24": _recipe,
+    "mixedpeaks18": _mixed_peaks,
 }
