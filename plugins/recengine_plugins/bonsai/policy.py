@@ -191,7 +191,8 @@ class Bonsai:
             base = float(evaluate(known.X if last is None else last).max())
         elif config.baseline == "default":
             base = float(evaluate(self.default[None])[0])
-        rho, share = config.rho, config.delta_share
+        # early on what is changed tells what matters; later the model knows, and changes should pay
+        rho, share = config.rho, config.delta_share * min(1.0, (at - self.initial + 1) / (2 * self.initial))
         if config.schedule == "no_regret":
             rho, share = rho / max(1.0, at - self.initial + 1) ** 0.5, 0.0
         costs = [parameter.cost for parameter in self.space.parameters]
