@@ -33,9 +33,8 @@ class BonsaiConfig(Config):
         ge=0.0,
     )
     delta_share: float = knob(
-        0.05,
-        "the same as a share of what the best point known gains over the default, growing from nothing over "
-        "as many proposals as two designs have points; none under no_regret",
+        0.02,
+        "the same as a share of what the best point known gains over the default; none under no_regret",
         ge=0.0,
         le=1.0,
     )

@@ -60,7 +60,7 @@ class Bonsai:
             at = len(history) + len(taken)
             facts: dict[str, Any] = {"origin": "design"}
             if at < self.initial or sum(usable(entry) for entry in history) < 2:
-                point = self._designed(at, history)
+                point = self._designed(at)
             else:
                 with torch.random.fork_rng(), warnings.catch_warnings():
                     warnings.simplefilter("ignore")  # botorch warns of every imperfect fit; trials are kept
@@ -86,17 +86,13 @@ class Bonsai:
             torch.manual_seed(self.seed)
             return recommend(self.space, history, self.config, seed=self.seed)
 
-    def _designed(self, at: int, history: Sequence[Observation]) -> dict[str, Any]:
-        """Member ``at`` of the design: the best point so far (with several objectives the default) with a
-        block of parameters moved, or (always for few parameters) all."""
+    def _designed(self, at: int) -> dict[str, Any]:
+        """Member ``at`` of the design: a block of parameters moved, or (always for few parameters) all."""
         dense = self._sobol(at)
         if not self._in_blocks or not 0 < at < self.initial:
             return dense
-        space = self.space
-        single = [entry for entry in history if entry.feasible and usable(entry) and len(entry.values) == 1]
-        best = max(single, key=lambda entry: entry.values[0]).parameters if single else space.default
-        row = blocks(space, self.limits, self.initial, self.seed, at, space.encode(best), space.encode(dense))
-        return dense if row is None else space.decode(row)
+        row = blocks(self.space, self.limits, self.initial, self.seed, at, self.space.encode(dense))
+        return dense if row is None else self.space.decode(row)
 
     @property
     def _in_blocks(self) -> bool:
@@ -191,8 +187,7 @@ class Bonsai:
             base = float(evaluate(known.X if last is None else last).max())
         elif config.baseline == "default":
             base = float(evaluate(self.default[None])[0])
-        # early on what is changed tells what matters; later the model knows, and changes should pay
-        rho, share = config.rho, config.delta_share * min(1.0, (at - self.initial + 1) / (2 * self.initial))
+        rho, share = config.rho, config.delta_share
         if config.schedule == "no_regret":
             rho, share = rho / max(1.0, at - self.initial + 1) ** 0.5, 0.0
         costs = [parameter.cost for parameter in self.space.parameters]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import pytest
 
@@ -20,23 +18,13 @@ def floats(d: int, default: float = 0.5, limits: tuple[LinearLimit, ...] = ()) -
     return Space(tuple(Parameter(f"x{j}", "float", default, 0.0, 1.0) for j in range(d)), limits)
 
 
-def nothing(point: dict) -> float:
-    return 0.0
-
-
-def design(
-    space: Space,
-    n: int = 10,
-    seed: int = 0,
-    config: BonsaiConfig | None = None,
-    value: Callable[[dict], float] = nothing,
-) -> list[dict]:
+def design(space: Space, n: int = 10, seed: int = 0, config: BonsaiConfig | None = None) -> list[dict]:
     tuner = Bonsai(config or BonsaiConfig(initial=n), space, seed)
-    history = [Observation(space.default, (value(space.default),))]
+    history = [Observation(space.default, (0.0,))]
     while len(history) < n:
         point = tuner.propose(history, 1)[0]
         assert point.pop("__facts__")["origin"] == "design"
-        history.append(Observation(point, (value(point),)))
+        history.append(Observation(point, (0.0,)))
     return [seen.parameters for seen in history[1:]]
 
 
@@ -65,35 +53,6 @@ def test_two_rounds_find_the_one_that_matters() -> None:
     assert len(left) <= 3
 
 
-def test_a_block_that_gains_stays_moved() -> None:
-    """Each point is the best one before it with a block moved, so gains of several blocks add up."""
-    space = floats(30, 0.9)
-    relevant = space.names[:8]
-
-    def value(point: dict) -> float:
-        return -sum((point[name] - 0.2) ** 2 for name in relevant)
-
-    points = [space.default, *design(space, value=value)]
-    for at in range(1, len(points)):
-        best = max(points[:at], key=value)
-        assert len([name for name in space.names if points[at][name] != best[name]]) <= ROUNDS * 4
-    alone = max(design(space), key=value)  # as without gains: every block moved from the default
-    assert value(max(points, key=value)) > value(alone)
-    assert len(space.changed(max(points, key=value))) > ROUNDS * 4
-
-
-def test_a_point_that_is_not_feasible_is_not_built_on() -> None:
-    space = floats(20)
-    tuner = Bonsai(BonsaiConfig(initial=10), space, 0)
-    far = dict.fromkeys(space.names, 0.01)
-    seen = [Observation(space.default, (0.0,)), Observation(far, (9.0,), False), Observation(far, (np.nan,))]
-    (point,) = tuner.propose(seen, 1)
-    assert len(space.changed(point)) <= ROUNDS * 3
-    several = [Observation(space.default, (0.0, 1.0)), Observation(far, (9.0, 9.0))]
-    (point,) = tuner.propose(several, 1)
-    assert len(space.changed(point)) <= ROUNDS * 3
-
-
 def test_choices_and_integers_are_moved_too() -> None:
     kinds = [Parameter(f"k{j}", "choice", "a", choices=("a", "b", "c")) for j in range(4)]
     flags = [Parameter(f"f{j}", "choice", False, choices=(False, True)) for j in range(4)]
@@ -109,9 +68,6 @@ def test_choices_and_integers_are_moved_too() -> None:
 def test_limits_hold_although_the_default_lies_on_them() -> None:
     tight = LinearLimit(tuple((f"x{j}", 1.0) for j in range(6)), 2.4)
     space = floats(25, 0.4, (tight, LinearLimit((("x0", 1.0), ("x10", 1.0)), 0.8)))
-    for seed in range(3):
-        climbed = design(space, seed=seed, value=lambda p: -p["x0"] - p["x3"] - p["x12"])
-        assert all(space.allows(p) for p in climbed)
     points = design(space)
     assert all(space.allows(p) for p in points)
     # a barred direction is turned round, not given up: the bound parameters are moved as well
