@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import errno
 import json
+import re
+import subprocess
+import sys
 import warnings
+from pathlib import Path
 
 import pytest
 import typer
@@ -73,3 +77,59 @@ def test_plugin_warnings_are_one_line(capsys: pytest.CaptureFixture[str]) -> Non
         warnings.simplefilter("always")
         warnings.warn("plugin 'x' was skipped: why", PluginWarning, stacklevel=1)
     assert capsys.readouterr().err == "warning: plugin 'x' was skipped: why\n"
+
+
+PLUGIN = """
+import torch
+from recengine.hooks import hookimpl
+
+class Model(torch.nn.Module):
+    def __init__(self, config, facts):
+        super().__init__()
+        self.n = facts.n_items
+    def fit_directly(self, train, seed, progress):
+        pass
+    def score_items(self, histories):
+        return torch.full((histories.users.shape[0], self.n), float("nan"))
+
+class Raises(Model):
+    def score_items(self, histories):
+        return {}["inside"]
+
+class Flat(Model):
+    def score_items(self, histories):
+        return torch.zeros(3)
+
+class Lonely(torch.nn.Module):
+    def __init__(self, config):
+        super().__init__()
+
+@hookimpl
+def recengine_register_models(registry):
+    for made in (Model, Raises, Flat, Lonely):
+        registry.add(made.__name__.lower(), made, summary="wrong on purpose", learns=False)
+"""
+
+
+def test_what_a_plugin_does_wrong_is_told_with_its_name(
+    small_table: Path, tmp_path: Path, shell_environment: dict[str, str]
+) -> None:
+    (tmp_path / "wrong.py").write_text(PLUGIN)
+    code = (
+        "import sys; from typer.testing import CliRunner; from recengine.cli.app import app\n"
+        "from recengine.ops._library import native; native()\n"
+        "for name in ('model', 'raises', 'flat', 'lonely'):\n"
+        "    words = ['--plugin', 'wrong.py'] if name == 'model' else []\n"
+        "    words += ['fit', name, '--data', sys.argv[1], '--out', name]\n"
+        "    done = CliRunner().invoke(app, words); print(done.exit_code, done.stderr)\n"
+    )
+    words = [sys.executable, "-c", code, str(small_table)]
+    done = subprocess.run(
+        words, cwd=tmp_path, capture_output=True, text=True, env=shell_environment, check=True
+    )
+    told = done.stdout
+    assert "Model.score_items gives no ranking\n  found: NaN or infinity" in told
+    assert re.search(r"wrong\.py, line 16: the plugin 'wrong' failed: KeyError: 'inside'", told)
+    assert "Flat.score_items gives no ranking\n  found: shape [3]" in told
+    assert "the model 'lonely' of plugin 'wrong' cannot be made" in told
+    assert re.findall(r"^\d+(?= )", told, re.MULTILINE) == ["4"] * 4

@@ -103,3 +103,16 @@ def test_an_interrupted_comparison_keeps_what_is_finished(
     lines = (out / "sasrec-seed0" / "history.jsonl").read_text().splitlines()
     assert len(lines) == epochs  # taken up again from the checkpoint, not begun anew
     assert (out / "sasrec-seed1" / "evaluation.json").is_file()
+
+
+def test_the_command_that_goes_on_names_plugins_and_the_report(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from recengine.cli.fit import _again
+    from recengine.hooks import host
+
+    monkeypatch.setattr(host(), "files", [Path("mine.py")])
+    told = _again("mine", "log.csv", ["time=ts"], [], None, tmp_path, 3, Path("run.html"))
+    words = shlex.split(told)
+    assert words[:4] == ["recengine", "--plugin", "mine.py", "fit"]
+    assert words[-5:] == ["--report", "run.html", "--out", str(tmp_path), "--resume"]

@@ -114,6 +114,11 @@ def test_recommend_for_a_user_and_for_a_history(cli: Any, small_run: Path) -> No
     assert len(json.loads(cli("recommend", small_run, "--history", "", "--json").stdout)) == 10
 
 
+def test_resuming_nothing_is_said(cli: Any, small_table: Path, tmp_path: Path) -> None:
+    words = ("fit", "popularity", "--data", small_table, "--out", tmp_path / "mistyped", "--resume")
+    assert "mistyped: there is no checkpoint to go on from" in cli(*words).stderr
+
+
 def test_an_id_with_a_comma_stands_in_quotes(cli: Any, tmp_path: Path) -> None:
     path = tmp_path / "quoted.csv"
     path.write_text("user,item\n" + "".join(f'{n % 9},"tea, {n % 5}"\n' for n in range(60)))

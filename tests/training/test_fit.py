@@ -52,6 +52,21 @@ def test_a_new_user_is_answered_from_the_history(ring: Interactions) -> None:
     assert not set(seen["item"]) & {105, 106, 107, 108}
 
 
+def test_a_seed_is_a_whole_number(ring: Interactions) -> None:
+    for wrong in (-1, "x", 1.5, None):
+        with pytest.raises(UsageError, match="seed: not a seed"):
+            fit("popularity", ring, seed=wrong)  # type: ignore[arg-type]
+
+
+def test_what_a_notebook_shows_is_one_line(ring: Interactions) -> None:
+    run = fit("popularity", ring)
+    assert repr(run) == "Run('popularity', seed 0, not saved)"
+    assert repr(run.split.test) == "EvalTask('test', 60 users asked, 60 targets)"
+    assert repr(run.split).startswith("Split(train=Interactions(")
+    assert len(repr(run.split)) < 300
+    assert repr(run.evaluate()).startswith("Evaluation(test, 60 users: hr@10 ")
+
+
 def test_of_whom_nothing_is_known_gets_the_most_popular_items(ring: Interactions) -> None:
     run = fit("ease", ring)
     found = run.recommend({"nobody": [], "stranger": [10**9], "somebody": [105, 106]}, 4)

@@ -6,14 +6,16 @@ import errno
 import json
 import os
 import sys
+import traceback
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import typer
 
-from recengine.errors import PluginWarning, RecengineError
+from recengine.errors import PluginError, PluginWarning, RecengineError
 
 INTERRUPTED = 130  # 128 + SIGINT, what shells expect
 
@@ -60,11 +62,35 @@ def explained(*, as_json: bool) -> Iterator[None]:
         except Exception as unexpected:
             if type(unexpected).__module__.partition(".")[0] in ("click", "typer"):
                 raise
+            found = _in_a_plugin(unexpected)
+            if found is not None:
+                raise _stop(found, found.exit_code, as_json) from None
             bug = RecengineError(
                 f"unexpected {type(unexpected).__name__}: {unexpected}",
                 fix="run it again with RECENGINE_TRACEBACK=1 to see where it comes from",
             )
             raise _stop(bug, 1, as_json) from None
+
+
+def _in_a_plugin(unexpected: Exception) -> PluginError | None:
+    """The error as that of the plugin whose code it comes from, or None."""
+    hooks = sys.modules.get("recengine.hooks")
+    if hooks is None:
+        return None
+    homes = {}
+    for name, plugin in hooks.host().manager.list_name_plugin():
+        file = Path(getattr(plugin, "__file__", None) or "-")
+        homes[file.parent if file.name == "__init__.py" else file] = name
+    for frame in reversed(traceback.extract_tb(unexpected.__traceback__)):
+        path = Path(frame.filename)
+        name = next((homes[place] for place in (path, *path.parents) if place in homes), None)
+        if name is not None:
+            return PluginError(
+                f"the plugin '{name}' failed: {type(unexpected).__name__}: {unexpected}",
+                where=f"{path}, line {frame.lineno}",
+                fix="RECENGINE_TRACEBACK=1 shows how it was called",
+            )
+    return None
 
 
 def from_system(failed: OSError) -> RecengineError:

@@ -45,7 +45,9 @@ def fit(
     """
     settings = given(model, config, sets or [])
     folder = out or Path("runs") / f"{model}-{datetime.now():%Y%m%d-%H%M%S}"
-    again = _again(model, data, data_option or [], sets or [], config, folder, seed)
+    again = _again(model, data, data_option or [], sets or [], config, folder, seed, report)
+    if resume and not (folder / "checkpoints" / "latest").is_file():
+        note(f"{folder}: there is no checkpoint to go on from, starting anew")
     source = read_for(model, data, data_option or [])
     from recengine.training import fit as train
 
@@ -77,10 +79,20 @@ def fit(
 
 
 def _again(
-    model: str, data: str, options: list[str], sets: list[str], config: Path | None, folder: Path, seed: int
+    model: str,
+    data: str,
+    options: list[str],
+    sets: list[str],
+    config: Path | None,
+    folder: Path,
+    seed: int,
+    report: Path | None,
 ) -> str:
     """The command line that goes on with this run."""
-    words = ["recengine", "fit", model, "--data", data]
+    from recengine.hooks import host
+
+    words = ["recengine", *(word for file in host().files for word in ("--plugin", str(file)))]
+    words += ["fit", model, "--data", data]
     for option in options:
         words += ["--data-option", option]
     for text in sets:
@@ -88,6 +100,7 @@ def _again(
     if config is not None:
         words += ["--config", str(config)]
     words += ["--seed", str(seed)] if seed else []
+    words += ["--report", str(report)] if report is not None else []
     return shlex.join([*words, "--out", str(folder), "--resume"])
 
 

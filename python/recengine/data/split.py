@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +32,9 @@ class EvalTask:
     def __len__(self) -> int:
         return int(self.users.shape[0])
 
+    def __repr__(self) -> str:
+        return f"EvalTask({self.name!r}, {len(self):,} users asked, {self.targets.size:,} targets)"
+
     def histories(self, max_length: int | None = None) -> Histories:
         """Packed histories of the evaluated users, in their order."""
         return self.history.history(self.users, max_length=max_length)
@@ -48,4 +51,4 @@ class Split:
     train: Interactions
     validation: EvalTask | None
     test: EvalTask
-    description: dict[str, object]
+    description: dict[str, object] = field(repr=False)

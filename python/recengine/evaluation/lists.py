@@ -16,7 +16,7 @@ from recengine.contracts.batch import HistoryBatch
 from recengine.contracts.model import Generates, Represents, ScoresItems, Trainable
 from recengine.data import EvalTask
 from recengine.data.interactions import Histories, ragged_positions
-from recengine.errors import ConfigError, UsageError
+from recengine.errors import ConfigError, PluginError, UsageError
 from recengine.evaluation.candidates import sampled_candidates
 from recengine.evaluation.protocol import Protocol
 from recengine.ops import rank_of, topk
@@ -202,6 +202,30 @@ class _Ranker:
         raise NotImplementedError
 
 
+def checked_vectors(model: Any, vectors: Tensor, name: str) -> Tensor:
+    """``vectors`` [n, d] as they are. Raises PluginError where one is not finite: it gives no order."""
+    if vectors.dim() != 2 or not bool(torch.isfinite(vectors).all()):
+        raise _no_answer(model, name, vectors, "[n, d]")
+    return vectors
+
+
+def checked_scores(model: Any, scores: Tensor) -> Tensor:
+    """``scores`` [B, n] as they are. Raises PluginError where one is NaN: no order follows from it."""
+    if scores.dim() != 2 or (scores.numel() and bool(scores.amax().isnan())):
+        raise _no_answer(model, "score_items", scores, "[B, n]")
+    return scores
+
+
+def _no_answer(model: Any, name: str, values: Tensor, shape: str) -> PluginError:
+    wrong_shape = values.dim() != 2
+    return PluginError(
+        f"{type(model).__name__}.{name} gives no ranking",
+        found=f"shape {list(values.shape)}" if wrong_shape else "NaN or infinity",
+        expected=f"numbers of the shape {shape}",
+        fix=None if wrong_shape else "fit it again with a lower learning rate, or mend the model",
+    )
+
+
 class _ByVectors(_Ranker):
     """Vectors are made for few users at a time (a sequence model holds activations for every event), the
     top-k for many (each call reads all items once)."""
@@ -210,6 +234,7 @@ class _ByVectors(_Ranker):
         self.model = model
         self.items, self.bias = model.item_vectors(), model.item_bias()
         _same_items(model, self.items.shape[0], task)
+        checked_vectors(model, self.items, "item_vectors")
         if self.items.dtype == torch.float16 and device.type == "cpu":
             self.items = self.items.float()
         width = int(self.items.shape[1])
@@ -224,7 +249,9 @@ class _ByVectors(_Ranker):
             self.model.user_vectors(part_of(batch, a, b)).to(self.items.dtype)
             for a, b in self.vectors.runs(batch.offsets.diff().cpu().numpy())
         ]
-        queries = parts[0] if len(parts) == 1 else torch.cat(parts)
+        queries = checked_vectors(
+            self.model, parts[0] if len(parts) == 1 else torch.cat(parts), "user_vectors"
+        )
         seen: dict[str, Tensor] = {}
         if mask:
             seen = {"seen_indptr": batch.offsets, "seen_items": batch.items}
@@ -244,7 +271,7 @@ class _ByScores(_Ranker):
     def __call__(
         self, batch: HistoryBatch, k: int, begin: int, mask: bool, targets: Tensor | None = None
     ) -> Ranking:
-        scores = self.model.score_items(batch)
+        scores = checked_scores(self.model, self.model.score_items(batch))
         _same_items(self.model, scores.shape[1], self.task)
         own = None if targets is None else scores.gather(1, targets[:, None])
         if mask:
@@ -293,6 +320,7 @@ class _Sampled(_Ranker):
         n = protocol.sampled[1]
         if isinstance(model, Represents):
             self.items, self.bias = model.item_vectors(), model.item_bias()
+            checked_vectors(model, self.items, "item_vectors")
             self.bytes_per_user = 8 * (n + 16) * int(self.items.shape[1])
         elif isinstance(model, ScoresItems):
             self.bytes_per_user = 16 * task.history.n_items
@@ -313,12 +341,13 @@ class _Sampled(_Ranker):
         candidates = torch.from_numpy(drawn).to(batch.items.device)
         known = candidates.clamp(min=0)
         if isinstance(self.model, Represents):
-            queries = self.model.user_vectors(batch).to(self.items.dtype)
+            queries = checked_vectors(self.model, self.model.user_vectors(batch), "user_vectors")
+            queries = queries.to(self.items.dtype)
             scores = torch.einsum("bd,bcd->bc", queries, self.items[known]).float()
             if self.bias is not None:
                 scores = scores + self.bias[known]
         else:
-            scores = self.model.score_items(batch).gather(1, known)
+            scores = checked_scores(self.model, self.model.score_items(batch)).gather(1, known)
         scores = torch.where(candidates < 0, -torch.inf, scores)  # columns ascend in the item, so ties do
         order = sorted_topk(scores, k)[1]
         items = _ids(torch.where(order < 0, -1, candidates.gather(1, order.clamp(min=0))))

@@ -85,6 +85,10 @@ class Evaluation:
         one = estimate(metric, self.values(metric))
         return math.nan if one is None else one.mean
 
+    def __repr__(self) -> str:
+        means = ", ".join(f"{name} {self[name]:.4f}" for name in self.metrics[:4])
+        return f"Evaluation({self.protocol.task}, {len(self.per_user):,} users: {means})"
+
     def __str__(self) -> str:
         lines = [
             f"{m:24} {mean:.4f}  [{low:.4f}, {high:.4f}]  {n} users"

@@ -32,7 +32,7 @@ def build_model(
     entry = host.registries["model"].get(name)
     with isolated_randomness(device or torch.device("cpu")):
         torch.manual_seed(mix(seed))
-        network = entry.load()(config.model, facts)
+        network = _made(entry, config.model, facts)
     if not isinstance(network, torch.nn.Module) or not isinstance(network, (Trainable, DirectFit)):
         raise PluginError(
             f"the model '{name}' of plugin '{entry.plugin}' cannot be fitted",
@@ -52,6 +52,20 @@ def build_model(
     if train is not None and isinstance(learner, LearnsFromGraph):
         learner.attach_data(train)
     return network
+
+
+def _made(entry: Any, *arguments: Any) -> Any:
+    """The registered class called as the contract says. Raises PluginError where its signature is another."""
+    try:
+        return entry.load()(*arguments)
+    except TypeError as wrong:
+        if wrong.__traceback__ is not None and wrong.__traceback__.tb_next is not None:
+            raise  # from inside it
+        raise PluginError(
+            f"the model '{entry.name}' of plugin '{entry.plugin}' cannot be made",
+            found=str(wrong),
+            expected="a class that is called as Model(config, facts)",
+        ) from wrong
 
 
 def build_loss(config: LossConfig, host: Host, facts: DataFacts | None = None) -> Any:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from recengine.evaluation.click_result import ClickEvaluation
 
 
-@dataclass
+@dataclass(repr=False)
 class ClickRun(Run):
     """A Run over a ClickSplit: it predicts instead of recommending."""
 

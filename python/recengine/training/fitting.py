@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,7 @@ def fit(
     LeakageError, CheckpointError (resuming something else), KeyboardInterrupt
     (after saving, so that ``resume`` works).
     """
+    seed = _checked_seed(seed)
     name, given, host = hosted(model, settings, host or process_host())
     config = resolve(name, given, host)
     with _held(directory, resume) as folder:
@@ -174,6 +176,12 @@ def _identity(run: Run) -> dict[str, Any]:
         "seed": run.seed,
         "data": fingerprint(run.split),
     }
+
+
+def _checked_seed(seed: object) -> int:
+    if not isinstance(seed, Integral) or int(seed) < 0:
+        raise UsageError("not a seed", where="seed", found=repr(seed), expected="a whole number, 0 or more")
+    return int(seed)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from torch import Tensor
 from recengine.contracts.batch import HistoryBatch
 from recengine.contracts.model import Generates, Represents, ScoresItems
 from recengine.errors import PluginError
+from recengine.evaluation.lists import checked_scores, checked_vectors
 from recengine.ops import topk
 
 
@@ -17,13 +18,14 @@ def best(
     """ids int64 [B, k] (-1 where fewer are left) and scores [B, k] (-inf there), best first.
 
     Takes the strongest that the model has: vectors, dense scores, generated ids. What a model generates is
-    taken as it is. Raises PluginError when it has none.
+    taken as it is. Raises PluginError when it has none, and for scores that are not numbers.
     """
     seen = histories if exclude_seen else None
     if isinstance(network, Represents):
-        return top_of_vectors(network, network.user_vectors(histories), seen, k)
+        users = checked_vectors(network, network.user_vectors(histories), "user_vectors")
+        return top_of_vectors(network, users, seen, k)
     if isinstance(network, ScoresItems):
-        return top_of_scores(network.score_items(histories), seen, k)
+        return top_of_scores(checked_scores(network, network.score_items(histories)), seen, k)
     if isinstance(network, Generates):
         return network.generate(histories, k)
     raise PluginError(

@@ -48,6 +48,10 @@ class Run:
     evaluations: dict[str, Evaluation] = field(default_factory=dict)
     host: Host | None = field(default=None, repr=False)
 
+    def __repr__(self) -> str:
+        place = "not saved" if self.directory is None else f"in {self.directory}"
+        return f"{type(self).__name__}({self.name!r}, seed {self.seed}, {place})"
+
     def evaluate(self, task: str = "test", **options: Any) -> Evaluation:
         """Measure on the 'test' or 'validation' task with the metrics of the settings (``options`` go to
         recengine.evaluation.evaluate and win); kept in ``evaluations``, and in the directory if there is one.
