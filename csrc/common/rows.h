@@ -33,12 +33,17 @@ RE_INLINE vf load_bf16(const uint16_t* p) {
   return v;
 #endif
 }
-RE_INLINE void store_bf16(uint16_t* p, vf v) {
 #if defined(__AVX512BW__)
+RE_INLINE __m256i narrow_bf16(vf v) {
   const __m512i x = _mm512_castps_si512(v), odd = _mm512_and_si512(_mm512_srli_epi32(x, 16), _mm512_set1_epi32(1));
   const __m512i round = _mm512_add_epi32(_mm512_add_epi32(x, _mm512_set1_epi32(0x7fff)), odd);
   const __m512i y = _mm512_mask_mov_epi32(round, _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q), _mm512_set1_epi32(0x7fc00000));
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(_mm512_srli_epi32(y, 16)));
+  return _mm512_cvtepi32_epi16(_mm512_srli_epi32(y, 16));
+}
+#endif
+RE_INLINE void store_bf16(uint16_t* p, vf v) {
+#if defined(__AVX512BW__)
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), narrow_bf16(v));
 #else
   vu bits;
   std::memcpy(&bits, &v, sizeof(bits));

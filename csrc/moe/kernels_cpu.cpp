@@ -343,12 +343,17 @@ void write_rows(const float* sum, int64_t first, int64_t last, int64_t width, co
   const int64_t wide = up_to(width, NR);
 #ifdef RECENGINE_AMX
   // Whole lines of rows that lie apart are written past the cache: reading them first would cost as much again.
-  const auto place = reinterpret_cast<uintptr_t>(to.data);
-  if (!to.bf16 && to.col == 1 && width % 16 == 0 && to.row % 16 == 0 && place % 64 == 0) {
+  const int64_t line = to.bf16 ? 32 : 16;
+  if (to.col == 1 && width % line == 0 && to.row % line == 0 && reinterpret_cast<uintptr_t>(to.data) % 64 == 0) {
     for (int64_t r = first; r < last; ++r) {
-      float* at = static_cast<float*>(to.data) + r * to.row;
       const float* from = sum + (r - first) * wide;
-      for (int64_t c = 0; c < width; c += 16) _mm512_stream_ps(at + c, _mm512_loadu_ps(from + c));
+      if (to.bf16) {
+        uint16_t* at = static_cast<uint16_t*>(to.data) + r * to.row;
+        for (int64_t c = 0; c < width; c += 16) _mm256_stream_si256(reinterpret_cast<__m256i*>(at + c), narrow_bf16(load(from + c)));
+      } else {
+        float* at = static_cast<float*>(to.data) + r * to.row;
+        for (int64_t c = 0; c < width; c += 16) _mm512_stream_ps(at + c, load(from + c));
+      }
     }
     _mm_sfence();
     return;
