@@ -68,7 +68,7 @@ def _check(name: str, kind: str) -> None:
             where="NAME",
             found=repr(name),
             expected="lower-case words joined by '_', a letter first",
-            fix="for example: recengine plugins new late_night_taste",
+            fix=f"for example: recengine plugins new {_near(name)}",
         )
     if name in host().registries[kind]:
         taken = host().registries[kind].get(name).plugin
@@ -106,3 +106,9 @@ def _filled(folder: Traversable, words: dict[str, str], prefix: str = "") -> lis
             text = Template(entry.read_text(encoding="utf-8")).substitute(words)
             found.append((path.removesuffix(".tmpl"), text))
     return found
+
+
+def _near(name: str) -> str:
+    """The name that was meant, where the words of ``name`` make one."""
+    words = "_".join(re.findall(r"[a-z][a-z0-9]*", name.lower()))
+    return words if _NAME.fullmatch(words) else "late_night_taste"

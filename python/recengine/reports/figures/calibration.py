@@ -7,7 +7,7 @@ from recengine.reports.scale import Scale, round_ticks
 from recengine.reports.svg import Drawing
 from recengine.reports.words import score, short
 
-_WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _FOOT = 420.0, 300.0, 58.0, 16.0, 16.0, 46.0
+_WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _FOOT = 420.0, 300.0, 58.0, 16.0, 30.0, 46.0
 
 
 def calibration_figure(one: Calibration, shade: int, key: str) -> str:
@@ -29,4 +29,5 @@ def calibration_figure(one: Calibration, shade: int, key: str) -> str:
         tip = f"predicted {score(predicted)}: {score(share.mean)} of {share.n} rows"
         drawing.marker((x, up(share.mean)), shade - 1, f"dot s{shade}", size=5.2, tip=tip)
     drawing.text(((_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 6), "predicted", "axis-title", anchor="middle")
+    drawing.text((4.0, 13.0), "share that came true", "axis-title", anchor="start")
     return drawing.render()

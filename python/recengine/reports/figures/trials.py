@@ -9,7 +9,9 @@ from recengine.reports.scale import Scale, log_ticks, padded, round_ticks
 from recengine.reports.svg import Drawing
 from recengine.reports.words import score, short
 
-_LEFT, _RIGHT, _TOP, _FOOT = 58.0, 16.0, 16.0, 44.0
+_LEFT, _RIGHT, _TOP, _FOOT = 58.0, 16.0, 30.0, 44.0
+
+_CORNER = (4.0, 13.0)  # of the title of the upright axis
 
 
 def trials_figure(numbers: Sequence[int], values: Sequence[float], unit: str, key: str) -> str:
@@ -18,6 +20,7 @@ def trials_figure(numbers: Sequence[int], values: Sequence[float], unit: str, ke
     best = list(accumulate(values, max))
     said = f"{len(values)} trials; {unit} of the default {score(values[0])}, best {score(best[-1])}"
     drawing = Drawing(width, height, key=key, title=f"{unit} of every trial", description=said)
+    drawing.text(_CORNER, unit, "axis-title", anchor="start")
     low, high = padded(values, share=0.1)
     across = Scale(min(numbers), max(numbers), _LEFT + 8, width - _RIGHT - 8)
     bottom = height - _FOOT
@@ -47,6 +50,7 @@ def changes_figure(numbers: Sequence[int], changed: Sequence[int], settings: int
     width, height = 860.0, 200.0
     said = f"{len(changed)} trials; from {min(changed)} to {max(changed)} of {settings} settings changed"
     drawing = Drawing(width, height, key=key, title="changed settings of every trial", description=said)
+    drawing.text(_CORNER, "settings changed", "axis-title", anchor="start")
     across = Scale(min(numbers), max(numbers), _LEFT + 8, width - _RIGHT - 8)
     bottom = height - _FOOT
     up = Scale(0.0, settings + 0.5, bottom, _TOP)
@@ -73,6 +77,7 @@ def setting_figure(
     best = max(range(len(values)), key=lambda index: values[index])
     said = f"best {score(values[best])} at {settings[best]}"
     drawing = Drawing(width, height, key=key, title=f"{unit} by {name}", description=said)
+    drawing.text(_CORNER, unit, "axis-title", anchor="start")
     low, high = padded(values, share=0.1)
     bottom = height - _FOOT
     log = log and min(places) > 0 and not labels
