@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "bench" / "collabor
 
 from bench_published import CELLS
 from cells import Cell, Outcome, keep
-from searches import SEARCHES, score, settled, trials
+from searches import SEARCHES, changed, score, settled, trials
 from shifted import hold_back, validation_folder
 
 from recengine import data
@@ -92,9 +92,11 @@ def test_a_search_settles_on_the_best_trial_of_all_stages(name: str, tmp_path: P
     assert (found.name, found.data, found.epochs, found.final) == (row.name, row.data, row.epochs, True)
     best = seen[1]
     assert (found.loss, found.rate, found.decay) == (best.loss, best.rate, best.decay)
-    for later in seen[len(SEARCHES[name][0]) :]:
-        assert later.loss.get("temperature") == best.loss.get("temperature")
-        assert later.loss.get("negative_weight") == best.loss.get("negative_weight")
+    changes = [change for stage in SEARCHES[name][1:] for change in stage]
+    for later, change in zip(seen[len(SEARCHES[name][0]) :], changes, strict=True):
+        meant = changed(best, change)  # the best of the first stage but for this
+        assert (later.loss, later.rate, later.decay) == (meant.loss, meant.rate, meant.decay)
+        assert (later.spread, later.batch) == (meant.spread, meant.batch)
 
 
 def test_a_row_that_is_made_longer_is_tried_longer(tmp_path: Path) -> None:
