@@ -67,6 +67,8 @@ struct Router {
   ::recengine::Matrix copy_rows(const ::recengine::Matrix& from, int64_t first, int64_t last, int64_t width, float* to); \
   void write_rows(const float* sum, int64_t first, int64_t last, int64_t width,                              \
                   const ::recengine::MutableMatrix& to);                                                     \
+  /* n floats as bfloat16, past the cache: gradients of weights, which nobody reads before the pass has ended. */ \
+  void round_past(const float* from, int64_t n, uint16_t* to);                                               \
   int64_t router_size(int64_t width, int64_t experts); /* floats of a packed router */                       \
   void router_pack(const ::recengine::Matrix& weight, int64_t width, int64_t experts, float* packed);        \
   /* Row r: the k experts with the largest logits (ties: the smaller id), and the softmax over them. */        \

@@ -341,28 +341,22 @@ Matrix copy_rows(const Matrix& from, int64_t first, int64_t last, int64_t width,
 
 void write_rows(const float* sum, int64_t first, int64_t last, int64_t width, const MutableMatrix& to) {
   const int64_t wide = up_to(width, NR);
-#ifdef RECENGINE_AMX
-  // Whole lines of rows that lie apart are written past the cache: reading them first would cost as much again.
-  const int64_t line = to.bf16 ? 32 : 16;
-  if (to.col == 1 && width % line == 0 && to.row % line == 0 && reinterpret_cast<uintptr_t>(to.data) % 64 == 0) {
-    for (int64_t r = first; r < last; ++r) {
-      const float* from = sum + (r - first) * wide;
-      if (to.bf16) {
-        uint16_t* at = static_cast<uint16_t*>(to.data) + r * to.row;
-        for (int64_t c = 0; c < width; c += 16) _mm256_stream_si256(reinterpret_cast<__m256i*>(at + c), narrow_bf16(load(from + c)));
-      } else {
-        float* at = static_cast<float*>(to.data) + r * to.row;
-        for (int64_t c = 0; c < width; c += 16) _mm512_stream_ps(at + c, load(from + c));
-      }
-    }
-    _mm_sfence();
-    return;
-  }
-#endif
   for (int64_t r = first; r < last; ++r) {
     fetch_row(to.data, r, to.row, width, to.bf16, last);
     write_row(to, r, width, sum + (r - first) * wide);
   }
+}
+
+void round_past(const float* from, int64_t n, uint16_t* to) {
+  int64_t i = 0;
+#ifdef RECENGINE_AMX
+  if (reinterpret_cast<uintptr_t>(to) % 64 == 0)
+    for (; i + 2 * W <= n; i += 2 * W)
+      for (int64_t half = i; half < i + 2 * W; half += W)
+        _mm256_stream_si256(reinterpret_cast<__m256i*>(to + half), narrow_bf16(load(from + half)));
+  _mm_sfence();
+#endif
+  for (; i < n; ++i) to[i] = float_to_bf16(from[i]);
 }
 
 // --- routing

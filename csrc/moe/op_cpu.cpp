@@ -442,8 +442,7 @@ struct Sums {
   void round(int64_t t, const float* own) const {
     if (!rounded) return;
     for (const Tensor* to : {&gate, &up, &down}) {
-      char* base = static_cast<char*>(to->mutable_data_ptr()) + 2 * t * experts * size;
-      RECENGINE_PICK(write_rows)(own, 0, 1, experts * size, {base, 0, 1, true});
+      RECENGINE_PICK(round_past)(own, experts * size, static_cast<uint16_t*>(to->mutable_data_ptr()) + t * experts * size);
       own += experts * size;
     }
   }
