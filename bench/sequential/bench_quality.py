@@ -5,7 +5,9 @@
     python bench/sequential/bench_quality.py --quick
 
 ``run`` measures cells (data, model, seed) that are not in the store yet and can be stopped at any time;
-``report`` makes bench/results/sequential_quality.* of what the store holds and says what is missing.
+``report`` puts the store's cells beside those that bench/results/sequential_quality_cells/ holds (a target's
+place for every user), makes bench/results/sequential_quality.* of them and says what is missing. Rows that
+were measured before cells were kept stay as they are until as many seeds have been measured again.
 
 All models: width 64, two blocks, the last 50 events, 128 sequences a step, Adam, the loss that the plugin
 names (full softmax; gSASRec: gBCE with 256 items a row). The spread of the first weights is each plugin's
@@ -41,10 +43,12 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import kept_cells
 import numpy as np
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE.parent / "results"
+KEPT = RESULTS / "sequential_quality_cells"
 MODELS = ("cotten4rec", "bert4rec", "linrec", "sasrec", "gsasrec", "hstu", "gru4rec")
 MASKED = ("cotten4rec", "bert4rec", "linrec")
 ASKED = ("beauty", "sports", "video", "ml-100k")
@@ -67,6 +71,7 @@ LEVELS = {
     ("ml-100k", "bert4rec"): {"recall@10": 0.1029, "ndcg@10": 0.0531},
 }
 METRICS = ("ndcg", "recall")
+EARLIER = "Intel(R) Xeon(R) Processor"  # of rows from before cells were kept
 
 
 def settings(data: str, model: str, epochs: int | None) -> dict[str, Any]:
@@ -96,6 +101,13 @@ def settings(data: str, model: str, epochs: int | None) -> dict[str, Any]:
         "model": {"hidden_dim": 64, "max_length": 50, **given},
         "training": {"batch_size": 128, "device": "cpu", **training},
     }
+
+
+def processor() -> str:
+    """The processor's name."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor())
 
 
 def cell(store: Path, data: str, model: str, seed: int, epochs: int | None = None) -> None:
@@ -131,6 +143,9 @@ def cell(store: Path, data: str, model: str, seed: int, epochs: int | None = Non
                 "train_s": sum(entry["seconds"] for entry in run.history),
                 "cpu_s_of_the_last_sitting": time.process_time() - begun,
                 "extras": extras,
+                "protocol": found.protocol.describe(),
+                "given": _given(folder, asked),
+                "processor": processor(),
                 **{name: float(np.nanmean(found.values(name))) for name in found.metrics},
             }
         )
@@ -138,54 +153,79 @@ def cell(store: Path, data: str, model: str, seed: int, epochs: int | None = Non
     print(json.dumps({"cell": folder.name, **{name: found[name] for name in found.metrics}}), flush=True)
 
 
-def report(store: Path) -> dict[str, Any]:
-    """What the store holds: levels with intervals, differences from BERT4Rec, what is missing."""
+def keep(store: Path, kept: Path) -> None:
+    """The store's finished cells, those that are not kept yet, in a few kilobytes each."""
     from recengine.evaluation import Evaluation
-    from recengine.evaluation.comparing import System, compare_systems
-    from recengine.evaluation.intervals import t_interval
 
-    cells = [json.loads(path.read_text()) for path in sorted(store.glob("*/cell.json"))]
+    for path in sorted(store.glob("*/cell.json")):
+        if not (kept / f"{path.parent.name}.npz").exists():
+            ndcg = Evaluation.read(path.parent).values("ndcg@10")
+            kept_cells.write(kept / f"{path.parent.name}.npz", ndcg, json.loads(path.read_text()))
+
+
+def report(kept: Path, before: dict[str, Any]) -> dict[str, Any]:
+    """What is kept: levels with intervals, differences from BERT4Rec, what is missing. ``before``: an earlier
+    report, whose rows stand where they are of more seeds."""
+    from recengine.evaluation import Protocol
+    from recengine.evaluation.comparing import compare_systems
+    from recengine.evaluation.intervals import t_interval
+    from recengine.evaluation.systems import System
+
+    cells = [kept_cells.read(path) for path in sorted(kept.glob("*.npz"))]
+    earlier = {(row["data"], row["model"]): row for row in before.get("table", [])}
     table, differences = [], []
-    for data in dict.fromkeys([*ASKED, *(one["data"] for one in cells)]):
+    for data in dict.fromkeys([*ASKED, *(told["data"] for _, told in cells)]):
         systems = {}
         for model in MODELS:
-            runs = {one["seed"]: one for one in cells if one["data"] == data and one["model"] == model}
-            if not runs:
-                table.append({"data": data, "model": model, "seeds": []})
+            runs = {
+                told["seed"]: (scores, told)
+                for scores, told in cells
+                if (told["data"], told["model"]) == (data, model)
+            }
+            old = earlier.get((data, model), {"data": data, "model": model, "seeds": []})
+            if len(runs) <= len(old["seeds"]) and not (runs and set(old["seeds"]) <= set(runs)):
+                table.append(old)
                 continue
-            read = {seed: Evaluation.read(store / f"{data}-{model}-{seed}") for seed in runs}
-            systems[model] = System.of(model, read)
-            row: dict[str, Any] = {"data": data, "model": model, "seeds": sorted(runs)}
-            for name, scores in systems[model].scores.items():
-                by_user = np.nanmean(scores, axis=1)
+            seeds = sorted(runs)
+            tables = {
+                name: np.stack([runs[seed][0][name] for seed in seeds], axis=1) for name in runs[seeds[0]][0]
+            }
+            protocol = Protocol.from_description(runs[seeds[0]][1]["protocol"])
+            users = tuple(range(len(next(iter(tables.values())))))
+            systems[model] = System(model, users, tuple(seeds), tables, protocol)
+            row: dict[str, Any] = {"data": data, "model": model, "seeds": seeds}
+            for name, scores in tables.items():
+                by_user = scores.mean(axis=1)
                 row[name] = {"mean": float(by_user.mean()), "interval": t_interval(by_user)}
-            row["given"] = "; ".join(
-                sorted({_given(store / f"{data}-{model}-{seed}", runs[seed]["settings"]) for seed in runs})
-            )
-            row["best_epochs"] = [runs[seed]["best_epoch"] for seed in sorted(runs)]
-            row["train_s"] = float(np.median([runs[seed]["train_s"] for seed in runs]))
+            told = [runs[seed][1] for seed in seeds]
+            row["given"] = "; ".join(sorted({one["given"] for one in told}))
+            row["processor"] = "; ".join(sorted({one["processor"] for one in told}))
+            row["best_epochs"] = [one["best_epoch"] for one in told]
+            row["train_s"] = float(np.median([one["train_s"] for one in told]))
             row["extras"] = {
                 kind: {
-                    name: float(np.mean([runs[seed]["extras"][kind][name] for seed in runs]))
+                    name: float(np.mean([one["extras"][kind][name] for one in told]))
                     for name in ("ndcg@10", "recall@10")
                 }
                 for kind in ("uniform-100", "popularity-100")
             }
             table.append(row)
+        found = None
         if {"cotten4rec", "bert4rec"} <= systems.keys():
             both = set(systems["cotten4rec"].seeds) & set(systems["bert4rec"].seeds)
             pair = [_on_seeds(systems[name], both) for name in ("cotten4rec", "bert4rec")]
-            found = compare_systems(pair, metrics=["ndcg@10"], correction="none").pairs[0]
+            test = compare_systems(pair, metrics=["ndcg@10"], correction="none").pairs[0]
             base = float(np.nanmean(pair[1].scores["ndcg@10"]))
-            differences.append(
-                {
-                    "data": data,
-                    "seeds": sorted(both),
-                    "relative": found.relative,
-                    "interval": [found.test.low / base, found.test.high / base],
-                    "p": found.test.p_value,
-                }
-            )
+            found = {
+                "data": data,
+                "seeds": sorted(both),
+                "relative": test.relative,
+                "interval": [test.test.low / base, test.test.high / base],
+                "p": test.test.p_value,
+            }
+        old = next((one for one in before.get("differences", []) if one["data"] == data), None)
+        one = found if found and (not old or len(old["seeds"]) <= len(found["seeds"])) else old
+        differences += [one] if one else []
     return {"table": table, "differences": differences}
 
 
@@ -269,7 +309,8 @@ def main() -> int:
         with tempfile.TemporaryDirectory() as folder:
             for model in ("cotten4rec", "bert4rec"):
                 cell(Path(folder), "ml-100k", model, 0, epochs=2)
-            found = report(Path(folder))
+            keep(Path(folder), Path(folder) / "kept")
+            found = report(Path(folder) / "kept", {})
     elif asked.words[:1] == ["run"]:
         data, models = asked.words[1], asked.words[2:] or MODELS
         for seed in range(asked.first_seed, asked.first_seed + asked.seeds):
@@ -277,7 +318,9 @@ def main() -> int:
                 cell(asked.store, data, model, seed)
         return 0
     else:
-        found = report(asked.store)
+        keep(asked.store, KEPT)
+        written = RESULTS / "sequential_quality.json"
+        found = report(KEPT, json.loads(written.read_text()) if written.exists() else {})
     made = figures(found)
     if not asked.quick:
         import torch
@@ -286,13 +329,8 @@ def main() -> int:
         head = {
             "script": "bench/sequential/bench_quality.py",
             "date": datetime.now(UTC).date().isoformat(),
-            "processor": next(
-                (
-                    line.partition(":")[2].strip()
-                    for line in Path("/proc/cpuinfo").read_text().splitlines()
-                    if line.startswith("model name")
-                ),
-                platform.processor(),
+            "processor": "; ".join(
+                sorted({row.get("processor", EARLIER) for row in found["table"] if row["seeds"]})
             ),
             "threads": os.environ.get("OMP_NUM_THREADS", "all"),
             "torch": torch.__version__,

@@ -8,8 +8,12 @@
 namespace recengine {
 
 // Whether processor and operating system let this process use bf16 tiles (asks the system once).
-// Off below AVX-512, and with RECENGINE_ISA=avx512, avx2 or baseline.
+// Off below AVX-512, and with RECENGINE_ISA=avx512_bf16, avx512, avx2 or baseline.
 bool amx_live();
+
+// Whether the processor multiplies vectors of bf16 pairs (AVX512_BF16; bf16_dots.h). Off below AVX-512, and with
+// RECENGINE_ISA=avx512, avx2 or baseline.
+bool bf16_dots_live();
 
 }  // namespace recengine
 

@@ -7,14 +7,14 @@
 // 2^-25 m n with six products, 2^-25 (m |b| + n |a|) with eight. An operand keeps the sums over its rows of the squares
 // (a / m)^2 at every inner element; from two operands' sums follows, before they are multiplied, what their product
 // loses by expectation against its norm (FixedLevels). Where that is too much (features of uneven scale, infinities)
-// the caller takes the bf16 tiles (amx_gemm.h).
+// the caller takes the bf16 tiles (bf16_tiles.h).
 //
 // A block is 32 rows (or columns) by 64 inner elements: a digit of it takes two tiles of 16 x 16 words, and a word
 // holds the inner elements j, j + 16, j + 32, j + 48 of a step. An operand: digits [digit][step][tile], squares [inner
 // element], units [row], then the squares' sum, the number of rows that are not zero and the least sum of one of them.
 #pragma once
 
-#include "common/amx_gemm.h"
+#include "common/bf16_tiles.h"
 
 #ifdef RECENGINE_AMX
 

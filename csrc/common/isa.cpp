@@ -30,10 +30,26 @@ Isa detect() {
   return best;
 }
 
-bool detect_amx() {
+// Units beyond plain AVX-512 are used unless the environment asks for something by name; `unit` is the name of the one
+// in question.
+bool beyond_avx512(const char* unit) {
   if (isa() != Isa::avx512) return false;
-  if (const char* asked = std::getenv("RECENGINE_ISA"))
-    if (!std::strcmp(asked, "avx512")) return false;
+  const char* asked = std::getenv("RECENGINE_ISA");
+  return !asked || !std::strcmp(asked, unit);
+}
+
+bool detect_bf16_dots() {
+  if (!beyond_avx512("avx512_bf16")) return false;
+#if defined(__x86_64__) && defined(__linux__)
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & 1u << 5) != 0;
+#else
+  return false;
+#endif
+}
+
+bool detect_amx() {
+  if (!beyond_avx512("amx")) return false;
 #if defined(__x86_64__) && defined(__linux__)
   unsigned a = 0, b = 0, c = 0, d = 0;
   if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
@@ -51,6 +67,11 @@ bool detect_amx() {
 
 bool amx_live() {
   static const bool live = detect_amx();
+  return live;
+}
+
+bool bf16_dots_live() {
+  static const bool live = detect_bf16_dots();
   return live;
 }
 

@@ -1,5 +1,6 @@
 // Which of the three builds of a kernel runs: chosen once per process from the processor, or by the
-// environment variable RECENGINE_ISA (baseline | avx2 | avx512), never above what the processor has.
+// environment variable RECENGINE_ISA (baseline | avx2 | avx512), never above what the processor has. What some processors
+// have beyond AVX-512 (avx512_bf16, amx: amx.h) the kernels of that build ask for themselves.
 #pragma once
 
 namespace recengine {

@@ -44,7 +44,7 @@ struct Router {
   /* Floats: of one packed expert; of scratch for `rows` rows at a time; of a padded output row. bf16: whether */ \
   /* all weights (for scratch: rows too) are bfloat16. */                                                    \
   int64_t swiglu_packed_size(int64_t width, int64_t hidden, bool bf16);                                      \
-  /* Floats of what lies before the activation of 32 rows (ExpertRows.kept); 0: never kept. */                \
+  /* Floats of what lies before the activation of 32 rows (ExpertRows.kept). */                               \
   int64_t swiglu_kept_size(int64_t hidden);                                                                  \
   int64_t swiglu_forward_scratch(int64_t width, int64_t hidden, int64_t rows, bool bf16);                    \
   int64_t swiglu_backward_scratch(int64_t width, int64_t hidden, int64_t rows, bool bf16);                   \

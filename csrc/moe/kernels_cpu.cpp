@@ -4,6 +4,7 @@
 
 #include "common/gemm.h"
 #include "common/rows.h"
+#include "moe/kept.h"
 #include "moe/swiglu_fixed.h"
 
 // SwiGLU experts. Rows are gathered while they are packed as left operands; the hidden layer lives in
@@ -74,24 +75,30 @@ void pack_forward(const Expert& e, int64_t strip, int64_t strips, float* to) {
 
 RE_INLINE vf sigmoid(vf x) { return 1.f / (1.f + vexp(-x)); }
 
+enum class Pass { forward, backward };
+
 // Hidden columns from which the forward pass gains by fixed point (with fewer its last product is too short); the
 // backward pass always does.
 constexpr int64_t FIXED_HIDDEN = 64;
 
-// Calls fn with the matrix tiles' way to do it, where the processor has them, and says so.
+// Calls fn with the way of the processor's tiles or bf16 units to do it, where it has some that gain, and says so.
 template <class F>
-RE_INLINE bool on_tiles(bool bf16, int64_t width, int64_t hidden, F&& fn) {
+RE_INLINE bool on_blocks(Pass pass, bool bf16, int64_t width, int64_t hidden, F&& fn) {
 #ifdef RECENGINE_AMX
-  if (!recengine::amx_live()) return false;
-  if (bf16)
+  const bool tiles = recengine::amx_live();
+  if (!tiles) {
+    // Narrower than a block, the float32 vectors do less in vain.
+    if (!bf16 || width < BLOCK || hidden < BLOCK || !recengine::bf16_dots_live()) return false;
+    fn(TiledSwiglu<1, Bf16Dots>{});
+  } else if (bf16)
     fn(TiledSwiglu<1>{});
-  else if (width <= FIXED_MOST && hidden >= FIXED_HIDDEN)
+  else if (width <= FIXED_MOST && (pass == Pass::backward || hidden >= FIXED_HIDDEN))
     fn(FixedSwiglu{});
   else
     fn(TiledSwiglu<3>{});
   return true;
 #else
-  (void)bf16, (void)width, (void)hidden, (void)fn;
+  (void)pass, (void)bf16, (void)width, (void)hidden, (void)fn;
   return false;
 #endif
 }
@@ -103,9 +110,13 @@ void clear_sums(const ExpertRows& rows, int64_t first, int64_t wide, float* sum)
     std::memset(sum + (rows.index[r] - first) * wide, 0, sizeof(float) * static_cast<size_t>(wide));
 }
 
-// Packed weights serve rows of their own kind only.
+// Packed weights serve rows of their own kind only; without blocks there is one kind.
+RE_INLINE const float* packed_for(const Expert& e, const Matrix& x) {
+  const bool other = all_bf16(e) && !x.bf16 && on_blocks(Pass::forward, true, e.width, e.hidden, [](auto) {});
+  return other ? nullptr : e.packed;
+}
 RE_INLINE Expert for_rows(Expert e, const Matrix& x) {
-  if (all_bf16(e) && !x.bf16) e.packed = nullptr;
+  e.packed = packed_for(e, x);
   return e;
 }
 
@@ -115,35 +126,28 @@ int64_t swiglu_row_size(int64_t width) { return up_to(width, NR); }
 
 int64_t swiglu_packed_size(int64_t width, int64_t hidden, bool bf16) {
   int64_t size = 0;
-  if (on_tiles(bf16, width, hidden, [&](auto tiled) { size = tiled.packed_size(width, hidden); })) return size;
+  if (on_blocks(Pass::forward, bf16, width, hidden, [&](auto tiled) { size = tiled.packed_size(width, hidden); })) return size;
   return up_to(hidden, NR) * (2 * width + up_to(width, NR));
 }
 
-int64_t swiglu_kept_size(int64_t hidden) {
-#ifdef RECENGINE_AMX
-  return recengine::amx_live() ? in_blocks(hidden) * KEPT_BLOCK : 0;
-#else
-  (void)hidden;
-  return 0;
-#endif
-}
+int64_t swiglu_kept_size(int64_t hidden) { return kept_strips(hidden) * KEPT_BLOCK; }
 
 int64_t swiglu_forward_scratch(int64_t width, int64_t hidden, int64_t rows, bool bf16) {
   int64_t size = 0;
-  if (on_tiles(bf16, width, hidden, [&](auto tiled) { size = tiled.forward_scratch(width, hidden, rows); })) return size;
+  if (on_blocks(Pass::forward, bf16, width, hidden, [&](auto tiled) { size = tiled.forward_scratch(width, hidden, rows); })) return size;
   const int64_t padded = up_to(rows, MR);
   return padded * width + FORWARD_STRIPS * NR * (padded + 2 * width + up_to(width, NR));
 }
 
 int64_t swiglu_backward_scratch(int64_t width, int64_t hidden, int64_t rows, bool bf16) {
   int64_t size = 0;
-  if (on_tiles(bf16, width, FIXED_HIDDEN, [&](auto tiled) { size = tiled.backward_scratch(width, hidden, rows); })) return size;
+  if (on_blocks(Pass::backward, bf16, width, hidden, [&](auto tiled) { size = tiled.backward_scratch(width, hidden, rows); })) return size;
   const int64_t padded = up_to(rows, MR), wide = up_to(width, NR), strip = BACKWARD_STRIPS * NR;
   return padded * (2 * width + wide) + strip * (3 * padded + 3 * width + 2 * wide) + 3 * up_to(width, MR) * strip + padded;
 }
 
 void swiglu_pack(const Expert& e, float* packed) {
-  if (on_tiles(all_bf16(e), e.width, e.hidden, [&](auto tiled) { tiled.pack(e, packed); })) return;
+  if (on_blocks(Pass::forward, all_bf16(e), e.width, e.hidden, [&](auto tiled) { tiled.pack(e, packed); })) return;
   for (int64_t strip = 0; strip * NR < e.hidden; strip += FORWARD_STRIPS) {
     const int64_t strips = strips_from(e.hidden, strip, FORWARD_STRIPS);
     pack_forward(e, strip, strips, packed);
@@ -154,7 +158,7 @@ void swiglu_pack(const Expert& e, float* packed) {
 int64_t swiglu_prepared_size(int64_t width, int64_t hidden, int64_t rows, bool bf16) {
   int64_t size = 0;
 #ifdef RECENGINE_AMX
-  on_tiles(bf16, width, hidden, [&](auto tiled) {
+  on_blocks(Pass::forward, bf16, width, hidden, [&](auto tiled) {
     if constexpr (std::is_same_v<decltype(tiled), TiledSwiglu<3>>) size = tiled.prepared_size(width, rows);
   });
 #else
@@ -176,18 +180,20 @@ void swiglu_forward(const Expert& e, const Matrix& x, const ExpertRows& rows, in
     clear_sums(rows, first, up_to(e.width, NR), sum);
     return;
   }
-  if (on_tiles(all_bf16(e) && x.bf16, e.width, e.hidden, [&](auto tiled) { tiled.forward(for_rows(e, x), x, rows, first, sum, scratch); })) return;
+  if (on_blocks(Pass::forward, all_bf16(e) && x.bf16, e.width, e.hidden, [&](auto tiled) { tiled.forward(for_rows(e, x), x, rows, first, sum, scratch); })) return;
   const int64_t padded = up_to(rows.count, MR), wide = up_to(e.width, NR);
   clear_sums(rows, first, wide, sum);
   float* left = scratch;
   float* hidden = left + padded * e.width;
   float* own = hidden + FORWARD_STRIPS * NR * padded;
   pack_left(x, rows.index, rows.count, e.width, left);
+  if (rows.kept) clear_around_kept(rows.kept, e.hidden, rows.count, up_to(e.hidden, NR));
+  const bool is_packed = packed_for(e, x) != nullptr;
   const float* packed = e.packed;
   for (int64_t strip = 0; strip * NR < e.hidden; strip += FORWARD_STRIPS) {
     const int64_t strips = strips_from(e.hidden, strip, FORWARD_STRIPS);
-    if (!e.packed) pack_forward(e, strip, strips, own);
-    const float* panels = e.packed ? packed : own;
+    if (!is_packed) pack_forward(e, strip, strips, own);
+    const float* panels = is_packed ? packed : own;
     packed += strips * NR * (2 * e.width + wide);
     for (int64_t s = 0; s < strips; ++s, panels += 2 * e.width * NR)
       for (int64_t g = 0; g < padded; g += MR) {
@@ -195,9 +201,15 @@ void swiglu_forward(const Expert& e, const Matrix& x, const ExpertRows& rows, in
         float linear[MR * NR];
         tile_set(e.width, left + g * e.width, panels, h, NR);
         tile_set(e.width, left + g * e.width, panels + e.width * NR, linear, NR);
-        for (int64_t c = 0; c < MR * NR; c += W) {
-          const vf z = load(h + c);
-          store(h + c, z * sigmoid(z) * load(linear + c));
+        for (int64_t i = 0; i < MR; ++i) {
+          float* kept = rows.kept && g + i < rows.count ? kept_row(rows.kept, e.hidden, g + i, (strip + s) * NR) : nullptr;
+          for (int64_t c = 0; c < NR; c += W) {
+            const vf z = load(h + i * NR + c), u = load(linear + i * NR + c);
+            store(h + i * NR + c, z * sigmoid(z) * u);
+            if (!kept) continue;
+            store(kept + c, z);
+            store(kept + KEPT_EDGE * KEPT_EDGE + c, u);
+          }
         }
       }
     for (int64_t j = 0; j < wide; j += NR, panels += strips * NR * NR)
@@ -222,7 +234,7 @@ void swiglu_backward(const Expert& e, const Matrix& x, const Matrix& grad, const
     for (int64_t r = 0; scale_grad && r < rows.count; ++r) scale_grad[r] = 0.f;
     return;
   }
-  if (on_tiles(all_bf16(e) && x.bf16 && grad.bf16, e.width, FIXED_HIDDEN,
+  if (on_blocks(Pass::backward, all_bf16(e) && x.bf16 && grad.bf16, e.width, e.hidden,
                [&](auto tiled) { tiled.backward(e, x, grad, rows, first, x_grad, weights, scale_grad, scratch); }))
     return;
   clear_sums(rows, first, up_to(e.width, NR), x_grad);
@@ -256,20 +268,31 @@ void swiglu_backward(const Expert& e, const Matrix& x, const Matrix& grad, const
       float* gate_panel = panels;
       float* up_panel = gate_panel + e.width * NR;
       float* down_panel = up_panel + e.width * NR;
-      pack_columns(e.gate, e.width, col, e.hidden, gate_panel);
-      pack_columns(e.up, e.width, col, e.hidden, up_panel);
+      if (!rows.kept) {
+        pack_columns(e.gate, e.width, col, e.hidden, gate_panel);
+        pack_columns(e.up, e.width, col, e.hidden, up_panel);
+      }
       pack_rows_across(e.down, e.width, col, e.hidden, down_panel);
       for (int64_t g = 0; g < padded; g += MR) {
         const int64_t at = (s * padded + g) * NR;
         float *h = hidden + at, *dg = to_gate + at, *du = to_up + at;
-        tile_set(e.width, left_x + g * e.width, gate_panel, dg, NR);
-        tile_set(e.width, left_x + g * e.width, up_panel, du, NR);
+        if (!rows.kept) {
+          tile_set(e.width, left_x + g * e.width, gate_panel, dg, NR);
+          tile_set(e.width, left_x + g * e.width, up_panel, du, NR);
+        }
         tile_set(e.width, left_grad + g * e.width, down_panel, h, NR);
         for (int64_t i = 0; i < MR; ++i) {
           const vf scale = splat(rows.scale && g + i < rows.count ? rows.scale[g + i] : 1.f);
           vf product{};
+          if (rows.kept && g + i >= rows.count) {
+            std::memset(dg + i * NR, 0, sizeof(float) * NR), std::memset(du + i * NR, 0, sizeof(float) * NR);
+            std::memset(h + i * NR, 0, sizeof(float) * NR);
+            continue;
+          }
+          const float* gate_before = rows.kept ? kept_row(rows.kept, e.hidden, g + i, col) : dg + i * NR;
+          const float* up_before = rows.kept ? gate_before + KEPT_EDGE * KEPT_EDGE : du + i * NR;
           for (int64_t c = i * NR; c < (i + 1) * NR; c += W) {
-            const vf z = load(dg + c), u = load(du + c), back = load(h + c);
+            const vf z = load(gate_before + c - i * NR), u = load(up_before + c - i * NR), back = load(h + c);
             const vf gate = sigmoid(z), swish = z * gate, active = swish * u;
             product += active * back;
             const vf scaled = scale * back;

@@ -292,10 +292,14 @@ struct Mixture {
     return shared && of(*shared) == 0 ? 0 : of(routed);
   }
 
-  // Floats of scratch for either bank.
-  int64_t scratch(int64_t (*of)(int64_t, int64_t, int64_t, bool), int64_t rows, bool bf16) const {
-    const int64_t own = of(x.size(2), routed.hidden(), rows, bf16);
-    return shared ? std::max(own, of(x.size(2), shared->hidden(), rows, bf16)) : own;
+  // Floats of scratch for either bank, of which one may be bfloat16 and the other not.
+  int64_t scratch(int64_t (*of)(int64_t, int64_t, int64_t, bool), int64_t rows) const {
+    int64_t most = 0;
+    for (const bool bf16 : {false, true}) {
+      most = std::max(most, of(x.size(2), routed.hidden(), rows, bf16));
+      if (shared) most = std::max(most, of(x.size(2), shared->hidden(), rows, bf16));
+    }
+    return most;
   }
 
   // Whether the first expert works on all rows, so that their sums need not be cleared.
@@ -369,7 +373,7 @@ Tensor mixture_forward(const Mixture& m, const Kept& kept) {
   const int64_t rows = x.size(0), positions = x.size(1), width = x.size(2);
   Tensor y = large_empty(x, {rows, positions, width});
   const int64_t piece = rows_at_once(width), pieces = (rows + piece - 1) / piece;
-  const int64_t wide = RECENGINE_PICK(swiglu_row_size)(width), scratch = m.scratch(RECENGINE_PICK(swiglu_forward_scratch), piece, m.bf16());
+  const int64_t wide = RECENGINE_PICK(swiglu_row_size)(width), scratch = m.scratch(RECENGINE_PICK(swiglu_forward_scratch), piece);
   const int64_t prepared_size = m.prepared_size(piece);
   parallel_for(0, positions * pieces, 1, [&](int64_t begin, int64_t end) {
     const bool copied = prepared_size == 0 && m.copied(x, false);
@@ -483,7 +487,7 @@ MixtureGradients mixture_backward(const char* op, const Mixture& m, const Tensor
   Sums routed(m.routed, parts);
   std::optional<Sums> shared;
   if (m.shared) shared.emplace(*m.shared, parts);
-  const int64_t wide = RECENGINE_PICK(swiglu_row_size)(width), scratch = m.scratch(RECENGINE_PICK(swiglu_backward_scratch), piece, m.bf16() && is_bf16(grad));
+  const int64_t wide = RECENGINE_PICK(swiglu_row_size)(width), scratch = m.scratch(RECENGINE_PICK(swiglu_backward_scratch), piece);
   parallel_for(0, positions * parts, 1, [&](int64_t begin, int64_t end) {
     const int64_t sums = piece * wide, shared_sums = shared ? shared->own_size() : 0;
     const int64_t x_copies = m.copied(x, true) ? piece * width : 0, grad_copies = m.copied(grad, true) ? piece * width : 0;

@@ -2,14 +2,14 @@
 //
 // An expert is a sum over its hidden columns, and they are taken in runs. Each product's precision is known before it
 // is made; rows (going back: all rows of a block) for which a run is too coarse take that run's columns, an expert by
-// themselves, on the bf16 tiles (swiglu_amx.h). What follows a product element by element is done on the vector units
+// themselves, on the bf16 tiles (swiglu_blocks.h). What follows a product element by element is done on the vector units
 // beside the next one or after it.
 #pragma once
 
 #include <initializer_list>
 
 #include "common/fixed_gemm.h"
-#include "moe/swiglu_amx.h"
+#include "moe/swiglu_blocks.h"
 
 #ifdef RECENGINE_AMX
 

@@ -1,4 +1,4 @@
-// What both ways to make the logits of a step share (kernels_cpu.cpp on float32 vectors, catalogue_amx.h on
+// What both ways to make the logits of a step share (kernels_cpu.cpp on float32 vectors, catalogue_blocks.h on
 // bf16 tiles): the size of a step and everything that happens to the logits of a row.
 #pragma once
 

@@ -3,7 +3,7 @@
 #include "common/gemm.h"
 #include "common/rows.h"
 #include "softmax_loss/catalogue.h"
-#include "softmax_loss/catalogue_amx.h"
+#include "softmax_loss/catalogue_blocks.h"
 
 // Linear cross-entropy. A step takes `items` items and some rows: the logits of a few rows against those
 // items fill a tile that stays in the cache, and everything that needs them happens there. The forward pass
@@ -47,15 +47,19 @@ RE_NOINLINE void logits(const CatalogueLoss& p, const float* left, const float* 
   }
 }
 
-// Calls fn with the bf16 tiles' way to do it, where the processor has them, and says so.
+// Calls fn with the way of the processor's bf16 units to do it, where it has some that gain, and says so.
 template <class F>
-RE_INLINE bool on_tiles(const CatalogueLoss& p, F&& fn) {
+RE_INLINE bool on_bf16_unit(const CatalogueLoss& p, F&& fn) {
 #ifdef RECENGINE_AMX
-  if (!recengine::amx_live()) return false;
-  if (p.weight.bf16)
+  const bool tiles = recengine::amx_live();
+  if (tiles && p.weight.bf16)
     fn(TiledCatalogue<1>{});
-  else
+  else if (tiles)
     fn(TiledCatalogue<3>{});
+  else if (p.weight.bf16 && recengine::bf16_dots_live())
+    fn(TiledCatalogue<1, Bf16Dots>{});
+  else
+    return false;
   return true;
 #else
   (void)p, (void)fn;
@@ -69,14 +73,14 @@ CatalogueTiles catalogue_tiles() { return {UB, MOST_ROWS, NB, NR}; }
 
 CatalogueScratch catalogue_scratch(const CatalogueLoss& p) {
   CatalogueScratch floats;
-  if (on_tiles(p, [&](auto tiled) { floats = tiled.scratch(p); })) return floats;
+  if (on_bf16_unit(p, [&](auto tiled) { floats = tiled.scratch(p); })) return floats;
   const int64_t wide = padded(p.width);
   const int64_t forward = NB * p.width + MR * NB + NB + MOST_ROWS * LANES;
   return {forward, NB * p.width + 2 * NB * wide + UB * NB + NB + wide, UB * p.width, UB * wide};
 }
 
 void catalogue_pack_rows(const CatalogueLoss& p, int64_t row, float* left, float* right) {
-  if (on_tiles(p, [&](auto tiled) { tiled.pack_rows(p, row, left, right); })) return;
+  if (on_bf16_unit(p, [&](auto tiled) { tiled.pack_rows(p, row, left, right); })) return;
   for (int64_t g = 0; g < UB; g += MR) {
     const int64_t* index = p.index + row + g;
     pack_across<MR>(p.hidden, [index](int64_t i) { return index[i]; }, p.rows - row - g, p.width, left + g * p.width);
@@ -91,7 +95,7 @@ void catalogue_pack_rows(const CatalogueLoss& p, int64_t row, float* left, float
 
 void catalogue_forward(const CatalogueLoss& p, const float* left, int64_t row, int64_t rows, int64_t block,
                        int64_t block_end, float* largest, float* sum, float* scratch) {
-  if (on_tiles(p, [&](auto tiled) { tiled.forward(p, left, row, rows, block, block_end, largest, sum, scratch); })) return;
+  if (on_bf16_unit(p, [&](auto tiled) { tiled.forward(p, left, row, rows, block, block_end, largest, sum, scratch); })) return;
   float* panels = scratch;
   float* tile = panels + NB * p.width;
   float* bias = tile + MR * NB;
@@ -135,7 +139,7 @@ void catalogue_finish(const CatalogueLoss& p, int64_t row, const float* largest,
 void catalogue_backward(const CatalogueLoss& p, const float* left, const float* right, int64_t row, int64_t rows,
                         int64_t block, int64_t block_end, const float* lse, const float* spread, const float* hit,
                         float* hidden_part, float* weight_sum, float* bias_sum, bool first, float* scratch) {
-  if (on_tiles(p, [&](auto tiled) {
+  if (on_bf16_unit(p, [&](auto tiled) {
         tiled.backward(p, left, right, row, rows, block, block_end, lse, spread, hit, hidden_part, weight_sum, bias_sum,
                        first, scratch);
       }))

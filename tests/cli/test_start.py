@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-WORK = ["quickstart", "fit", "evaluate", "recommend", "predict", "compare", "reproduce"]
+WORK = ["quickstart", "fit", "evaluate", "recommend", "predict", "export", "compare", "reproduce"]
 LOOK = ["data", "models", "losses", "metrics", "datasets", "config", "plugins", "doctor"]
 COMMANDS = WORK + LOOK
 MAIN = [sys.executable, "-c", "from recengine.cli import main; main()"]

@@ -254,6 +254,22 @@ def test_rerank_measures_both_stages_and_writes_a_page(cli: Any, tmp_path: Path)
     assert cli("rerank", tmp_path / "out" / "ranker", "fm").exit_code == 2
 
 
+def test_a_click_model_is_exported_and_checked(cli: Any, tmp_path: Path) -> None:
+    table = tmp_path / "clicks.parquet"
+    planted_clicks(300).frames[0].write_parquet(table)
+    words = ("fit", "fm", "--data", table, "--set", "training.epochs=1", "--out", tmp_path / "run")
+    assert cli(*words).exit_code == 0
+    told = cli("export", tmp_path / "run", table, "--out", tmp_path / "ranker.pt2")
+    assert told.exit_code == 0
+    assert float(told.stderr.rsplit(maxsplit=1)[-1]) <= 1e-5
+    assert (tmp_path / "ranker.pt2").stat().st_size > 0
+    pl.read_parquet(table)[:1].write_parquet(tmp_path / "one.parquet")
+    short = cli("export", tmp_path / "run", tmp_path / "one.parquet", "--out", tmp_path / "none.pt2")
+    assert short.exit_code == 2
+    assert "two rows or more" in short.stderr
+    assert not (tmp_path / "none.pt2").exists()
+
+
 def test_what_was_guessed_is_said(cli: Any, tmp_path: Path) -> None:
     path = tmp_path / "log.csv"
     path.write_text("user,sku,bought\n" + "".join(f"{n % 5},{n % 7},{n}\n" for n in range(40)))

@@ -89,6 +89,24 @@ def test_dates_fractions_and_decimals_as_times(tmp_path):
         assert read(path).time.tolist() == [expected]
 
 
+def test_times_in_a_form_of_their_own(tmp_path):
+    rows = ["1,7,03/08/2021", "1,8,04/08/2021", "2,7,05/08/2021"]
+    path = tmp_path / "log.csv"
+    path.write_text("\n".join(["user,item,time", *rows]) + "\n")
+    with pytest.raises(DataError, match=r"line 2.*time_format"):
+        read(path)
+    august = read(path, time_format="%d/%m/%Y")
+    assert august.time is not None
+    assert august.time.tolist() == [1627948800, 1628035200, 1628121600]
+    march = read(path, time_format="%m/%d/%Y")
+    assert march.time is not None
+    assert march.time[0] == 1615161600  # 8 March
+    pl.read_csv(path).write_parquet(tmp_path / "log.parquet")
+    assert read(tmp_path / "log.parquet", time_format="%d/%m/%Y").time.tolist() == august.time.tolist()
+    with pytest.raises(DataError, match=r"line 2.*another form"):
+        read(path, time_format="%Y.%m.%d")
+
+
 def test_blank_lines_at_the_end_are_no_rows(tmp_path):
     path = tmp_path / "b.csv"
     path.write_text("user,item\n1,2\n3,4\n\n\n")

@@ -341,6 +341,18 @@ def test_what_is_kept_for_the_backward_pass_costs_no_precision(
 
 
 @needs_kernels
+def test_packed_weights_of_another_dtype_than_the_rows_are_not_taken_for_theirs() -> None:
+    """bfloat16 weights may be laid out for bf16 units, which float32 rows do not run on."""
+    x, _, weights, _ = case(40, 2, 1, 64, 96)
+    half = Experts(*(w.bfloat16() for w in weights))
+    packed = torch.ops.recengine.swiglu_pack(*half)
+    nothing = [None] * 5
+    plain = torch.ops.recengine.grouped_swiglu(x, *half, *nothing, 1.0, None, None)
+    found = torch.ops.recengine.grouped_swiglu(x, *half, *nothing, 1.0, packed, None)
+    assert relative(found, plain.double()) <= 2e-6
+
+
+@needs_kernels
 def test_what_is_kept_is_checked() -> None:
     x, _, weights, _ = case(40, 2, 1, 16, 40)
     _, kept = torch.ops.recengine.dense_swiglu(x, *weights)

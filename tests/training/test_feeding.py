@@ -14,7 +14,9 @@ from recengine.contracts.model import Feed
 from recengine.data import Interactions
 from recengine.errors import ConfigError, DataError, UsageError
 from recengine.hooks import host
+from recengine.training.config import resolve
 from recengine.training.feeding import make_feeder
+from recengine.training.splitting import with_negatives_that_exist
 
 
 def test_sequences_are_the_recent_past_with_the_item_after_each_event() -> None:
@@ -130,3 +132,14 @@ def test_a_user_who_met_every_item_is_named_when_negatives_are_drawn() -> None:
     feeder = make_feeder(train, Feed("pairs", negatives=1), 8, 0, host())
     with pytest.raises(UsageError, match=r"met every item[\s\S]*user ann with all 3[\s\S]*in_batch"):
         list(feeder.epoch(0))
+
+
+def test_the_default_number_of_negatives_gives_way_to_a_small_catalogue() -> None:
+    config = resolve("mf", {}, host())
+    assert config.loss is not None
+    few = with_negatives_that_exist(config, 50)
+    assert few.loss is not None
+    assert few.loss.negatives == 50  # type: ignore[attr-defined]
+    assert with_negatives_that_exist(config, 100_000) is config
+    asked = resolve("mf", {"loss": {"negatives": 512}}, host())
+    assert with_negatives_that_exist(asked, 50) is asked  # a number that was set is refused, not changed

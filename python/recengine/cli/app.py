@@ -25,6 +25,7 @@ class RootGroup(LazyGroup):
         "evaluate": Lazy(f"{_ROOMS}.evaluate:evaluate", "Evaluate a fitted run.", _WORK),
         "recommend": Lazy(f"{_ROOMS}.recommend:recommend", "Recommend items for a user or a history.", _WORK),
         "predict": Lazy(f"{_ROOMS}.predict:predict", "Predict clicks for the rows of a table.", _WORK),
+        "export": Lazy(f"{_ROOMS}.export:export", "Write a click model as a program of its own.", _WORK),
         "rerank": Lazy(f"{_ROOMS}.rerank:rerank", "Put what a run retrieves in a better order.", _WORK),
         "compare": Lazy(f"{_ROOMS}.compare:compare", "Which system is better, and is the gain real?", _WORK),
         "tune": Lazy(f"{_ROOMS}.tune:tune", "Search the settings of a model from its defaults.", _WORK),

@@ -105,14 +105,15 @@ def index_ids(column: pl.Series, place: Place) -> Indexed:
     return index_tokens(column.cast(pl.Int64).to_numpy())
 
 
-def whole_times(column: pl.Series, place: Place) -> NDArray[np.int64]:
+def whole_times(column: pl.Series, place: Place, form: str | None = None) -> NDArray[np.int64]:
     """int64 times: whole numbers as they are, dates and date-times as seconds since 1970 (microseconds
-    where fractions of a second occur), ISO 8601 text likewise. Raises DataError for anything else."""
+    where fractions of a second occur), ISO 8601 text likewise, or text of the given form (strftime's signs).
+    Raises DataError for anything else."""
     import polars as pl
 
     _no_nulls(column, place, "a time")
     if column.dtype == pl.String:
-        column = _dates_of_text(column, place)
+        column = _dates_of_text(column, place) if form is None else _dates_of_form(column, place, form)
     if column.dtype == pl.Date:
         column = column.cast(pl.Datetime("us"))
     if isinstance(column.dtype, pl.Datetime):
@@ -232,8 +233,34 @@ def _dates_of_text(column: pl.Series, place: Place) -> pl.Series:
         where=place.at(row),
         found=repr(column[row]),
         expected="a whole number, or ISO 8601 such as 2024-05-31 or 2024-05-31T18:00:00, one form throughout",
-        fix="convert the column, or leave it out",
+        fix="say its form (time_format='%d/%m/%Y'), convert the column, or leave it out",
     )
+
+
+def _dates_of_form(column: pl.Series, place: Place, form: str) -> pl.Series:
+    """Date-times of text in a form that the caller knows."""
+    import polars as pl
+
+    text = column.str.strip_chars()
+    try:
+        parsed = text.str.to_datetime(form, strict=False, time_unit="us")
+    except pl.exceptions.PolarsError as refused:
+        raise DataError(
+            "this is no form of a time",
+            where="time_format",
+            found=repr(form),
+            expected="the signs of strftime with day, month and year, such as '%d/%m/%Y' or '%m/%d/%Y %H:%M'",
+        ) from refused
+    if parsed.null_count():
+        row = int(parsed.is_null().arg_max() or 0)
+        raise DataError(
+            "a time has another form",
+            where=place.at(row),
+            found=repr(column[row]),
+            expected=f"the form {form!r}",
+            fix="mend the value, or time_format",
+        )
+    return parsed if parsed.dtype.time_zone is None else parsed.dt.replace_time_zone(None)  # type: ignore[attr-defined]
 
 
 def _no_nulls(column: pl.Series, place: Place, what: str) -> None:

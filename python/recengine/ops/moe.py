@@ -277,7 +277,7 @@ def _register() -> None:
 
 
 # Rows and hidden columns of a block of what the dense form keeps for its backward pass, and floats of a
-# block: 0 where nothing is kept (only on matrix tiles does it pay).
+# block.
 BLOCK = 32
 _KEPT_SIZE: int = 0
 

@@ -59,6 +59,34 @@ def save_program(program: torch.export.ExportedProgram, path: Path) -> Path:
     return path
 
 
+def save_package(program: torch.export.ExportedProgram, path: Path) -> Path:
+    """Compile the program for this kind of machine (AOTInductor) and write the package to ``path`` (.pt2),
+    whole or not at all. Raises UsageError where it does not compile (a C++ compiler is needed)."""
+
+    def write(temporary: Path) -> None:
+        made = temporary.with_name(temporary.name + ".pt2")  # the suffix is asked for
+        try:
+            torch._inductor.aoti_compile_and_package(program, package_path=str(made))
+        except Exception as failed:
+            made.unlink(missing_ok=True)
+            raise UsageError(
+                "the program could not be compiled",
+                where="AOTInductor",
+                found=f"{type(failed).__name__}: {(str(failed).splitlines() or [''])[0]}",
+                fix="install a C++ compiler (g++), or export without compiling",
+            ) from failed
+        made.replace(temporary)
+
+    write_with(path, write)
+    return path
+
+
+def load_package(path: Path) -> Program:
+    """What ``save_package`` wrote on this kind of machine."""
+    _operators()
+    return Program(torch._inductor.aoti_load_package(str(path)))
+
+
 class Program:
     """A program for any number of rows: ``program(features)`` gives probabilities, float [B].
 
@@ -87,9 +115,13 @@ def _twice(given: Tensor | tuple[Tensor, Tensor]) -> Tensor | tuple[Tensor, Tens
 
 def load_program(path: Path) -> Program:
     """What ``save_program`` wrote."""
-    import recengine.ops.embedding
-    import recengine.ops.moe
-    import recengine.ops.token_mixing  # noqa: F401  the operators must be known
-
+    _operators()
     with path.open("rb") as file:
         return Program(torch.export.load(file).module())
+
+
+def _operators() -> None:
+    """Makes recengine's operators known, which a program may contain."""
+    import recengine.ops.embedding
+    import recengine.ops.moe
+    import recengine.ops.token_mixing  # noqa: F401

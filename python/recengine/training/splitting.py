@@ -38,11 +38,39 @@ def prepared(given: Any, config: RunConfig, *, clicks: bool) -> Material:
     sections: Any = config
     if not clicks:
         split = as_split(given, sections.split)
-        return Material(split, DataFacts(split.train.n_users, split.train.n_items), audited(split), config)
+        facts, findings = DataFacts(split.train.n_users, split.train.n_items), audited(split)
+        lowered = with_negatives_that_exist(config, facts.n_items)
+        if lowered is not config:
+            findings.append(_fewer_negatives(config, facts.n_items))
+        return Material(split, facts, findings, lowered)
     rows = as_click_split(given, sections.data, sections.split)
     about = rows.encoder.config
     return Material(
         rows, DataFacts(0, 0, rows.extras()), audit_clicks(rows), config.model_copy(update={"data": about})
+    )
+
+
+def with_negatives_that_exist(config: RunConfig, n_items: int) -> RunConfig:
+    """The same settings where a row can have as many negatives as they say; else, when nobody set their
+    number, with as many as there are items. A number that was set stays: the feeder refuses it."""
+    loss = config.loss
+    if (
+        loss is None
+        or "negatives" in loss.model_fields_set
+        or not 0 < n_items < getattr(loss, "negatives", 0)
+    ):
+        return config
+    given = {**loss.model_dump(exclude_unset=True), "negatives": n_items}
+    return config.model_copy(update={"loss": type(loss).parse(given)})
+
+
+def _fewer_negatives(config: RunConfig, n_items: int) -> Finding:
+    usual = getattr(config.loss, "negatives", 0)
+    return Finding(
+        "negatives",
+        "warn",
+        f"the default of {usual} negatives a row is more than the {n_items} items of the catalogue; "
+        f"{n_items} are taken (set loss.negatives to choose)",
     )
 
 

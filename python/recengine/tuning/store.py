@@ -45,6 +45,16 @@ _LATER = (  # tables that the files of the first versions have not
 )
 
 
+def _mending(refused: sqlite3.OperationalError) -> str:
+    """What helps against what SQLite refused for."""
+    code = refused.sqlite_errorcode & 0xFF  # the primary code
+    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return "another program holds the file: let it end (or close what has it open) and repeat"
+    if code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
+        return "free some disk space and repeat"
+    return "see that the file and its folder can be written, on a disk with room, and repeat"
+
+
 @dataclass(frozen=True)
 class Trial:
     """One trial. values are None until it is done; facts is what the policy noted when it proposed it."""
@@ -107,7 +117,7 @@ class StudyFile:
                 "the study file could not be written; nothing was lost but this change",
                 where=str(self.path),
                 found=str(refused),
-                fix="free some disk space and repeat",
+                fix=_mending(refused),
             ) from refused
         finally:
             db.close()

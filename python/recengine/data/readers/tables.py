@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from recengine.data.columns import ROLES, Role, choose_columns, is_known, plain
+from recengine.data.columns import ROLES, Role, choose_columns
 from recengine.data.frames import Indexed, Place, finite_weights, index_ids, whole_times
 from recengine.data.interactions import Interactions
 from recengine.data.ordering import TieOrder
 from recengine.data.readers.report import ReadReport
+from recengine.data.readers.shape import Shape, by_position, check_fields, fields, sniff
 from recengine.data.readers.source import Source, bare_suffix
 from recengine.data.readers.text import text_ids, text_times, text_weights
 from recengine.errors import DataError
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 TEXT = {".csv", ".tsv", ".txt", ".dat", ".data", ".inter", ".tab"}
 PARQUET = {".parquet", ".pq"}
 JSON_LINES = {".jsonl", ".ndjson"}
-_DELIMITERS = ("\t", "::", ",", ";", "|", " ")
 
 
 @dataclass(frozen=True)
@@ -67,42 +67,34 @@ class Table:
         delimiter: str | None = None,
         header: bool | None = None,
         ids: str = "auto",
+        time_format: str | None = None,
         ties: TieOrder = "hash",
         seed: int = 0,
         report: ReadReport | None = None,
     ) -> Interactions:
         """Columns by name (by number from 1 where there is no header line), guessed where not named; an empty
-        name ('') leaves time or weight out. ids: 'auto' or 'text'. Raises DataError with file, line and
-        column."""
+        name ('') leaves time or weight out. ids: 'auto' or 'text'. time_format: strftime's signs for text
+        that is not ISO 8601. Raises DataError with file, line and column."""
         names = {"user": user, "item": item, "time": time, "weight": weight}
         told = report or ReadReport()
         if bare_suffix(path) in PARQUET:
-            columns = _parquet(path, names, told)
+            columns = _parquet(path, names, told, time_format)
         elif bare_suffix(path) in JSON_LINES:
-            columns = _json_lines(path, names, told)
+            columns = _json_lines(path, names, told, time_format)
         else:
             columns = read_columns(
-                Source(path), names, told, part=part, delimiter=delimiter, header=header, ids=ids
+                Source(path),
+                names,
+                told,
+                part=part,
+                delimiter=delimiter,
+                header=header,
+                ids=ids,
+                time_format=time_format,
             )
         if columns.time is None and ties == "hash":
             told.say("no order in time is known (if the rows are in time order, say so: ties='rows')")
         return columns.interactions(ties, seed)
-
-
-@dataclass(frozen=True)
-class Shape:
-    """How a text table is laid out. names: of the columns (numbers where there is no header line);
-    stride: columns of the parser a column of the table ('::' leaves an empty one between);
-    padded: spaces stand beside delimiters."""
-
-    separator: str
-    names: tuple[str, ...]
-    has_header: bool
-    stride: int = 1
-    padded: bool = False
-
-    def position(self, name: str) -> int:
-        return self.names.index(name) * self.stride
 
 
 def read_columns(
@@ -114,11 +106,12 @@ def read_columns(
     delimiter: str | None = None,
     header: bool | None = None,
     ids: str = "auto",
+    time_format: str | None = None,
 ) -> Columns:
     """Parse the columns that matter, one at a time, so that memory holds the text of one column only."""
     shape = sniff(source, delimiter, header, report)
     chosen = _choose(source, shape, given, report)
-    _check_fields(source, shape)
+    check_fields(source, shape)
     n_rows = [0]
 
     def column(name: str) -> tuple[pl.Series, Place]:
@@ -128,37 +121,12 @@ def read_columns(
 
     user = text_ids(*column(chosen["user"]), ids)
     item = text_ids(*column(chosen["item"]), ids)
-    time = text_times(*column(chosen["time"]), report) if "time" in chosen else None
+    time = text_times(*column(chosen["time"]), report, time_format) if "time" in chosen else None
     weight = text_weights(*column(chosen["weight"])) if "weight" in chosen else None
     report.rows = n_rows[0]
     report.columns = {str(role): name for role, name in chosen.items()} | ({"part": part} if part else {})
     parts = None if part is None else text_weights(*column(part)).astype(np.int8)
     return Columns(user, item, time, weight, parts)
-
-
-def sniff(source: Source, delimiter: str | None, header: bool | None, report: ReadReport) -> Shape:
-    """Delimiter, header line and names; says what it guessed."""
-    head = [line for line in source.head() if line.strip()]
-    if not head:
-        raise DataError("the file is empty", where=source.name, expected="a table of interactions")
-    separator = delimiter or _delimiter(head)
-    if delimiter is None:
-        report.say(f"delimiter {separator!r} (guessed)")
-    first = _fields(head[0], separator)
-    second = _fields(head[1], separator) if len(head) > 1 else []
-    has_header = _is_header(first, second) if header is None else header
-    if header is None:
-        report.say("line 1 is a header (guessed)" if has_header else "no header line (guessed)")
-    names = tuple(first) if has_header else tuple(str(number + 1) for number in range(len(first)))
-    if has_header and len(head) == 1:
-        raise DataError(
-            "there are no rows",
-            where=f"{source.name}, line 2",
-            found="only a header line",
-            expected="at least one interaction",
-        )
-    padded = separator != " " and any(f" {separator}" in line or f"{separator} " in line for line in head)
-    return Shape(separator[0], names, has_header, len(separator), padded)
 
 
 def _choose(
@@ -167,8 +135,8 @@ def _choose(
     named = {role: name for role, name in given.items() if name}
     left_out = {role for role, name in given.items() if name == ""}
     if not shape.has_header:
-        sample = [_fields(line, shape.separator * shape.stride) for line in source.head()]
-        positions = {role: name for role, name in _by_position(sample).items() if role not in left_out}
+        sample = [fields(line, shape.separator * shape.stride) for line in source.head()]
+        positions = {role: name for role, name in by_position(sample).items() if role not in left_out}
         guessed = {role: name for role, name in positions.items() if role not in named}
         taken = set(named.values())
         named |= {role: name for role, name in guessed.items() if name not in taken}
@@ -177,87 +145,6 @@ def _choose(
     for sentence in said if shape.has_header else []:
         report.say(sentence)
     return {role: name for role, name in chosen.items() if role not in left_out}
-
-
-def _by_position(sample: Sequence[Sequence[str]]) -> dict[str, str]:
-    """user, item, then weight and time told apart by their size."""
-    width = len(sample[0])
-    roles = {"user": "1", "item": "2"}
-    rest = [
-        (position, [row[position] for row in sample if len(row) > position])
-        for position in range(2, min(width, 4))
-    ]
-    for position, values in rest:
-        role = "time" if _looks_like_time(values) else "weight"
-        roles.setdefault(role, str(position + 1))
-    return roles
-
-
-def _looks_like_time(values: Sequence[str]) -> bool:
-    try:
-        return min(abs(float(value)) for value in values) >= 1e8
-    except ValueError:
-        return all(value[:4].isdigit() and "-" in value for value in values)
-
-
-def _delimiter(head: Sequence[str]) -> str:
-    """The sign that occurs equally often in every line, the most often; a header may not be counted by one
-    that only text holds."""
-    best, most = ",", 0
-    for sign in _DELIMITERS:
-        counts = {line.count(sign) for line in head}
-        if len(counts) == 1 and min(counts) > most and not (sign == " " and best != "," and most):
-            best, most = sign, min(counts)
-        if sign == "::" and best == "::":
-            return best
-    if most:
-        return best
-    return max(_DELIMITERS, key=lambda sign: sum(line.count(sign) for line in head) * (sign != " ") + 0.0)
-
-
-def _fields(line: str, separator: str) -> list[str]:
-    return [field.strip().strip('"') for field in line.split(separator)]
-
-
-def _is_header(first: Sequence[str], second: Sequence[str]) -> bool:
-    if any(_is_number(field) for field in first):
-        return False
-    if any(is_known(field) for field in first):
-        return True
-    return any(_is_number(field) for field in second)
-
-
-def _is_number(field: str) -> bool:
-    try:
-        float(field)
-    except ValueError:
-        return False
-    return plain(field) not in ("nan", "inf", "infinity")
-
-
-def _check_fields(source: Source, shape: Shape) -> None:
-    """Every line has as many fields as the first; only where no quote can hide a delimiter."""
-    sign = shape.separator.encode()
-    wanted = (len(shape.names) - 1) * shape.stride
-    if source.count(b'"') or source.count(sign) == wanted * _n_lines(source):
-        return
-    for number, line in enumerate(source.lines(), 1):
-        found = line.count(sign)
-        if line.strip() and found != wanted:
-            raise DataError(
-                "the line has another number of fields",
-                where=f"{source.name}, line {number}",
-                found=f"{found // shape.stride + 1} fields: {line[:80].decode(errors='replace').strip()!r}",
-                expected=f"{len(shape.names)} fields, delimiter {shape.separator * shape.stride!r}",
-                fix="mend the line, quote fields that hold the delimiter, or give delimiter=...",
-            )
-
-
-def _n_lines(source: Source) -> int:
-    ends = source.count(b"\n")
-    with source.open() as stream:
-        stream.seek(-1, 2)
-        return ends + (stream.read(1) != b"\n")
 
 
 def _parse(source: Source, shape: Shape, name: str) -> pl.Series:
@@ -302,7 +189,9 @@ def _ends_blank(source: Source, lines: int) -> bool:
     return all(not line.strip() for line in tail)
 
 
-def _parquet(path: Path, given: Mapping[str, str | None], report: ReadReport) -> Columns:
+def _parquet(
+    path: Path, given: Mapping[str, str | None], report: ReadReport, time_format: str | None
+) -> Columns:
     import polars as pl
 
     try:
@@ -316,10 +205,12 @@ def _parquet(path: Path, given: Mapping[str, str | None], report: ReadReport) ->
             expected="a whole Parquet file",
             fix="write or fetch it again",
         ) from None
-    return _typed(table, chosen, path, report)
+    return _typed(table, chosen, path, report, time_format)
 
 
-def _json_lines(path: Path, given: Mapping[str, str | None], report: ReadReport) -> Columns:
+def _json_lines(
+    path: Path, given: Mapping[str, str | None], report: ReadReport, time_format: str | None
+) -> Columns:
     import polars as pl
 
     source = Source(path)
@@ -333,7 +224,8 @@ def _json_lines(path: Path, given: Mapping[str, str | None], report: ReadReport)
             expected='an object a line, such as {"user": 7, "item": "tea", "time": 1260759144}',
             fix="convert it to CSV or Parquet",
         ) from None
-    return _typed(table, _chosen(table.columns, given, str(path), report), path, report, first_line=1)
+    chosen = _chosen(table.columns, given, str(path), report)
+    return _typed(table, chosen, path, report, time_format, first_line=1)
 
 
 def _chosen(
@@ -351,6 +243,7 @@ def _typed(
     chosen: Mapping[Role, str],
     path: Path,
     report: ReadReport,
+    time_format: str | None = None,
     first_line: int | None = None,
 ) -> Columns:
     report.columns, report.rows = {str(role): name for role, name in chosen.items()}, len(table)
@@ -361,6 +254,6 @@ def _typed(
     return Columns(
         index_ids(*column("user")),
         index_ids(*column("item")),
-        whole_times(*column("time")) if "time" in chosen else None,
+        whole_times(*column("time"), time_format) if "time" in chosen else None,
         finite_weights(*column("weight")) if "weight" in chosen else None,
     )

@@ -40,13 +40,15 @@ def text_ids(column: pl.Series, place: Place, ids: str = "auto") -> Indexed:
     raise _stray(column, numbers, place)
 
 
-def text_times(column: pl.Series, place: Place, report: ReadReport) -> NDArray[np.int64]:
+def text_times(
+    column: pl.Series, place: Place, report: ReadReport, form: str | None = None
+) -> NDArray[np.int64]:
     """Whole numbers; decimal numbers without fractions; decimal numbers with fractions in millionths; dates
-    and date-times in ISO 8601 as seconds since 1970."""
+    and date-times in ISO 8601, or in the given form, as seconds since 1970."""
     import polars as pl
 
-    if column.null_count():
-        return whole_times(column, place)
+    if column.null_count() or form is not None:
+        return whole_times(column, place, form)
     numbers = column.cast(pl.Int64, strict=False)
     if numbers.null_count() == 0:
         return whole_times(numbers, place)

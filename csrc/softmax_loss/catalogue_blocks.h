@@ -1,18 +1,19 @@
-// Linear cross-entropy on bf16 matrix tiles: float32 operands and the gradient of their logits in three
-// parts, bfloat16 operands in one and the gradient of their logits in two (amx_gemm.h). The same steps as on
-// float32 vectors; a logit is made twice from the same blocks in the same order, so both passes see equal bits.
+// Linear cross-entropy on units that multiply bf16 (bf16_gemm.h): float32 operands and the gradient of their logits in
+// three parts (tiles), bfloat16 operands in one and the gradient of their logits in two (tiles) or one (dots). The same
+// steps as on float32 vectors; a logit is made twice from the same blocks in the same order, so both passes see equal bits.
 #pragma once
 
-#include "common/amx_gemm.h"
+#include "common/bf16_dots.h"
+#include "common/bf16_tiles.h"
 #include "softmax_loss/catalogue.h"
 
 #ifdef RECENGINE_AMX
 
 namespace KERN_NS {
 
-template <int PARTS>
+template <int PARTS, class Unit = Bf16Tiles>
 struct TiledCatalogue {
-  static constexpr int CHANGE = PARTS == 3 ? 3 : 2;  // parts of a gradient of the logits
+  static constexpr int CHANGE = PARTS == 3 ? 3 : Unit::BETWEEN;  // parts of a gradient of the logits
   static constexpr int64_t PANELS = NB / BLOCK, GROUPS = UB / BLOCK;
   static constexpr int64_t SIZE = PARTS * BLOCK_WORDS, CHANGE_SIZE = CHANGE * BLOCK_WORDS;
   static_assert(NB % BLOCK == 0 && UB % BLOCK == 0 && NR == BLOCK);
@@ -21,6 +22,11 @@ struct TiledCatalogue {
     const int64_t steps = in_blocks(p.width), items = PANELS * steps * SIZE, rows = GROUPS * steps * SIZE;
     return {items + BLOCK * NB + NB + MOST_ROWS * LANES,
             2 * items + steps * BLOCK * NB + BLOCK * NB + PANELS * (1 + GROUPS) * CHANGE_SIZE + NB, rows, rows};
+  }
+
+  template <int LEFT, int RIGHT, bool ADD>
+  static RE_INLINE void product(int64_t steps, const float* A, const float* B, float* C, int64_t ldc) {
+    Unit::template product<LEFT, RIGHT, ADD>(steps, A, B, C, ldc, [] {});
   }
 
   // left: [group][step], rows by width. right: [step][group], width by rows, or null.
@@ -63,7 +69,7 @@ struct TiledCatalogue {
                                         bool plain, float* tile) {
     const int64_t steps = in_blocks(p.width);
     for (int64_t v = 0; v < PANELS; ++v)
-      block_product<PARTS, PARTS, false>(steps, left, panels + v * steps * SIZE, tile + v * BLOCK, NB);
+      product<PARTS, PARTS, false>(steps, left, panels + v * steps * SIZE, tile + v * BLOCK, NB);
     if (plain) return;
     const vf scale = splat(p.scale);
     for (int64_t i = 0; i < BLOCK; ++i)
@@ -72,7 +78,7 @@ struct TiledCatalogue {
 
   static void forward(const CatalogueLoss& p, const float* left, int64_t row, int64_t rows, int64_t block,
                       int64_t block_end, float* largest, float* sum, float* scratch) {
-    const TileScope tiles;
+    const typename Unit::Scope scope;
     const int64_t steps = in_blocks(p.width);
     float* panels = scratch;
     float* tile = panels + PANELS * steps * SIZE;
@@ -114,7 +120,7 @@ struct TiledCatalogue {
   static void backward(const CatalogueLoss& p, const float* left, const float* right, int64_t row, int64_t rows,
                        int64_t block, int64_t block_end, const float* lse, const float* spread, const float* hit,
                        float* hidden_part, float* weight_sum, float* bias_sum, bool first, float* scratch) {
-    const TileScope tiles;
+    const typename Unit::Scope scope;
     const int64_t steps = in_blocks(p.width), wide = steps * BLOCK;
     float* panels = scratch;
     float* items = panels + PANELS * steps * SIZE;
@@ -150,7 +156,7 @@ struct TiledCatalogue {
           for (int64_t v = 0; v < PANELS; ++v)
             pack_block<CHANGE>(tile + v * BLOCK, NB, by_rows + v * CHANGE_SIZE, by_items + (v * GROUPS + live) * CHANGE_SIZE);
           for (int64_t s = 0; s < steps; ++s)
-            block_product<CHANGE, PARTS, true>(PANELS, by_rows, items + s * PANELS * SIZE, hidden_part + at * wide + s * BLOCK,
+            product<CHANGE, PARTS, true>(PANELS, by_rows, items + s * PANELS * SIZE, hidden_part + at * wide + s * BLOCK,
                                                wide);
         }
         const float* rows_across = right + u / UB * GROUPS * steps * SIZE;
@@ -160,9 +166,9 @@ struct TiledCatalogue {
             const float* c = by_items + v * GROUPS * CHANGE_SIZE;
             float* to = change + s * BLOCK * NB + v * BLOCK;
             if (u == 0)
-              block_product<PARTS, CHANGE, false>(live, a, c, to, NB);
+              product<PARTS, CHANGE, false>(live, a, c, to, NB);
             else
-              block_product<PARTS, CHANGE, true>(live, a, c, to, NB);
+              product<PARTS, CHANGE, true>(live, a, c, to, NB);
           }
       }
       add_change(p, change, item, count, first, weight_sum);

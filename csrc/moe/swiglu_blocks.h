@@ -1,5 +1,5 @@
-// SwiGLU experts on bf16 matrix tiles (amx_gemm.h): float32 rows and weights in three parts; bfloat16 ones in one
-// part, and then what lies between two products (activations, gradients) in two.
+// SwiGLU experts on units that multiply bf16 (bf16_gemm.h): float32 rows and weights in three parts (tiles); bfloat16
+// ones in one part, and then what lies between two products (activations, gradients) in two (tiles) or one (dots).
 //
 // The tiles need hundreds of cycles for a step of a product and the vector units are free meanwhile: what follows a
 // product element by element (activation, its derivative, the splitting in parts) is done beside the next one, and
@@ -7,18 +7,15 @@
 // the second-level cache with the sums that they lead to, while the weights pass by in runs of strips.
 #pragma once
 
-#include "common/amx_gemm.h"
-#include "moe/kernels.h"
+#include "common/bf16_dots.h"
+#include "common/bf16_tiles.h"
+#include "moe/kept.h"
 
 #ifdef RECENGINE_AMX
 
 namespace KERN_NS {
 
-// What lies before the activation may be kept from the forward pass for the backward pass: 32 rows by 32 hidden columns of
-// gate, then of up, a pair behind the other, [group of rows][strip].
-constexpr int64_t KEPT_BLOCK = 2 * BLOCK * BLOCK;
-constexpr float MISSING = __builtin_nanf("");  // the first of a pair that the forward pass could not make so
-RE_INLINE float* kept_block(float* kept, int64_t number) { return kept ? kept + number * KEPT_BLOCK : nullptr; }
+constexpr float MISSING = __builtin_nanf("");  // the first of a kept pair (kept.h) that the forward pass could not make so
 inline bool all_kept(const recengine::ExpertRows& rows, int64_t strips) {
   if (!rows.kept) return false;
   for (int64_t n = in_blocks(rows.count) * strips; n-- > 0;) {
@@ -69,14 +66,14 @@ struct AheadBlock {
   }
 };
 
-template <int PARTS>
+template <int PARTS, class Unit = Bf16Tiles>
 struct TiledSwiglu {
   using Expert = recengine::Expert;
   using Matrix = recengine::Matrix;
   using ExpertRows = recengine::ExpertRows;
   using ExpertGradient = recengine::ExpertGradient;
 
-  static constexpr int BETWEEN = PARTS == 3 ? 3 : 2;  // parts of what lies between two products
+  static constexpr int BETWEEN = PARTS == 3 ? 3 : Unit::BETWEEN;  // parts of what lies between two products
   static constexpr int64_t SIZE = PARTS * BLOCK_WORDS, BETWEEN_SIZE = BETWEEN * BLOCK_WORDS, TILE = BLOCK * BLOCK;
   static constexpr int64_t FORWARD_STRIPS = 2, BACKWARD_STRIPS = 2;  // blocks of the hidden layer at a time
   // Going back, blocks of packed rows at a time; and groups of 32 rows at least: with fewer, the gradients of wide
@@ -209,9 +206,9 @@ struct TiledSwiglu {
   template <int LEFT, int RIGHT, class Beside>
   static RE_INLINE void product(bool add, int64_t steps, const float* A, const float* B, float* C, int64_t ldc, Beside&& beside) {
     if (add)
-      block_product<LEFT, RIGHT, true>(steps, A, B, C, ldc, beside);
+      Unit::template product<LEFT, RIGHT, true>(steps, A, B, C, ldc, beside);
     else
-      block_product<LEFT, RIGHT, false>(steps, A, B, C, ldc, beside);
+      Unit::template product<LEFT, RIGHT, false>(steps, A, B, C, ldc, beside);
   }
 
   // The rows of an expert as left operands, 32 at a time. Read once, they are laid out when their turn comes: prepared rows
@@ -290,7 +287,7 @@ struct TiledSwiglu {
   };
 
   static void forward(const Expert& e, const Matrix& x, const ExpertRows& rows, int64_t first, float* sum, float* scratch) {
-    const TileScope tiles;
+    const typename Unit::Scope scope;
     const int64_t steps = in_blocks(e.width), groups = in_blocks(rows.count), wide = steps * BLOCK, all = in_blocks(e.hidden);
     float* own = scratch;
     float* own_left = own + 3 * FORWARD_STRIPS * steps * SIZE;
@@ -332,7 +329,7 @@ struct TiledSwiglu {
         for (int64_t s = 0; s < strips; ++s) {
           float* pair = before + (g * strips + s) % 2 * 2 * TILE;
           for (int64_t m = 0; m < 2; ++m)
-            block_product<PARTS, PARTS, false>(steps, rows_of_group, panels + (2 * s + m) * steps * SIZE, pair + m * TILE, BLOCK, beside);
+            product<PARTS, PARTS>(false, steps, rows_of_group, panels + (2 * s + m) * steps * SIZE, pair + m * TILE, BLOCK, beside);
           activation.some(16);
           activation = {pair, pair + TILE, hidden + (g % 2 * strips + s) * BETWEEN_SIZE,
                         kept_block(rows.kept, g * all + strip + s), 0};
@@ -385,7 +382,7 @@ struct TiledSwiglu {
       product<LEFT, RIGHT>(!fresh, steps, A, B, to, step, [&] { ahead.some(); });
       return;
     }
-    block_product<LEFT, RIGHT, false>(steps, A, B, tile, BLOCK);
+    product<LEFT, RIGHT>(false, steps, A, B, tile, BLOCK, [] {});
     for (int64_t i = 0; i < BLOCK && row + i < rows; ++i, to += step)
       for (int64_t c = 0; c < BLOCK && col + c < cols; ++c) to[c] = (fresh ? 0.f : to[c]) + tile[i * BLOCK + c];
   }
@@ -435,7 +432,7 @@ struct TiledSwiglu {
   // x_grad may be null: not asked for.
   static void backward(const Expert& e, const Matrix& x, const Matrix& grad, const ExpertRows& rows, int64_t first,
                        float* x_grad, const ExpertGradient& weights, float* scale_grad, float* scratch) {
-    const TileScope tiles;
+    const typename Unit::Scope scope;
     const int64_t steps = in_blocks(e.width), most = backward_groups(steps, rows.count), wide = steps * BLOCK;
     const int64_t all = in_blocks(e.hidden), operand = most * steps * SIZE, between = most * BACKWARD_STRIPS * BETWEEN_SIZE;
     float* packed = scratch;
@@ -484,8 +481,8 @@ struct TiledSwiglu {
             const float* a = left_x + g * steps * SIZE;
             const float* pair = kept ? kept_block(rows.kept, (at / BLOCK + g) * all + strip + s) : three;
             for (int64_t m = 0; m < 2 && !kept; ++m)
-              block_product<PARTS, PARTS, false>(steps, a, panels + (2 * s + m) * steps * SIZE, three + m * TILE, BLOCK, beside);
-            block_product<PARTS, PARTS, false>(steps, left_grad + g * steps * SIZE, down + s * steps * SIZE, three + 2 * TILE,
+              product<PARTS, PARTS>(false, steps, a, panels + (2 * s + m) * steps * SIZE, three + m * TILE, BLOCK, beside);
+            product<PARTS, PARTS>(false, steps, left_grad + g * steps * SIZE, down + s * steps * SIZE, three + 2 * TILE,
                                                BLOCK, beside);
             gradients.some(Gradients::ALL);
             float* left = to_left + g * 2 * strips * BETWEEN_SIZE;
