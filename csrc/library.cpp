@@ -120,11 +120,15 @@ STABLE_TORCH_LIBRARY(recengine, m) {
       "Tensor? gates, Tensor? shared_gate, Tensor? shared_up, Tensor? shared_down, float alpha) "
       "-> (Tensor x, Tensor gate, Tensor up, Tensor down, Tensor gates, Tensor shared_gate, Tensor shared_up, "
       "Tensor shared_down)");
-  m.def("dense_swiglu(Tensor x, Tensor gate, Tensor up, Tensor down) -> (Tensor y, Tensor kept)");
   m.def(
-      "dense_swiglu_backward(Tensor grad, Tensor kept, Tensor x, Tensor gate, Tensor up, Tensor down) "
-      "-> (Tensor x, Tensor gate, Tensor up, Tensor down)");
-  m.def("swiglu_kept_size(int hidden) -> int");
+      "learning_swiglu(Tensor x, Tensor gate, Tensor up, Tensor down, Tensor? experts, Tensor? gates, "
+      "Tensor? shared_gate, Tensor? shared_up, Tensor? shared_down, float alpha) -> (Tensor y, Tensor kept)");
+  m.def(
+      "learning_swiglu_backward(Tensor grad, Tensor kept, Tensor x, Tensor gate, Tensor up, Tensor down, "
+      "Tensor? experts, Tensor? gates, Tensor? shared_gate, Tensor? shared_up, Tensor? shared_down, float alpha) "
+      "-> (Tensor x, Tensor gate, Tensor up, Tensor down, Tensor gates, Tensor shared_gate, Tensor shared_up, "
+      "Tensor shared_down)");
+  m.def("swiglu_keeps_routed() -> bool");
   m.def("swiglu_pack(Tensor gate, Tensor up, Tensor down) -> Tensor");
 }
 

@@ -89,7 +89,7 @@ LargeBlocks::Block LargeBlocks::reuse(size_t bytes) {
 // For a new block of so many bytes.
 void LargeBlocks::make_room(size_t bytes) {
   auto last = free_.begin();
-  for (; last != free_.end() && used_ + free_bytes_ + bytes > most_; ++last) {
+  for (; last != free_.end() && used_ + free_bytes_ + bytes > most_ + most_ / 2; ++last) {
     unmap(last->at, last->bytes);
     free_bytes_ -= last->bytes;
   }

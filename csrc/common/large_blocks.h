@@ -11,8 +11,9 @@
 
 namespace recengine {
 
-// Never holds more, blocks in use and free ones together, than was once in use at a time; free blocks may be taken back by
-// a system short of memory (MADV_FREE). Thread-safe. Where another thread holds the lock it does without, so that a
+// Never holds more, blocks in use and free ones together, than one and a half times what was once in use at a time (with
+// no room to spare, a step whose results die one after another would map some of its blocks anew each time); free blocks
+// may be taken back by a system short of memory (MADV_FREE). Thread-safe. Where another thread holds the lock it does without, so that a
 // child forked meanwhile does not wait for ever.
 class LargeBlocks {
  public:

@@ -20,6 +20,16 @@ RE_INLINE float* kept_row(float* kept, int64_t hidden, int64_t row, int64_t col)
   return kept_block(kept, row / KEPT_EDGE * kept_strips(hidden) + col / KEPT_EDGE) + row % KEPT_EDGE * KEPT_EDGE + col % KEPT_EDGE;
 }
 
+// Written past the cache where the instruction set has it, because nobody reads it soon; published() before another
+// thread does.
+#if defined(__AVX512F__)
+RE_INLINE void keep(float* to, vf v) { _mm512_stream_ps(to, v); }
+RE_INLINE void published() { _mm_sfence(); }
+#else
+RE_INLINE void keep(float* to, vf v) { store(to, v); }
+RE_INLINE void published() {}
+#endif
+
 // Zeros where no row or column is: rows from `rows` on of the last group, columns from `cols` on of the last strip.
 inline void clear_around_kept(float* kept, int64_t hidden, int64_t rows, int64_t cols) {
   const int64_t strips = kept_strips(hidden), groups = (rows + KEPT_EDGE - 1) / KEPT_EDGE;

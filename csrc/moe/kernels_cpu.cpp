@@ -207,8 +207,8 @@ void swiglu_forward(const Expert& e, const Matrix& x, const ExpertRows& rows, in
             const vf z = load(h + i * NR + c), u = load(linear + i * NR + c);
             store(h + i * NR + c, z * sigmoid(z) * u);
             if (!kept) continue;
-            store(kept + c, z);
-            store(kept + KEPT_EDGE * KEPT_EDGE + c, u);
+            keep(kept + c, z);
+            keep(kept + KEPT_EDGE * KEPT_EDGE + c, u);
           }
         }
       }
@@ -225,6 +225,7 @@ void swiglu_forward(const Expert& e, const Matrix& x, const ExpertRows& rows, in
         }
       }
   }
+  if (rows.kept) published();
 }
 
 void swiglu_backward(const Expert& e, const Matrix& x, const Matrix& grad, const ExpertRows& rows, int64_t first,

@@ -8,6 +8,7 @@
 #include <tuple>
 #include <vector>
 
+#include "common/amx.h"
 #include "common/checks.h"
 #include "common/isa.h"
 #include "common/pages.h"
@@ -327,22 +328,49 @@ struct Mixture {
   }
 };
 
-// What lies before the activation of the dense form, from its forward pass: [T, groups of 32 rows, floats of a group].
+int64_t groups_of(int64_t rows) { return (rows + KEPT_ROWS - 1) / KEPT_ROWS; }
+
+// What lies before the activation, from the forward pass: [T, floats]. Of a position the routed experts' groups of 32 rows,
+// then the shared expert's. A piece of rows has room for the groups of all its choices and for one broken group an expert.
 struct Kept {
   float* at = nullptr;
-  int64_t groups = 0, group = 0;
+  int64_t rows = 0, piece = 1, choices = 1, experts = 0, group = 0, shared_group = 0, pieces = 0;
 
-  static std::vector<int64_t> shape(const Tensor& x, const Bank& b) {
-    const int64_t groups = (x.size(0) + KEPT_ROWS - 1) / KEPT_ROWS;
-    return {x.size(1), groups, RECENGINE_PICK(swiglu_kept_size)(b.hidden())};
-  }
-  explicit Kept(const Tensor& kept) : groups(kept.size(1)), group(kept.size(2)) {
-    if (kept.numel() > 0) at = static_cast<float*>(kept.mutable_data_ptr());
-  }
+  explicit Kept(const Mixture& m)
+      : rows(m.x.size(0)), piece(rows_at_once(m.x.size(2))), choices(m.experts ? m.experts->size(2) : 1),
+        experts(m.experts ? m.routed.experts() : 0), group(RECENGINE_PICK(swiglu_kept_size)(m.routed.hidden())),
+        shared_group(m.shared ? RECENGINE_PICK(swiglu_kept_size)(m.shared->hidden()) : 0), pieces((rows + piece - 1) / piece) {}
   Kept() = default;
-  ExpertRows of(ExpertRows rows, int64_t t, int64_t first) const {
-    if (at) rows.kept = at + (t * groups + first / KEPT_ROWS) * group;
-    return rows;
+
+  int64_t routed_groups() const { return groups_of(rows * choices) + pieces * experts; }
+  int64_t floats() const { return routed_groups() * group + groups_of(rows) * shared_group; }
+  Kept on(const Tensor& kept) const {
+    Kept own = *this;
+    own.at = kept.numel() > 0 ? static_cast<float*>(kept.mutable_data_ptr()) : nullptr;
+    return own;
+  }
+
+  // Hands out the groups of a piece of rows in the order in which Mixture::each calls for them.
+  struct Cursor {
+    float *routed = nullptr, *shared = nullptr, *end = nullptr;
+    int64_t group = 0;
+
+    ExpertRows of(ExpertRows asked, bool is_shared) {
+      if (!routed) return asked;
+      asked.kept = is_shared ? shared : routed;
+      if (!is_shared) routed += groups_of(asked.count) * group;
+      return asked;
+    }
+    void clear_rest() const {
+      if (routed) std::fill(routed, end, 0.f);
+    }
+  };
+  Cursor open(int64_t t, int64_t p) const {
+    if (!at) return {};
+    const int64_t step = experts + piece * choices / KEPT_ROWS;
+    float* position = at + t * floats();
+    return {position + p * step * group, position + routed_groups() * group + p * (piece / KEPT_ROWS) * shared_group,
+            position + (p + 1 < pieces ? (p + 1) * step : routed_groups()) * group, group};
   }
 };
 
@@ -367,7 +395,7 @@ void use_packed(Bank& b, const std::optional<Tensor>& packed, const char* name) 
   b.packed = packed->const_data_ptr<float>();
 }
 
-// Checked before. `kept` is of the dense form, which has one expert that works on all rows in order.
+// Checked before.
 Tensor mixture_forward(const Mixture& m, const Kept& kept) {
   const Tensor& x = m.x;
   const int64_t rows = x.size(0), positions = x.size(1), width = x.size(2);
@@ -387,9 +415,11 @@ Tensor mixture_forward(const Mixture& m, const Kept& kept) {
       const Matrix block = copied ? m.copy(x, t, first, last, copy) : position(x, t);
       if (prepared_size && !m.shared) RECENGINE_PICK(swiglu_prepare)(block, first, last, width, prepared);
       if (!m.written_first()) std::fill_n(sum, (last - first) * wide, 0.f);
+      Kept::Cursor cursor = kept.open(t, task % pieces);
       m.each(t, first, last, piece, choice, all, prepared_size ? prepared : nullptr, [&](bool shared, int64_t e, const ExpertRows& r, const int64_t*) {
-        RECENGINE_PICK(swiglu_forward)((shared ? *m.shared : m.routed).at(t, e), block, kept.of(r, t, first), first, sum, own);
+        RECENGINE_PICK(swiglu_forward)((shared ? *m.shared : m.routed).at(t, e), block, cursor.of(r, shared), first, sum, own);
       });
+      cursor.clear_rest();
       RECENGINE_PICK(write_rows)(sum, first, last, width, mutable_position(y, t));
     }
   });
@@ -408,13 +438,15 @@ Tensor grouped_swiglu(const Tensor& x, const Tensor& gate, const Tensor& up, con
   return mixture_forward(m, {});
 }
 
-std::tuple<Tensor, Tensor> dense_swiglu(const Tensor& x, const Tensor& gate, const Tensor& up, const Tensor& down) {
-  const std::optional<Tensor> none;
-  const Mixture m{x, Bank{gate, up, down}, std::nullopt, none, none, 1.0};
-  m.check("dense_swiglu");
-  const std::vector<int64_t> shape = Kept::shape(x, m.routed);
-  Tensor kept = large_empty(x, {shape[0], shape[1], shape[2]}, ScalarType::Float);
-  return {mixture_forward(m, Kept(kept)), kept};
+std::tuple<Tensor, Tensor> learning_swiglu(const Tensor& x, const Tensor& gate, const Tensor& up, const Tensor& down,
+                                           const std::optional<Tensor>& experts, const std::optional<Tensor>& gates,
+                                           const std::optional<Tensor>& shared_gate, const std::optional<Tensor>& shared_up,
+                                           const std::optional<Tensor>& shared_down, double alpha) {
+  const Mixture m{x, Bank{gate, up, down}, optional_bank(shared_gate, shared_up, shared_down), experts, gates, alpha};
+  m.check("learning_swiglu");
+  const Kept shape(m);
+  Tensor kept = large_empty(x, {x.size(1), shape.floats()}, ScalarType::Float);
+  return {mixture_forward(m, shape.on(kept)), kept};
 }
 
 // Weight gradients: float32, one copy a part of the rows, summed in order. bfloat16 weights whose rows are one part
@@ -505,10 +537,11 @@ MixtureGradients mixture_backward(const char* op, const Mixture& m, const Tensor
         const int64_t first = p * piece, last = std::min(rows, first + piece);
         const Matrix x_block = m.block(x, t, first, last, x_copy), grad_block = m.block(grad, t, first, last, grad_copy);
         if (!m.written_first()) std::fill_n(sum, (last - first) * wide, 0.f);
+        Kept::Cursor cursor = kept.open(t, p);
         m.each(t, first, last, piece, choice, all, nullptr, [&](bool is_shared, int64_t e, const ExpertRows& r, const int64_t* slot) {
           const Bank& b = is_shared ? *m.shared : m.routed;
           auto known = seen[static_cast<size_t>(is_shared ? m.routed.experts() : e)];
-          RECENGINE_PICK(swiglu_backward)(b.at(t, e), x_block, grad_block, kept.of(r, t, first), first, sum,
+          RECENGINE_PICK(swiglu_backward)(b.at(t, e), x_block, grad_block, cursor.of(r, is_shared), first, sum,
                                           (is_shared ? *shared : routed).at(part, t, e, !known, is_shared ? own_shared : own_sums),
                                           slot ? products : nullptr, own);
           known = true;
@@ -527,41 +560,49 @@ MixtureGradients mixture_backward(const char* op, const Mixture& m, const Tensor
   return {x_grad, gates_grad, routed, shared};
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> grouped_swiglu_backward(
-    const Tensor& grad, const Tensor& x, const Tensor& gate, const Tensor& up, const Tensor& down,
-    const std::optional<Tensor>& experts, const std::optional<Tensor>& gates, const std::optional<Tensor>& shared_gate,
-    const std::optional<Tensor>& shared_up, const std::optional<Tensor>& shared_down, double alpha) {
+using AllGradients = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
+
+AllGradients finished(const Mixture& m, const MixtureGradients& made) {
+  const Sums& routed = made.routed;
+  const std::optional<Sums>& shared = made.shared;
+  const auto none = [&] { return new_empty(m.x, {0}, ScalarType::Float); };  // one each: results must not share memory
+  return {made.x,
+          routed.finish(routed.gate, m.routed.gate),
+          routed.finish(routed.up, m.routed.up),
+          routed.finish(routed.down, m.routed.down),
+          made.gates,
+          shared ? shared->finish(shared->gate, m.shared->gate) : none(),
+          shared ? shared->finish(shared->up, m.shared->up) : none(),
+          shared ? shared->finish(shared->down, m.shared->down) : none()};
+}
+
+AllGradients grouped_swiglu_backward(const Tensor& grad, const Tensor& x, const Tensor& gate, const Tensor& up,
+                                     const Tensor& down, const std::optional<Tensor>& experts,
+                                     const std::optional<Tensor>& gates, const std::optional<Tensor>& shared_gate,
+                                     const std::optional<Tensor>& shared_up, const std::optional<Tensor>& shared_down,
+                                     double alpha) {
   const char* op = "grouped_swiglu_backward";
   const Mixture m{x, Bank{gate, up, down}, optional_bank(shared_gate, shared_up, shared_down), experts, gates, alpha};
   m.check(op);
-  const MixtureGradients made = mixture_backward(op, m, grad, {});
-  const Sums& routed = made.routed;
-  const std::optional<Sums>& shared = made.shared;
-  const Tensor none = new_empty(x, {0}, ScalarType::Float);
-  return {made.x,
-          routed.finish(routed.gate, gate),
-          routed.finish(routed.up, up),
-          routed.finish(routed.down, down),
-          made.gates,
-          shared ? shared->finish(shared->gate, *shared_gate) : none,
-          shared ? shared->finish(shared->up, *shared_up) : none,
-          shared ? shared->finish(shared->down, *shared_down) : none};
+  return finished(m, mixture_backward(op, m, grad, {}));
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor> dense_swiglu_backward(const Tensor& grad, const Tensor& kept, const Tensor& x,
-                                                                 const Tensor& gate, const Tensor& up, const Tensor& down) {
-  const char* op = "dense_swiglu_backward";
-  const std::optional<Tensor> none;
-  const Mixture m{x, Bank{gate, up, down}, std::nullopt, none, none, 1.0};
+AllGradients learning_swiglu_backward(const Tensor& grad, const Tensor& kept, const Tensor& x, const Tensor& gate,
+                                      const Tensor& up, const Tensor& down, const std::optional<Tensor>& experts,
+                                      const std::optional<Tensor>& gates, const std::optional<Tensor>& shared_gate,
+                                      const std::optional<Tensor>& shared_up, const std::optional<Tensor>& shared_down,
+                                      double alpha) {
+  const char* op = "learning_swiglu_backward";
+  const Mixture m{x, Bank{gate, up, down}, optional_bank(shared_gate, shared_up, shared_down), experts, gates, alpha};
   m.check(op);
-  const std::vector<int64_t> shape = Kept::shape(x, m.routed);
-  check_dim(op, "kept", kept, 3);
-  for (int64_t axis : {0, 1, 2}) check_size(op, "kept", kept, axis, shape[static_cast<size_t>(axis)]);
+  const Kept shape(m);
+  check_dim(op, "kept", kept, 2);
+  check_size(op, "kept", kept, 0, x.size(1));
+  check_size(op, "kept", kept, 1, shape.floats());
   check_dtype(op, "kept", kept, ScalarType::Float, "float32");
-  STD_TORCH_CHECK(kept.is_cpu() && kept.is_contiguous(), op, ": kept must be on the CPU and contiguous, as dense_swiglu made it");
-  const MixtureGradients made = mixture_backward(op, m, grad, Kept(kept));
-  const Sums& sums = made.routed;
-  return {made.x, sums.finish(sums.gate, gate), sums.finish(sums.up, up), sums.finish(sums.down, down)};
+  STD_TORCH_CHECK(kept.is_cpu() && kept.is_contiguous(), op,
+                  ": kept must be on the CPU and contiguous, as learning_swiglu made it");
+  return finished(m, mixture_backward(op, m, grad, shape.on(kept)));
 }
 
 Tensor swiglu_pack(const Tensor& gate, const Tensor& up, const Tensor& down) {
@@ -576,13 +617,13 @@ Tensor swiglu_pack(const Tensor& gate, const Tensor& up, const Tensor& down) {
   return packed;
 }
 
-int64_t kept_size(int64_t hidden) { return RECENGINE_PICK(swiglu_kept_size)(hidden); }
+bool keeps_routed() { return !amx_live(); }
 
 }  // namespace
 }  // namespace recengine
 
 STABLE_TORCH_LIBRARY_IMPL(recengine, CompositeExplicitAutograd, m) {
-  m.impl("swiglu_kept_size", TORCH_BOX(&recengine::kept_size));
+  m.impl("swiglu_keeps_routed", TORCH_BOX(&recengine::keeps_routed));
 }
 
 STABLE_TORCH_LIBRARY_IMPL(recengine, CPU, m) {
@@ -590,7 +631,7 @@ STABLE_TORCH_LIBRARY_IMPL(recengine, CPU, m) {
   m.impl("moe_route_backward", TORCH_BOX(&recengine::moe_route_backward));
   m.impl("grouped_swiglu", TORCH_BOX(&recengine::grouped_swiglu));
   m.impl("grouped_swiglu_backward", TORCH_BOX(&recengine::grouped_swiglu_backward));
-  m.impl("dense_swiglu", TORCH_BOX(&recengine::dense_swiglu));
-  m.impl("dense_swiglu_backward", TORCH_BOX(&recengine::dense_swiglu_backward));
+  m.impl("learning_swiglu", TORCH_BOX(&recengine::learning_swiglu));
+  m.impl("learning_swiglu_backward", TORCH_BOX(&recengine::learning_swiglu_backward));
   m.impl("swiglu_pack", TORCH_BOX(&recengine::swiglu_pack));
 }

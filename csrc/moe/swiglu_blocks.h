@@ -275,8 +275,8 @@ struct TiledSwiglu {
         const vf x = load(z + at), linear_part = load(u + at);
         h[i] = x * sigmoid(x) * linear_part;
         if (!kept) continue;
-        _mm512_stream_ps(kept + row * BLOCK + at, x);  // nobody reads them soon
-        _mm512_stream_ps(kept + TILE + row * BLOCK + at, linear_part);
+        keep(kept + row * BLOCK + at, x);
+        keep(kept + TILE + row * BLOCK + at, linear_part);
       }
       pack_words<BETWEEN, BETWEEN>(h[0], h[1], h[2], h[3], to + row * 16, nullptr);
       ++row;
@@ -339,7 +339,7 @@ struct TiledSwiglu {
       activation.some(16);
       close(groups - 1);
     }
-    if (rows.kept) _mm_sfence();  // written past the cache: before another thread reads it
+    if (rows.kept) published();
   }
 
   // A run of strips: gate and up as right operands [strip][2][step], down transposed [strip][step], then gate and up

@@ -270,12 +270,13 @@ def test_opcheck() -> None:
     opcheck(operators.grouped_swiglu.default, arguments)
     dense = (x, *(w[:, :1] for w in own), None, None, None, None, None, 1.0, None, None)
     opcheck(operators.grouped_swiglu.default, dense)
-    opcheck(operators.dense_swiglu.default, (x, *(w[:, :1] for w in own)))
+    for form in (arguments[:10], dense[:10]):
+        opcheck(operators.learning_swiglu.default, form)
+        with torch.no_grad():
+            alone = tuple(a.detach() if isinstance(a, Tensor) else a for a in form)
+            kept = operators.learning_swiglu(*alone)[1]
+            opcheck(operators.learning_swiglu_backward.default, (x.detach(), kept, *alone))
     with torch.no_grad():
-        alone = (x.detach(), *(w[:, :1].detach() for w in own))
-        opcheck(
-            operators.dense_swiglu_backward.default, (x.detach(), operators.dense_swiglu(*alone)[1], *alone)
-        )
         opcheck(
             operators.grouped_swiglu_backward.default,
             (x.detach(), *(a.detach() if isinstance(a, Tensor) else a for a in arguments[:10])),
@@ -331,13 +332,48 @@ def test_what_is_kept_for_the_backward_pass_costs_no_precision(
         x[rows // 2, 1, 3] = torch.nan
     upstream = torch.randn(x.shape, generator=torch.Generator().manual_seed(3))
     kept = dense_results(x.to(dtype), weights, upstream)
-    monkeypatch.setattr(moe, "_KEPT_SIZE", 0)
+    monkeypatch.setattr(moe, "_keeps", lambda *_: False)
     again = dense_results(x.to(dtype), weights, upstream)
     for one, two in zip(kept, again, strict=True):
         assert torch.equal(one.isnan(), two.isnan())
         assert relative(one.nan_to_num(), two.nan_to_num().double()) <= TOLERANCE[dtype] / 2
         if kind == "plain" and hidden == 300:  # the same products either way
             assert torch.equal(one, two)
+
+
+@needs_kernels
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("with_shared", [False, True])
+@pytest.mark.parametrize(("rows", "width", "hidden"), [(70, 40, 72), (600, 200, 300), (1100, 136, 20)])
+def test_what_is_kept_of_chosen_experts_costs_no_precision(
+    rows: int,
+    width: int,
+    hidden: int,
+    with_shared: bool,
+    dtype: torch.dtype,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Several pieces of rows, an expert without rows, one that most rows choose."""
+    x, _, weights, shared = case(rows, 3, 4, width, hidden)
+    spare = shared if with_shared else None
+    upstream = torch.randn(x.shape, generator=torch.Generator().manual_seed(3)).to(dtype)
+    drawn = torch.randint(0, 3, (rows, 3, 2), generator=torch.Generator().manual_seed(4))
+    drawn[: rows // 2] = torch.tensor([2, 0])  # expert 3 gets nothing
+    share = torch.rand(rows, 3, 2, generator=torch.Generator().manual_seed(5))
+
+    def results() -> tuple[Tensor, ...]:
+        leaves = [t.to(dtype).requires_grad_() for t in (x, *weights, *(spare or ()))]
+        gates = share.clone().requires_grad_()
+        choice = Routing(drawn, gates, torch.zeros(3, 4, dtype=torch.int64))
+        extra = Experts(*leaves[4:]) if spare else None
+        y = grouped_swiglu(leaves[0], Experts(*leaves[1:4]), choice, shared=extra, alpha=1.5)
+        return y.detach(), *torch.autograd.grad(y, (*leaves, gates), upstream)
+
+    monkeypatch.setattr(moe, "_keeps", lambda *_: True)
+    kept = results()
+    monkeypatch.setattr(moe, "_keeps", lambda *_: False)
+    for one, two in zip(kept, results(), strict=True):
+        assert relative(one, two.double()) <= TOLERANCE[dtype] / 2
 
 
 @needs_kernels
@@ -355,13 +391,15 @@ def test_packed_weights_of_another_dtype_than_the_rows_are_not_taken_for_theirs(
 @needs_kernels
 def test_what_is_kept_is_checked() -> None:
     x, _, weights, _ = case(40, 2, 1, 16, 40)
-    _, kept = torch.ops.recengine.dense_swiglu(x, *weights)
-    with pytest.raises(RuntimeError, match=r"dense_swiglu_backward: kept"):
-        torch.ops.recengine.dense_swiglu_backward(x, kept[:1], x, *weights)
-    with pytest.raises(RuntimeError, match=r"dense_swiglu_backward: kept"):
-        torch.ops.recengine.dense_swiglu_backward(x, kept.bfloat16(), x, *weights)
-    with pytest.raises(RuntimeError, match=r"dense_swiglu_backward: grad"):
-        torch.ops.recengine.dense_swiglu_backward(x[:3], kept, x, *weights)
+    rest = (x, *weights, *[None] * 5, 1.0)
+    _, kept = torch.ops.recengine.learning_swiglu(*rest)
+    back = torch.ops.recengine.learning_swiglu_backward
+    with pytest.raises(RuntimeError, match=r"learning_swiglu_backward: kept"):
+        back(x, kept[:1], *rest)
+    with pytest.raises(RuntimeError, match=r"learning_swiglu_backward: kept"):
+        back(x, kept.bfloat16(), *rest)
+    with pytest.raises(RuntimeError, match=r"learning_swiglu_backward: grad"):
+        back(x[:3], kept, *rest)
 
 
 @needs_kernels

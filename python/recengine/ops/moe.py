@@ -10,9 +10,9 @@ with :math:`F(x) = W_d^\top(\mathrm{swish}(W_g^\top x) \odot W_u^\top x)` and sw
 
 Rows are gathered while they are packed for the product and their outputs are added where they belong: there
 is no permuted copy of the tokens, no padded group, and neither the experts' outputs nor their gradients are
-stored. The backward pass makes the hidden layer again, in the dense form from what lies before the
-activation, where that was kept. With :math:`s = \alpha g`, :math:`\hat D = G W_d^\top` and
-:math:`a = \mathrm{swish}(z) \odot u`:
+stored. The backward pass makes the hidden layer again, as a rule from what lies before the activation,
+which the forward pass of a CPU keeps where an expert has rows enough. With :math:`s = \alpha g`,
+:math:`\hat D = G W_d^\top` and :math:`a = \mathrm{swish}(z) \odot u`:
 
 .. math:: \partial g = \alpha \langle a, \hat D\rangle, \;\; \partial u = s \hat D \odot \mathrm{swish}(z), \\
           \partial z = s \hat D \odot u \odot \mathrm{swish}'(z), \quad \partial W_d = (s a)^\top G
@@ -148,11 +148,18 @@ def grouped_swiglu(
     if not learning:
         for place, (cache, bank) in enumerate(((packed, own), (shared_packed, other))):
             layouts[place] = None if cache is None or bank is None else cache.of(bank, x.dtype)
-    if learning and routing is None and shared is None and x.device.type == "cpu" and _KEPT_SIZE:
-        dense: Tensor = torch.ops.recengine.dense_swiglu(x, *cast[:3])[0]
-        return dense
+    if learning and x.device.type == "cpu" and _keeps(x, own, chosen[0]):
+        kept: Tensor = torch.ops.recengine.learning_swiglu(x, *cast[:3], *chosen, *spare, alpha)[0]
+        return kept
     y: Tensor = torch.ops.recengine.grouped_swiglu(x, *cast[:3], *chosen, *spare, alpha, *layouts)
     return y
+
+
+def _keeps(x: Tensor, weights: Experts, experts: Tensor | None) -> bool:
+    """Whether keeping what lies before the activation pays: it is kept by groups of rows of one expert."""
+    if experts is None:
+        return True
+    return _KEEPS_ROUTED and bool(x.shape[0] * experts.shape[2] >= BLOCK * weights.gate.shape[1])
 
 
 def route_reference(x: Tensor, router: Tensor, k: int) -> Routing:
@@ -215,28 +222,36 @@ def _swiglu_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _swiglu_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     tensors = ctx.saved_tensors
-    x, gate, up, down, gates, *shared = torch.ops.recengine.grouped_swiglu_backward(grad, *tensors, ctx.alpha)
-    routed, dense = tensors[5] is not None, tensors[6] is None
-    spare = (None, None, None) if dense else tuple(shared)
-    return x, gate, up, down, None, gates if routed else None, *spare, None, None, None
+    made = torch.ops.recengine.grouped_swiglu_backward(grad, *tensors, ctx.alpha)
+    return (*_by_argument(made, tensors), None, None, None)
 
 
-def _dense_setup(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, Tensor]) -> None:
-    ctx.save_for_backward(output[1], *inputs)
+def _learning_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    ctx.save_for_backward(output[1], *inputs[:9])
+    ctx.alpha = inputs[9]
     ctx.mark_non_differentiable(output[1])
     ctx.set_materialize_grads(False)
 
 
-def _dense_backward(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Any, ...]:
+def _learning_backward(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Any, ...]:
     if grad is None:
-        return None, None, None, None
-    made: tuple[Any, ...] = torch.ops.recengine.dense_swiglu_backward(grad, *ctx.saved_tensors)
-    return made
+        return (None,) * 10
+    kept, *tensors = ctx.saved_tensors
+    made = torch.ops.recengine.learning_swiglu_backward(grad, kept, *tensors, ctx.alpha)
+    return (*_by_argument(made, tensors), None)
+
+
+def _by_argument(made: Any, tensors: Any) -> tuple[Any, ...]:
+    """The gradients in the order of the arguments: x, three weights, experts, gates, three shared weights."""
+    x, gate, up, down, gates, *shared = made
+    routed, dense = tensors[5] is not None, tensors[6] is None
+    spare = (None, None, None) if dense else tuple(shared)
+    return x, gate, up, down, None, gates if routed else None, *spare
 
 
 def _register() -> None:
     library: Any = torch.library
-    library.register_autograd("recengine::dense_swiglu", _dense_backward, setup_context=_dense_setup)
+    library.register_autograd("recengine::learning_swiglu", _learning_backward, setup_context=_learning_setup)
     library.register_autograd("recengine::moe_route", _route_backward, setup_context=_route_setup)
     library.register_autograd("recengine::grouped_swiglu", _swiglu_backward, setup_context=_swiglu_setup)
 
@@ -254,33 +269,54 @@ def _register() -> None:
     def _(x: Tensor, *_: Any) -> Tensor:
         return x.new_empty(x.shape)
 
-    @library.register_fake("recengine::dense_swiglu")  # type: ignore[untyped-decorator,unused-ignore]
-    def _(x: Tensor, gate: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
-        size = (gate.shape[3] + BLOCK - 1) // BLOCK * _KEPT_SIZE
-        groups = (x.shape[0] + BLOCK - 1) // BLOCK
-        return x.new_empty(x.shape), x.new_empty((x.shape[1], groups, size), dtype=torch.float32)
+    @library.register_fake("recengine::learning_swiglu")  # type: ignore[untyped-decorator,unused-ignore]
+    def _(x: Tensor, gate: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+        _, _, experts, _, shared, *_ = rest
+        y = x.new_empty(x.shape)
+        return y, x.new_empty((x.shape[1], _kept_floats(x, gate, experts, shared)), dtype=torch.float32)
 
-    @library.register_fake("recengine::dense_swiglu_backward")  # type: ignore[untyped-decorator,unused-ignore]
-    def _(grad: Tensor, kept: Tensor, x: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
-        return x.new_empty(x.shape), *(w.new_empty(w.shape) for w in weights)
+    @library.register_fake("recengine::learning_swiglu_backward")  # type: ignore[untyped-decorator,unused-ignore]
+    def _(grad: Tensor, kept: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+        return _shapes_of_gradients(*rest)
 
     @library.register_fake("recengine::grouped_swiglu_backward")  # type: ignore[untyped-decorator,unused-ignore]
     def _(grad: Tensor, *rest: Any) -> tuple[Tensor, ...]:
-        x, *weights, _, gates, gate, up, down, _ = rest
-        shape = (x.shape[0] if gates is not None else 0, x.shape[1], 0 if gates is None else gates.shape[2])
-        spare = [
-            x.new_empty(0, dtype=torch.float32) if w is None else w.new_empty(w.shape)
-            for w in (gate, up, down)
-        ]
-        own = [w.new_empty(w.shape) for w in weights]
-        return x.new_empty(x.shape), *own, x.new_empty(shape, dtype=torch.float32), *spare
+        return _shapes_of_gradients(*rest)
 
 
-# Rows and hidden columns of a block of what the dense form keeps for its backward pass, and floats of a
-# block.
+def _shapes_of_gradients(*rest: Any) -> tuple[Tensor, ...]:
+    x, *weights, _, gates, gate, up, down, _ = rest
+    shape = (x.shape[0] if gates is not None else 0, x.shape[1], 0 if gates is None else gates.shape[2])
+    spare = [
+        x.new_empty(0, dtype=torch.float32) if w is None else w.new_empty(w.shape) for w in (gate, up, down)
+    ]
+    own = [w.new_empty(w.shape) for w in weights]
+    return x.new_empty(x.shape), *own, x.new_empty(shape, dtype=torch.float32), *spare
+
+
+def _groups(rows: int) -> int:
+    return (rows + BLOCK - 1) // BLOCK
+
+
+def _kept_floats(x: Tensor, gate: Tensor, experts: Tensor | None, shared: Tensor | None) -> int:
+    """Of a position: see Kept in csrc/moe/op_cpu.cpp."""
+    rows, piece = x.shape[0], _rows_in_flight(x.shape[2])
+    broken = 0 if experts is None else (rows + piece - 1) // piece * gate.shape[1]
+    groups = _groups(rows * (1 if experts is None else experts.shape[2])) + broken
+    routed = groups * _groups(gate.shape[3]) * 2 * BLOCK * BLOCK
+    return routed + (0 if shared is None else _groups(rows) * _groups(shared.shape[3]) * 2 * BLOCK * BLOCK)
+
+
+def _rows_in_flight(width: int) -> int:
+    """Rows that a task holds, as the kernel counts them (rows_at_once in csrc/moe/op_cpu.cpp)."""
+    return min(max((1 << 17) // max(width, 1), 512), 1024) // BLOCK * BLOCK
+
+
+# Rows and hidden columns of a block of what is kept for the backward pass; whether it is kept of chosen
+# experts, too (not yet on matrix tiles, where it has not been measured).
 BLOCK = 32
-_KEPT_SIZE: int = 0
+_KEEPS_ROUTED = False
 
 if native().cpu:
-    _KEPT_SIZE = torch.ops.recengine.swiglu_kept_size(BLOCK)
+    _KEEPS_ROUTED = torch.ops.recengine.swiglu_keeps_routed()
     _register()
