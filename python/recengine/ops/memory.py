@@ -3,7 +3,8 @@
 The system clears every page that it hands out, and what a step of training allocates it frees again. Results
 and gradients of 4 MB and more therefore lie in memory that is kept when they are gone and given to the next
 ones of their size: on pages of 2 MB, never more than half again of what such tensors once held at a time,
-and marked as free to take for a system that runs short. The environment variable ``RECENGINE_KEEP_MEMORY=0`` switches it off.
+and marked as free to take for a system that runs short. The environment variable ``RECENGINE_KEEP_MEMORY=0``
+switches it off.
 """
 
 from __future__ import annotations
