@@ -105,6 +105,8 @@ def test_times_in_a_form_of_their_own(tmp_path):
     assert read(tmp_path / "log.parquet", time_format="%d/%m/%Y").time.tolist() == august.time.tolist()
     with pytest.raises(DataError, match="another form"):
         read(path, time_format="%Y.%m.%d")
+    with pytest.raises(DataError, match="no column is read as times"):
+        read(path, time="", time_format="%d/%m/%Y")
 
 
 def test_blank_lines_at_the_end_are_no_rows(tmp_path):

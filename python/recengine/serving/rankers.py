@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,9 @@ def save_package(program: torch.export.ExportedProgram, path: Path) -> Path:
     def write(temporary: Path) -> None:
         made = temporary.with_name(temporary.name + ".pt2")  # the suffix is asked for
         try:
-            torch._inductor.aoti_compile_and_package(program, package_path=str(made))
+            with warnings.catch_warnings():  # of torch about itself
+                warnings.simplefilter("ignore", FutureWarning)
+                torch._inductor.aoti_compile_and_package(program, package_path=str(made))
         except Exception as failed:
             made.unlink(missing_ok=True)
             raise UsageError(

@@ -92,6 +92,13 @@ class Table:
                 ids=ids,
                 time_format=time_format,
             )
+        if columns.time is None and time_format is not None:
+            raise DataError(
+                "a form of times is given, but no column is read as times",
+                where=str(path),
+                found=f"time_format={time_format!r}",
+                fix="name the column: time='...'",
+            )
         if columns.time is None and ties == "hash":
             told.say("no order in time is known (if the rows are in time order, say so: ties='rows')")
         return columns.interactions(ties, seed)
