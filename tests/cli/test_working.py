@@ -11,6 +11,7 @@ import polars as pl
 import pytest
 
 import recengine
+from recengine.serving.rankers import load_package
 from recengine.testing import planted, planted_clicks
 
 
@@ -259,10 +260,11 @@ def test_a_click_model_is_exported_and_checked(cli: Any, tmp_path: Path) -> None
     planted_clicks(300).frames[0].write_parquet(table)
     words = ("fit", "fm", "--data", table, "--set", "training.epochs=1", "--out", tmp_path / "run")
     assert cli(*words).exit_code == 0
-    told = cli("export", tmp_path / "run", table, "--out", tmp_path / "ranker.pt2")
-    assert told.exit_code == 0
-    assert float(told.stderr.rsplit(maxsplit=1)[-1]) <= 1e-5
-    assert (tmp_path / "ranker.pt2").stat().st_size > 0
+    for form in ([], ["--compiled"]):
+        told = cli("export", tmp_path / "run", table, "--out", tmp_path / "ranker.pt2", *form)
+        assert told.exit_code == 0
+        assert float(told.stderr.rsplit(maxsplit=1)[-1]) <= 1e-5
+    assert load_package(tmp_path / "ranker.pt2")
     pl.read_parquet(table)[:1].write_parquet(tmp_path / "one.parquet")
     short = cli("export", tmp_path / "run", tmp_path / "one.parquet", "--out", tmp_path / "none.pt2")
     assert short.exit_code == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import warnings
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from recengine.contracts.batch import FeatureBatch
 from recengine.errors import UsageError
-from recengine.files import write_with
+from recengine.files import write_bytes
 from recengine.nn.features import Features
 
 
@@ -51,12 +52,9 @@ def export_ranker(model: nn.Module, example: FeatureBatch) -> torch.export.Expor
 
 def save_program(program: torch.export.ExportedProgram, path: Path) -> Path:
     """Write the program to ``path`` (.pt2), whole or not at all."""
-
-    def write(temporary: Path) -> None:
-        with temporary.open("wb") as file:
-            torch.export.save(program, file)
-
-    write_with(path, write)
+    made = io.BytesIO()  # torch's own writer answers a full disk with a stack of C++ frames
+    torch.export.save(program, made)
+    write_bytes(path, made.getvalue())
     return path
 
 
@@ -64,23 +62,19 @@ def save_package(program: torch.export.ExportedProgram, path: Path) -> Path:
     """Compile the program for this kind of machine (AOTInductor) and write the package to ``path`` (.pt2),
     whole or not at all. Raises UsageError where it does not compile (a C++ compiler is needed)."""
 
-    def write(temporary: Path) -> None:
-        made = temporary.with_name(temporary.name + ".pt2")  # the suffix is asked for
-        try:
-            with warnings.catch_warnings():  # of torch about itself
-                warnings.simplefilter("ignore", FutureWarning)
-                torch._inductor.aoti_compile_and_package(program, package_path=str(made))
-        except Exception as failed:
-            made.unlink(missing_ok=True)
-            raise UsageError(
-                "the program could not be compiled",
-                where="AOTInductor",
-                found=f"{type(failed).__name__}: {(str(failed).splitlines() or [''])[0]}",
-                fix="install a C++ compiler (g++), or export without compiling",
-            ) from failed
-        made.replace(temporary)
-
-    write_with(path, write)
+    made = io.BytesIO()
+    try:
+        with warnings.catch_warnings():  # of torch about itself
+            warnings.simplefilter("ignore", FutureWarning)
+            torch._inductor.aoti_compile_and_package(program, package_path=made)
+    except Exception as failed:
+        raise UsageError(
+            "the program could not be compiled",
+            where="AOTInductor",
+            found=f"{type(failed).__name__}: {(str(failed).splitlines() or [''])[0]}",
+            fix="install a C++ compiler (g++), or export without compiling",
+        ) from failed
+    write_bytes(path, made.getvalue())
     return path
 
 
