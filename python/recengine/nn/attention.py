@@ -21,14 +21,27 @@ def attend(
 
     In bfloat16 with gradients on a CPU, short sequences are computed in float32: torch's backward in bfloat16
     takes three to ten times as long there (torch 2.13, lengths 20 to 50), and the sums gain in precision.
+    One query a sequence on a CPU is written out: there torch cuts the keys by the number of threads, which
+    changes bits (and takes three times as long for a thousand sequences).
     """
     plain = functional.scaled_dot_product_attention
+    if query.shape[-2] == 1 and query.device.type == "cpu" and not causal:
+        with torch.autocast("cpu", enabled=False):
+            return _one_query(query.float(), key.float(), value.float(), mask).to(query.dtype)
     slow = query.dtype == torch.bfloat16 and query.device.type == "cpu" and key.shape[-2] <= SHORT
     if not (slow and torch.is_grad_enabled() and query.requires_grad):
         return plain(query, key, value, attn_mask=mask, is_causal=causal)
     with torch.autocast("cpu", enabled=False):
         wide = plain(query.float(), key.float(), value.float(), attn_mask=mask, is_causal=causal)
     return wide.to(query.dtype)
+
+
+def _one_query(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+    scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -torch.inf)
+    mixed: Tensor = scores.softmax(-1) @ value
+    return mixed
 
 
 class _SelfAttention(nn.Module):
