@@ -141,5 +141,7 @@ def test_the_default_number_of_negatives_gives_way_to_a_small_catalogue() -> Non
     assert few.loss is not None
     assert few.loss.negatives == 50  # type: ignore[attr-defined]
     assert with_negatives_that_exist(config, 100_000) is config
+    batch = resolve("mf", {"loss": {"sampler": "in_batch"}}, host())
+    assert with_negatives_that_exist(batch, 50) is batch
     asked = resolve("mf", {"loss": {"negatives": 512}}, host())
     assert with_negatives_that_exist(asked, 50) is asked  # a number that was set is refused, not changed

@@ -148,18 +148,18 @@ def grouped_swiglu(
     if not learning:
         for place, (cache, bank) in enumerate(((packed, own), (shared_packed, other))):
             layouts[place] = None if cache is None or bank is None else cache.of(bank, x.dtype)
-    if learning and x.device.type == "cpu" and _keeps(x, own, chosen[0]):
+    if learning and x.device.type == "cpu" and _keeps(x, own, chosen[0], shared):
         kept: Tensor = torch.ops.recengine.learning_swiglu(x, *cast[:3], *chosen, *spare, alpha)[0]
         return kept
     y: Tensor = torch.ops.recengine.grouped_swiglu(x, *cast[:3], *chosen, *spare, alpha, *layouts)
     return y
 
 
-def _keeps(x: Tensor, weights: Experts, experts: Tensor | None) -> bool:
+def _keeps(x: Tensor, weights: Experts, experts: Tensor | None, shared: Experts | None) -> bool:
     """Whether keeping what lies before the activation pays: it is kept by groups of rows of one expert."""
     if experts is None:
-        return True
-    return _KEEPS_ROUTED and bool(x.shape[0] * experts.shape[2] >= BLOCK * weights.gate.shape[1])
+        return _KEEPS_MIXTURES or shared is None
+    return _KEEPS_MIXTURES and bool(x.shape[0] * experts.shape[2] >= BLOCK * weights.gate.shape[1])
 
 
 def route_reference(x: Tensor, router: Tensor, k: int) -> Routing:
@@ -312,11 +312,11 @@ def _rows_in_flight(width: int) -> int:
     return min(max((1 << 17) // max(width, 1), 512), 1024) // BLOCK * BLOCK
 
 
-# Rows and hidden columns of a block of what is kept for the backward pass; whether it is kept of chosen
-# experts, too (not yet on matrix tiles, where it has not been measured).
+# Rows and hidden columns of a block of what is kept for the backward pass; whether it is kept of mixtures,
+# too (not yet on matrix tiles, where it has not been measured).
 BLOCK = 32
-_KEEPS_ROUTED = False
+_KEEPS_MIXTURES = False
 
 if native().cpu:
-    _KEEPS_ROUTED = torch.ops.recengine.swiglu_keeps_routed()
+    _KEEPS_MIXTURES = torch.ops.recengine.swiglu_keeps_routed()
     _register()

@@ -13,6 +13,7 @@ from recengine.data import Interactions, Split
 from recengine.data.clicks import ClickLog, ClickSplit, audit_clicks, prepare
 from recengine.errors import LeakageError, UsageError
 from recengine.training.config import RunConfig
+from recengine.training.feeding import SAMPLERS
 
 
 @dataclass(frozen=True)
@@ -52,13 +53,13 @@ def prepared(given: Any, config: RunConfig, *, clicks: bool) -> Material:
 
 def with_negatives_that_exist(config: RunConfig, n_items: int) -> RunConfig:
     """The same settings where a row can have as many negatives as they say; else, when nobody set their
-    number, with as many as there are items. A number that was set stays: the feeder refuses it."""
+    number, with as many as there are items. A number that was set stays: the feeder refuses it. Negatives out
+    of the batch, or of a sampler that is not the engine's, are not bound to the catalogue."""
     loss = config.loss
-    if (
-        loss is None
-        or "negatives" in loss.model_fields_set
-        or not 0 < n_items < getattr(loss, "negatives", 0)
-    ):
+    if loss is None or "negatives" in loss.model_fields_set:
+        return config
+    bound = getattr(loss, "sampler", "uniform") in {*SAMPLERS} - {"in_batch"}
+    if not bound or not 0 < n_items < getattr(loss, "negatives", 0):
         return config
     given = {**loss.model_dump(exclude_unset=True), "negatives": n_items}
     return config.model_copy(update={"loss": type(loss).parse(given)})
