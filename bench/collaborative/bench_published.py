@@ -19,11 +19,12 @@ import argparse
 import json
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from cells import RESULTS, Cell, Outcome, outcome, run
-from searches import lines_of, score, settled, trials, words
+from searches import SEARCHED, lines_of, score, settled, trials, words
 
 from recengine.training.record import environment
 
@@ -107,17 +108,16 @@ def _all() -> dict[str, Cell]:
             batch=8192,
             rate=0.06,
         ),
+        _cell("gowalla-lightgcn-20", "gowalla-lightgcn", strict, 20, model="lightgcn", batch=4096, rate=0.06),
         _cell(
-            "gowalla-lightgcn-12",
             "gowalla-lightgcn",
-            {**sl, "temperature": 0.1},
-            12,
+            "gowalla-lightgcn",
+            {**strict, "temperature": 0.07},
+            40,
             model="lightgcn",
-            batch=8192,
+            batch=4096,
             rate=0.06,
         ),
-        _cell("gowalla-lightgcn-20", "gowalla-lightgcn", strict, 20, model="lightgcn", batch=4096, rate=0.06),
-        _cell("gowalla-lightgcn", "gowalla-lightgcn", strict, 40, model="lightgcn", batch=4096, rate=0.06),
     ]
     return {cell.name: cell for cell in cells}
 
@@ -170,9 +170,8 @@ def markdown(cells: dict[str, Outcome], searched: list[str]) -> str:
     rows = {**{name: name for name in PUBLISHED}, **{short: name for name, short in SHORTER.items()}}
     for name, found in cells.items():
         cell, (recall, ndcg) = found.cell, measured(found)
-        loss = ", ".join(
-            f"{key} {value}" for key, value in cell["loss"].items() if key not in ("name", "shared")
-        )
+        said = {**cell["loss"], **cell["extra"]}
+        loss = ", ".join(f"{key} {value}" for key, value in said.items() if key not in ("name", "shared"))
         printed, beside = ("no publication", "–")
         if name in rows:
             printed = "{:.4f} / {:.4f}".format(*PUBLISHED[rows[name]])
@@ -218,18 +217,24 @@ NOTES = [
 
 
 def write(store: Path) -> None:
-    """bench/results/collaborative_published.{json,md} from the store; the figures printed."""
-    rows = {name: settled(cell, store) for name, cell in CELLS.items()}
-    found = {name: outcome(cell, store) for name, cell in rows.items() if cell is not None}
-    cells = {name: one for name, one in found.items() if one is not None}
-    claims = figures(cells)
-    plain = {n: {k: v for k, v in vars(one).items() if k != "values"} for n, one in cells.items()}
-    command = "python bench/collaborative/bench_published.py --store RUNS --write"
-    record = {"command": command, "environment": environment(), "cells": plain, "claims": claims}
-    (RESULTS / "collaborative_published.json").write_text(json.dumps(record, indent=1) + "\n")
-    searched = lines_of(CELLS.values(), store)
-    (RESULTS / "collaborative_published.md").write_text(markdown(cells, searched))
-    for claim in claims:
+    """bench/results/collaborative_published.{json,md}: what is in the store, and of other rows what is
+    written already (in ``environment`` where ``environments`` has no other); the claims' figures printed."""
+    path = RESULTS / "collaborative_published.json"
+    kept = json.loads(path.read_text())
+    cells = {name: Outcome(**one) for name, one in kept["cells"].items()}
+    for name, cell in CELLS.items():
+        row = settled(cell, store)
+        found = None if row is None else outcome(row, store)
+        if found is not None:
+            cells[name] = replace(found, values=None)
+            kept["cells"][name] = {k: v for k, v in vars(found).items() if k != "values"}
+            kept["environments"][name] = environment()
+    cells = {name: cells[name] for name in CELLS if name in cells}
+    kept["searches"] |= lines_of(CELLS.values(), store)
+    kept["claims"] = figures(cells)
+    path.write_text(json.dumps(kept, indent=1) + "\n")
+    path.with_suffix(".md").write_text(markdown(cells, [*SEARCHED, *kept["searches"].values()]))
+    for claim in kept["claims"]:
         print(json.dumps(claim))
 
 

@@ -30,11 +30,8 @@ SEARCHES: dict[str, list[list[Change]]] = {
     "shift-cd": [_temperatures(0.05, 0.075, 0.1, 0.15), _SLOWER, [{"epochs": 60}]],
     "shift-gowalla": [_temperatures(0.05, 0.075, 0.1)],
     "electronic-dsl-w": [_WEIGHTS],
-    "gowalla-lightgcn": [
-        [{"rate": rate} for rate in (0.06, 0.02, 0.006)],
-        _temperatures(0.15, 0.2),
-        _temperatures(0.07, 0.05),
-    ],
+    # rate and temperature were searched before (line "gowalla-lightgcn, cosine")
+    "gowalla-lightgcn": [[{"extra": {"norm_power": power}} for power in (0.2, 0.3, 0.4)]],
     "electronic-bpr": [
         _DECAYS,
         [{"rate": 1e-3}, {"rate": 1e-2}],
@@ -105,26 +102,29 @@ def _best(row: Cell, store: Path, stages: int) -> Cell | None:
 def words(cell: Cell) -> str:
     """What a search may change, in words."""
     quiet = ("name", "negatives", "warmup", "ramp")
-    given = {**{k: v for k, v in cell.loss.items() if k not in quiet}, "rate": cell.rate}
+    given = {**{k: v for k, v in cell.loss.items() if k not in quiet}, **cell.extra, "rate": cell.rate}
     given |= {"spread": cell.spread, "decay": cell.decay, "batch": cell.batch, "epochs": cell.epochs}
     return ", ".join(f"{k} {v}" for k, v in given.items())
 
 
-def lines_of(rows: Iterable[Cell], store: Path) -> list[str]:
-    """The searches that are complete, as a table."""
-    lines = [
-        "## Searches",
-        "",
-        "Every trial runs its whole (shorter) course. Shifted sets: a tenth of the training part, held back "
-        "by drawing items uniformly, as the test part was, mean over all users; others: a tenth of every "
-        "user's training items. The test part was not looked at. A stage changes the best so far.",
-        "",
-        "| row | settings: validation NDCG@20 |",
-        "|---|---|",
-    ]
+SEARCHED = [
+    "## Searches",
+    "",
+    "Every trial runs its whole (shorter) course. Shifted sets: a tenth of the training part, held back "
+    "by drawing items uniformly, as the test part was, mean over all users; others: a tenth of every "
+    "user's training items. The test part was not looked at. A stage changes the best so far.",
+    "",
+    "| row | settings: validation NDCG@20 |",
+    "|---|---|",
+]
+
+
+def lines_of(rows: Iterable[Cell], store: Path) -> dict[str, str]:
+    """A table's line for every search that is complete, by row."""
+    lines = {}
     for row in rows:
         if row.name in SEARCHES and settled(row, store) is not None:
             made = [(cell, outcome(cell, store)) for cell in trials(row, store)]
             shown = [f"{words(cell)}: {score(found):.4f}" for cell, found in made if found is not None]
-            lines.append(f"| {row.name} | {'; '.join(shown)} |")
+            lines[row.name] = f"| {row.name} | {'; '.join(shown)} |"
     return lines

@@ -91,8 +91,10 @@ def test_the_smallest_ratio_counts_and_the_form_is_said() -> None:
         return [made(cell, None, spread + mean - 0.1 + 0.001 * cell.seed) for cell in cells]
 
     systems = {"sl": runs(0.4), "bsl": runs(0.5), "dsl_r": runs(0.44), "dsl_v": runs(0.45)}
-    (claim,) = figures({"beauty": systems})
+    found = {"dsl_r": 0.1, "dsl_v": 0.2}
+    (claim,) = figures("beauty", systems, found)
     assert (claim["claim"], claim["form"]) == ("collaborative.dsl-r-mf-beauty", "dsl_v")
     assert claim["figure"] == pytest.approx(0.9, abs=1e-3)
+    assert figures("beauty", systems, {**found, "dsl_r": 0.3})[0]["form"] == "dsl_r"  # by validation alone
     systems["dsl_v"] = runs(0.6, seeds=1)  # a lucky seed does not take the claim
-    assert figures({"beauty": systems})[0]["form"] == "dsl_r"
+    assert figures("beauty", systems, found)[0]["form"] == "dsl_r"

@@ -180,6 +180,24 @@ def test_tune_tells_why_a_trial_failed_and_words_that_fit(events: Path, tmp_path
     call("fit", "mf", "--data", events, *use, "--out", tmp_path / "run")
 
 
+@pytest.mark.parametrize("items", [20, 40])
+def test_tune_keeps_negatives_within_a_small_catalogue(items: int, tmp_path: Path) -> None:
+    """Default and range of the negatives reach beyond it: no trial may fail of that."""
+    rows = [f"u{user},i{(7 * user + 3 * step) % items},{step}" for user in range(40) for step in range(5)]
+    table = tmp_path / "small.csv"
+    table.write_text("\n".join(["user,item,time", *rows]))
+    words = ["--trials", "3", "--confirm", "0", "--study", tmp_path / "s.db", "--tuner", "sobol"]
+    short = ["--set", "training.epochs=1", "--fix", "training.epochs"]
+    asked = [str(word) for word in ("tune", "mf", "--data", table, *short, *words)]
+    done = RUNNER.invoke(app, asked)
+    assert done.exit_code == 0, done.output
+    assert done.output.count("  best ndcg@10") == 3  # trials that gave a value
+    searched = 6 if items > 32 else 5  # the range of the negatives begins at 32
+    assert f"{searched} " in done.stdout.splitlines()[0]
+    words[-3] = tmp_path / "t.db"
+    assert "99" in failed("tune", "mf", "--data", table, *short, *words, "--set=loss.negatives=99")
+
+
 def test_tune_says_when_nothing_is_to_be_changed(events: Path, tmp_path: Path) -> None:
     words = ["--trials", "1", "--confirm", "0", "--study", tmp_path / "s.db"]
     told = call("tune", "itemknn", "--data", events, "--tuner", "random", *words)

@@ -51,6 +51,21 @@ def test_any_loss_trains_it(model: str, loss: str) -> None:
     assert len(run.recommend([run.split.train.users.tokens[0]], k=3)) == 3
 
 
+def test_norm_power_goes_from_the_cosine_to_the_dot_product(model: str) -> None:
+    settings = {"loss": {"name": "sl", "negatives": 8}, "training": {"epochs": 1, "batch_size": 64}}
+    split = planted().split
+    items = recengine.fit(model, split, settings=settings).model.tables()[1]
+    unit = torch.nn.functional.normalize(items, dim=1)
+    lengths = items.norm(dim=1, keepdim=True)
+    for power in (0.0, 0.5, 1.0):
+        fitted = recengine.fit(model, split, settings={**settings, "model": {"norm_power": power}})
+        torch.testing.assert_close(fitted.model.item_vectors(), (unit * lengths**power).detach())
+    settings["loss"]["name"] = "bpr"
+    with pytest.raises(ConfigError, match="dot product") as told:
+        recengine.fit(model, split, settings={**settings, "model": {"norm_power": 0.5}})
+    assert "model.norm_power" in str(told.value)
+
+
 @pytest.mark.parametrize("sampler", ["uniform", "popularity", "mixed", "in_batch"])
 def test_any_sampler_feeds_it(model: str, sampler: str) -> None:
     run = fit(model, {"name": "ssm", "negatives": 8, "sampler": sampler, "power": 0.75})

@@ -14,5 +14,12 @@ class MF(PairModel):
     """
 
     def __init__(self, config: MFConfig, facts: DataFacts) -> None:
-        super().__init__(facts.n_users, facts.n_items, config.factors, config.init_std, config.l2)
+        super().__init__(
+            facts.n_users,
+            facts.n_items,
+            config.factors,
+            config.init_std,
+            config.l2,
+            norm_power=config.norm_power,
+        )
         self.config = config

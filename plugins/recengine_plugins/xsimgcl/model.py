@@ -25,7 +25,14 @@ class XSimGCL(GraphPairModel):
     """
 
     def __init__(self, config: XSimGCLConfig, facts: DataFacts) -> None:
-        super().__init__(facts.n_users, facts.n_items, config.factors, config.init_std, config.l2)
+        super().__init__(
+            facts.n_users,
+            facts.n_items,
+            config.factors,
+            config.init_std,
+            config.l2,
+            norm_power=config.norm_power,
+        )
         self.config = config
 
     def tables(self) -> tuple[Tensor, Tensor]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import operator
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from recengine.cli.sections import sections_of
-from recengine.config import SearchRange, did_you_mean
+from recengine.config import Config, SearchRange, did_you_mean
 from recengine.errors import ConfigError, UsageError
 from recengine.settings.layers import parse_set
 
@@ -26,10 +27,12 @@ def search_space(
     ranges: Sequence[str],
     costs: Sequence[str],
     limits: Sequence[str],
+    n_items: int = 0,
 ) -> Space:
     """The knobs of the sections model, loss and training, around the settings ``start``. Of a model that fits
     itself in one call (no gradient steps) the section training has nothing to say. ``ranges``: NAME=LOW:HIGH,
     NAME=LOW:HIGH:log, NAME=LOW:HIGH:linear or NAME=A,B narrow or widen a knob, or make one of any setting.
+    ``n_items``: negatives that the catalogue bounds are not searched above it, unless a range says so.
     """
     from recengine.tuning import Parameter, Space
 
@@ -49,6 +52,12 @@ def search_space(
         known += declared
         settable += [f"{section}.{key}" for key in cls.model_fields]
         wanted = [key for key in declared if (not only or key in only) and key not in fixed]
+        if "loss.negatives" in wanted and "loss.negatives" not in narrowed and n_items:
+            within = _within_catalogue(cls, values, n_items)
+            if within is None:
+                wanted.remove("loss.negatives")
+            else:
+                narrowed["loss.negatives"] = within
         if not wanted:
             continue
         bare = [key.partition(".")[2] for key in wanted]
@@ -65,6 +74,40 @@ def search_space(
         if asked not in known:
             raise _unknown(asked, known, settable)
     return Space(tuple(parameters), tuple(linear_limit(text) for text in limits))
+
+
+def start_within(
+    start: Mapping[str, Any], model: str, given: Mapping[str, Any], n_items: int
+) -> dict[str, Any]:
+    """``start`` with the default number of negatives lowered to the catalogue, as a fit lowers it. Raises
+    ConfigError for a ``given`` number above it, of which every trial would fail."""
+    values = dict(start.get("loss") or {})
+    loss = sections_of(model, start).get("loss")
+    if loss is None or not 0 < n_items < values.get("negatives", 0) or not _bound(loss, values):
+        return dict(start)
+    if "negatives" in (given.get("loss") or {}):
+        raise ConfigError(
+            "there are fewer items than negatives are asked for",
+            where="loss.negatives",
+            found=values["negatives"],
+            expected=f"at most {n_items}, the items of the catalogue",
+        )
+    return {**start, "loss": {**values, "negatives": n_items}}
+
+
+def _bound(loss: type[Config], values: Mapping[str, Any]) -> bool:
+    from recengine.training.splitting import bound_to_catalogue
+
+    return bound_to_catalogue(loss.parse({k: v for k, v in values.items() if k in loss.model_fields}))
+
+
+def _within_catalogue(loss: type[Config], values: Mapping[str, Any], n_items: int) -> SearchRange | None:
+    """The declared range of the negatives, up to the number of items; None where nothing is left of it."""
+    declared = loss.search_space()["negatives"]
+    if declared.high is None or not _bound(loss, values):
+        return declared
+    high = min(declared.high, n_items)
+    return None if declared.low is None or declared.low >= high else replace(declared, high=high)
 
 
 def _unknown(asked: str, known: Sequence[str], settable: Sequence[str]) -> ConfigError:

@@ -10,13 +10,15 @@ import typer
 from recengine.cli.failures import INTERRUPTED
 from recengine.cli.inputs import ConfigFile, Data, DataOptions, Model, Sets
 from recengine.cli.output import Json, note
-from recengine.cli.search_space import search_space
+from recengine.cli.search_space import search_space, start_within
 from recengine.cli.sections import effective
+from recengine.cli.sections import given as given_settings
 from recengine.cli.tune_objective import (
     FitObjective,
     WatchedObjective,
     check_judgeable,
     data_of,
+    items_of,
     metric_of,
     what_values_depend_on,
 )
@@ -99,9 +101,12 @@ def tune(
 
     metric = metric_of(model, metric)
     start = effective(model, config, sets or [])
-    space = search_space(model, start, only, fix or [], ranges or [], cost or [], limit or [])
     # bad data fails here: before there is a study, not in every trial
-    about = what_values_depend_on(model, data_of(model, data, tuple(data_option or ())), start, space.names)
+    found = data_of(model, data, tuple(data_option or ()))
+    n_items = items_of(found)
+    start = start_within(start, model, given_settings(model, config, sets or []), n_items)
+    space = search_space(model, start, only, fix or [], ranges or [], cost or [], limit or [], n_items)
+    about = what_values_depend_on(model, found, start, space.names)
     entry = host().registries["tuner"].get(tuner)
     policy = entry.load()(entry.load_config()(), space, seed)
     made = Study.open(study, name or model, space, policy, seed=seed, objectives=(metric,), about=about)

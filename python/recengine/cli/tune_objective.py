@@ -23,6 +23,15 @@ def data_of(model: str, name: str, options: tuple[str, ...]) -> Any:
     return read_for(model, name, options)
 
 
+def items_of(data: Any) -> int:
+    """Items of the catalogue; 0 where rows are clicked on instead of items ranked."""
+    from recengine.data import Interactions, Split
+
+    if isinstance(data, Split):
+        return int(data.train.n_items)
+    return int(data.n_items) if isinstance(data, Interactions) else 0
+
+
 def of_clicks(model: str) -> bool:
     from recengine.hooks import host
     from recengine.training.config import CLICKS

@@ -11,8 +11,13 @@ from torch.nn import functional
 from recengine.contracts.batch import HistoryBatch, PairBatch, StepContext
 from recengine.contracts.loss import LossInput
 from recengine.contracts.model import Feed
+from recengine.errors import ConfigError
 from recengine.nn.unit import unit_rows
 from recengine.ops.histories import distinct_rows
+
+
+def _of_cosines(loss: Any) -> bool:
+    return getattr(loss, "score", "dot") == "cosine"
 
 
 class PairModel(nn.Module):
@@ -23,20 +28,39 @@ class PairModel(nn.Module):
     the distinct items of the history; an empty history is the zero vector, for which no item is preferred.
 
     init_std: spread of the initial normal values. l2: pull on the rows of a batch, l2 / 2 times the mean over
-    rows of |x_u|^2 + |y_i|^2 of the learned tables.
+    rows of |x_u|^2 + |y_i|^2 of the learned tables. norm_power: where the loss is one of cosines, items are
+    ranked by cos(x_u, y_i) |y_i|^norm_power: the length of a vector grows with the item's popularity, of
+    which the cosine knows nothing.
     """
 
-    def __init__(self, n_users: int, n_items: int, dim: int, init_std: float, l2: float = 0.0) -> None:
+    def __init__(
+        self,
+        n_users: int,
+        n_items: int,
+        dim: int,
+        init_std: float,
+        l2: float = 0.0,
+        *,
+        norm_power: float = 0.0,
+    ) -> None:
         super().__init__()
         self.users, self.items = nn.Embedding(n_users, dim), nn.Embedding(n_items, dim)
         for table in (self.users, self.items):
             nn.init.normal_(table.weight, std=init_std)
-        self.l2 = l2
+        self.l2, self.norm_power = l2, norm_power
         self.loss: Any = None
         self._kept: tuple[tuple[object, ...], tuple[Tensor, Tensor]] | None = None
 
     def attach_loss(self, loss: Any) -> None:
-        """Take the loss that the settings name."""
+        """Take the loss that the settings name. Raises ConfigError for a norm_power beside a loss of dot
+        products, in which the whole length counts."""
+        if self.norm_power and not _of_cosines(loss):
+            raise ConfigError(
+                "this loss ranks by the dot product, not by the cosine",
+                where="model.norm_power",
+                found=self.norm_power,
+                expected="0, or a loss of cosines such as 'sl'",
+            )
         self.loss = loss
 
     def feed(self) -> Feed:
@@ -118,7 +142,10 @@ class PairModel(nn.Module):
         if self._kept is None or self._kept[0] != state:
             with torch.no_grad():
                 users, items = self.tables()
-                if getattr(self.loss, "score", "dot") == "cosine":
+                if _of_cosines(self.loss):
+                    lengths = torch.linalg.vector_norm(items, dim=1, keepdim=True)
                     users, items = unit_rows(users), unit_rows(items)
+                    if self.norm_power:
+                        items = items * lengths**self.norm_power
                 self._kept = (state, (users, items))
         return self._kept[1]

@@ -56,13 +56,17 @@ def with_negatives_that_exist(config: RunConfig, n_items: int) -> RunConfig:
     number, with as many as there are items. A number that was set stays: the feeder refuses it. Negatives out
     of the batch, or of a sampler that is not the engine's, are not bound to the catalogue."""
     loss = config.loss
-    if loss is None or "negatives" in loss.model_fields_set:
+    if loss is None or "negatives" in loss.model_fields_set or not bound_to_catalogue(loss):
         return config
-    bound = getattr(loss, "sampler", "uniform") in {*SAMPLERS} - {"in_batch"}
-    if not bound or not 0 < n_items < getattr(loss, "negatives", 0):
+    if not 0 < n_items < getattr(loss, "negatives", 0):
         return config
     given = {**loss.model_dump(exclude_unset=True), "negatives": n_items}
     return config.model_copy(update={"loss": type(loss).parse(given)})
+
+
+def bound_to_catalogue(loss: Config) -> bool:
+    """Whether a row can have no more negatives of this loss than there are items."""
+    return getattr(loss, "sampler", "uniform") in {*SAMPLERS} - {"in_batch"}
 
 
 def _fewer_negatives(config: RunConfig, n_items: int) -> Finding:
