@@ -5,16 +5,19 @@
 
 #include <string>
 
+#include "common/amx.h"
 #include "common/isa.h"
 #include "common/large_blocks.h"
 
 namespace {
 std::string isa() { return recengine::isa_name(); }
+bool on_tiles() { return recengine::amx_live(); }
 bool keep_memory(bool on) { return recengine::LargeBlocks::shared().keep(on); }
 }  // namespace
 
 STABLE_TORCH_LIBRARY(recengine, m) {
   m.def("isa() -> str");
+  m.def("on_tiles() -> bool");
   m.def("keep_memory(bool on) -> bool");
   // attention
   m.def(
@@ -69,6 +72,13 @@ STABLE_TORCH_LIBRARY(recengine, m) {
       "linear_cross_entropy_backward(Tensor? loss_grad, Tensor? lse_grad, Tensor hidden, Tensor weight, "
       "Tensor? target, Tensor? bias, Tensor? row_key, Tensor? item_key, Tensor lse, int ignore_index, float scale, "
       "bool bias_grad) -> (Tensor hidden, Tensor weight, Tensor bias)");
+  m.def(
+      "learning_cross_entropy(Tensor hidden, Tensor weight, Tensor? target, Tensor? bias, Tensor? row_key, "
+      "Tensor? item_key, int ignore_index, float scale) -> (Tensor loss, Tensor lse, Tensor logits)");
+  m.def(
+      "learning_cross_entropy_backward(Tensor? loss_grad, Tensor? lse_grad, Tensor hidden, Tensor weight, "
+      "Tensor? target, Tensor? bias, Tensor? row_key, Tensor? item_key, Tensor lse, Tensor logits, int ignore_index, "
+      "float scale, bool bias_grad) -> (Tensor hidden, Tensor weight, Tensor bias)");
   m.def("sampled_scores(Tensor anchors, Tensor table, Tensor negatives, float scale) -> Tensor");
   m.def(
       "sampled_scores_backward(Tensor grad, Tensor anchors, Tensor table, Tensor negatives, float scale) "
@@ -128,11 +138,11 @@ STABLE_TORCH_LIBRARY(recengine, m) {
       "Tensor? experts, Tensor? gates, Tensor? shared_gate, Tensor? shared_up, Tensor? shared_down, float alpha) "
       "-> (Tensor x, Tensor gate, Tensor up, Tensor down, Tensor gates, Tensor shared_gate, Tensor shared_up, "
       "Tensor shared_down)");
-  m.def("swiglu_keeps_routed() -> bool");
   m.def("swiglu_pack(Tensor gate, Tensor up, Tensor down) -> Tensor");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(recengine, CompositeExplicitAutograd, m) {
   m.impl("isa", TORCH_BOX(&isa));
+  m.impl("on_tiles", TORCH_BOX(&on_tiles));
   m.impl("keep_memory", TORCH_BOX(&keep_memory));
 }

@@ -617,14 +617,8 @@ Tensor swiglu_pack(const Tensor& gate, const Tensor& up, const Tensor& down) {
   return packed;
 }
 
-bool keeps_routed() { return !amx_live(); }
-
 }  // namespace
 }  // namespace recengine
-
-STABLE_TORCH_LIBRARY_IMPL(recengine, CompositeExplicitAutograd, m) {
-  m.impl("swiglu_keeps_routed", TORCH_BOX(&recengine::keeps_routed));
-}
 
 STABLE_TORCH_LIBRARY_IMPL(recengine, CPU, m) {
   m.impl("moe_route", TORCH_BOX(&recengine::moe_route));

@@ -18,6 +18,12 @@ static_assert(NB % MR == 0 && NB % NR == 0 && UB % MR == 0);
 
 RE_INLINE int64_t padded(int64_t width) { return (width + NR - 1) / NR * NR; }
 
+// Where the logits of one group of rows against a step's items are kept: by tile of UB rows, then by step.
+RE_INLINE float* kept_tile(const CatalogueLoss& p, int64_t row, int64_t block) {
+  const int64_t blocks = (p.items + NB - 1) / NB;
+  return p.logits + (row / UB * blocks + block) * UB * NB + row % UB * NB;
+}
+
 RE_INLINE void fill_bias(const CatalogueLoss& p, int64_t item, int64_t count, float* bias) {
   for (int64_t x = 0; x < NB; ++x) bias[x] = x >= count ? LOWEST : p.bias ? p.bias[item + x] : 0.f;
 }
@@ -70,15 +76,16 @@ RE_INLINE void join_lanes(int64_t rows, const float* lanes, float* largest, floa
   }
 }
 
-// The same logits become their gradient: spread * softmax - hit * [item is target].
+// The same logits become their gradient: spread * softmax - hit * [item is target]. made: the logits, which are x
+// itself or what the forward pass kept (then nothing is left to leave out).
 RE_INLINE void to_gradient(const CatalogueLoss& p, int64_t row, int64_t item, int64_t count, float scale, float lse,
-                           float spread, float hit, float* x) {
-  if (p.row_key) leave_out(p, row, item, count, x);
+                           float spread, float hit, const float* made, float* x) {
+  if (p.row_key && made == x) leave_out(p, row, item, count, x);
   const vf shift = splat(lse), weight = splat(spread), by = splat(scale);
 #pragma GCC unroll 2
   for (int64_t j = 0; j < NB; j += 2 * W) {
-    store(x + j, weight * vexp2((load(x + j) * by - shift) * LOG2_E));
-    store(x + j + W, weight * vexp2((load(x + j + W) * by - shift) * LOG2_E));
+    store(x + j, weight * vexp2((load(made + j) * by - shift) * LOG2_E));
+    store(x + j + W, weight * vexp2((load(made + j + W) * by - shift) * LOG2_E));
   }
   const int64_t at = p.target[row] - item;
   if (at >= 0 && at < count) x[at] -= hit;

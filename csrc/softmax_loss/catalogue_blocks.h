@@ -144,7 +144,7 @@ struct TiledCatalogue {
             float* x = tile + i * NB;
             const int64_t r = at + i;
             if (r < rows)
-              to_gradient(p, row + r, item, count, plain ? p.scale : 1.f, lse[r], spread[r], hit[r], x);
+              to_gradient(p, row + r, item, count, plain ? p.scale : 1.f, lse[r], spread[r], hit[r], x, x);
             else
               std::memset(x, 0, sizeof(float) * NB);
           }

@@ -18,6 +18,7 @@ struct CatalogueLoss {
   const int64_t* item_key;  // row, unless it is the row's target
   float scale;
   int64_t rows, items, width;
+  float* logits = nullptr;  // where the forward pass keeps them for the backward one, in whole tiles, or null
 };
 
 // How the work is cut: constants of an instruction set, so the cut never depends on the threads.

@@ -8,7 +8,8 @@
 // Linear cross-entropy. A step takes `items` items and some rows: the logits of a few rows against those
 // items fill a tile that stays in the cache, and everything that needs them happens there. The forward pass
 // keeps a running maximum and sum; the backward pass turns the logits into their gradient and multiplies it
-// into both operands' gradients at once. No logit ever reaches memory.
+// into both operands' gradients at once. No logit ever reaches memory, but where the caller asks to keep them
+// (p.logits): the backward pass then makes none again.
 namespace KERN_NS {
 
 using recengine::CatalogueScratch;
@@ -106,9 +107,10 @@ void catalogue_forward(const CatalogueLoss& p, const float* left, int64_t row, i
     pack_items(p, item, count, panels);
     fill_bias(p, item, count, bias);
     for (int64_t g = 0; g < rows; g += MR) {
-      logits(p, left + g * p.width, panels, bias, tile);
+      float* made = p.logits ? kept_tile(p, row + g, b) : tile;
+      logits(p, left + g * p.width, panels, bias, made);
       for (int64_t r = g; r < rows && r < g + MR; ++r) {
-        float* x = tile + (r - g) * NB;
+        float* x = made + (r - g) * NB;
         add_logits(p, row + r, item, count, 1.f, x, lanes + r * LANES);
       }
     }
@@ -153,9 +155,11 @@ void catalogue_backward(const CatalogueLoss& p, const float* left, const float* 
   float* line = bias + NB;
   for (int64_t b = block; b < block_end; ++b) {
     const int64_t item = b * NB, count = p.items - item < NB ? p.items - item : NB;
-    pack_items(p, item, count, panels);
     pack_items_scaled(p, item, count, items, line);
-    fill_bias(p, item, count, bias);
+    if (!p.logits) {
+      pack_items(p, item, count, panels);
+      fill_bias(p, item, count, bias);
+    }
     std::memset(change, 0, sizeof(float) * static_cast<size_t>(NB * wide));
     if (bias_sum && first) std::memset(bias_sum + item, 0, sizeof(float) * static_cast<size_t>(count));
     for (int64_t u = 0; u < rows; u += UB) {
@@ -165,7 +169,11 @@ void catalogue_backward(const CatalogueLoss& p, const float* left, const float* 
           std::memset(part, 0, sizeof(float) * MR * NB);
           continue;
         }
-        logits(p, left + (u + g) * p.width, panels, bias, part);
+        const float* made = part;
+        if (p.logits)
+          made = kept_tile(p, row + u + g, b);
+        else
+          logits(p, left + (u + g) * p.width, panels, bias, part);
         for (int i = 0; i < MR; ++i) {
           float* x = part + i * NB;
           const int64_t r = u + g + i;
@@ -173,7 +181,7 @@ void catalogue_backward(const CatalogueLoss& p, const float* left, const float* 
             std::memset(x, 0, sizeof(float) * NB);
             continue;
           }
-          to_gradient(p, row + r, item, count, 1.f, lse[r], spread[r], hit[r], x);
+          to_gradient(p, row + r, item, count, 1.f, lse[r], spread[r], hit[r], made + i * NB, x);
         }
         if (bias_sum)
           for (int64_t i = 0; i < MR; ++i)

@@ -108,15 +108,17 @@ void pack_chunk(const Catalogue& c, int64_t start, float* left, float* right) {
   });
 }
 
-std::tuple<Tensor, Tensor> linear_cross_entropy(const Tensor& hidden, const Tensor& weight, const std::optional<Tensor>& target,
-                                                const std::optional<Tensor>& bias, const std::optional<Tensor>& row_key,
-                                                const std::optional<Tensor>& item_key, int64_t ignore_index, double scale) {
-  const char* op = "linear_cross_entropy";
+// logits: where they are kept for the backward pass, or null.
+std::tuple<Tensor, Tensor> catalogue_forward_pass(const char* op, const Tensor& hidden, const Tensor& weight,
+                                                  const std::optional<Tensor>& target, const std::optional<Tensor>& bias,
+                                                  const std::optional<Tensor>& row_key, const std::optional<Tensor>& item_key,
+                                                  int64_t ignore_index, double scale, float* logits) {
   check_catalogue(op, hidden, weight, target, bias, row_key, item_key);
   Tensor loss = new_zeros(hidden, {hidden.size(0)}, ScalarType::Float);
   Tensor lse = new_zeros(hidden, {hidden.size(0)}, ScalarType::Float);
   if (hidden.size(0) == 0) return {loss, lse};
-  const Catalogue c(op, hidden, weight, target, bias, row_key, item_key, ignore_index, scale);
+  Catalogue c(op, hidden, weight, target, bias, row_key, item_key, ignore_index, scale);
+  c.p.logits = logits;
   float *loss_out = loss.mutable_data_ptr<float>(), *lse_out = lse.mutable_data_ptr<float>();
   const Scratch left(c.tiles_of_rows() * c.floats.left), largest(c.parts * c.chunk), sum(c.parts * c.chunk);
   const auto forward = RECENGINE_PICK(catalogue_forward);
@@ -141,6 +143,34 @@ std::tuple<Tensor, Tensor> linear_cross_entropy(const Tensor& hidden, const Tens
   return {loss, lse};
 }
 
+std::tuple<Tensor, Tensor> linear_cross_entropy(const Tensor& hidden, const Tensor& weight, const std::optional<Tensor>& target,
+                                                const std::optional<Tensor>& bias, const std::optional<Tensor>& row_key,
+                                                const std::optional<Tensor>& item_key, int64_t ignore_index, double scale) {
+  return catalogue_forward_pass("linear_cross_entropy", hidden, weight, target, bias, row_key, item_key, ignore_index, scale,
+                                nullptr);
+}
+
+// Room for every row, up to a whole tile of any instruction set, and for whole steps of items; the shape says no more
+// (kept_tile in catalogue.h has the order). Python's fake tensor has the same.
+constexpr int64_t KEPT_ROWS = 128, KEPT_ITEMS = 192;
+
+std::tuple<Tensor, Tensor, Tensor> learning_cross_entropy(const Tensor& hidden, const Tensor& weight,
+                                                          const std::optional<Tensor>& target, const std::optional<Tensor>& bias,
+                                                          const std::optional<Tensor>& row_key, const std::optional<Tensor>& item_key,
+                                                          int64_t ignore_index, double scale) {
+  const char* op = "learning_cross_entropy";
+  check_dim(op, "hidden", hidden, 2);
+  check_dim(op, "weight", weight, 2);
+  check_dtype(op, "hidden", hidden, ScalarType::Float, "float32");
+  const CatalogueTiles tiles = RECENGINE_PICK(catalogue_tiles)();
+  STD_TORCH_CHECK(tiles.row_tile <= KEPT_ROWS && KEPT_ITEMS % tiles.items == 0, op, ": no room for a tile");
+  const int64_t across = (weight.size(0) + KEPT_ITEMS - 1) / KEPT_ITEMS * KEPT_ITEMS;
+  Tensor logits = large_empty(hidden, {hidden.size(0) + KEPT_ROWS, across});
+  const auto [loss, lse] = catalogue_forward_pass(op, hidden, weight, target, bias, row_key, item_key, ignore_index, scale,
+                                                  logits.mutable_data_ptr<float>());
+  return {loss, lse, logits};
+}
+
 // By the rows that count: values of a gradient that may be absent.
 std::vector<float> gathered(const char* op, const char* name, const std::optional<Tensor>& t, const Catalogue& c, int64_t rows) {
   std::vector<float> values(c.index.size(), 0.f);
@@ -152,14 +182,15 @@ std::vector<float> gathered(const char* op, const char* name, const std::optiona
   return values;
 }
 
-std::tuple<Tensor, Tensor, Tensor> linear_cross_entropy_backward(
-    const std::optional<Tensor>& loss_grad, const std::optional<Tensor>& lse_grad, const Tensor& hidden, const Tensor& weight,
-    const std::optional<Tensor>& target, const std::optional<Tensor>& bias, const std::optional<Tensor>& row_key,
-    const std::optional<Tensor>& item_key, const Tensor& lse, int64_t ignore_index, double scale, bool bias_grad) {
-  const char* op = "linear_cross_entropy_backward";
+std::tuple<Tensor, Tensor, Tensor> catalogue_backward_pass(
+    const char* op, const std::optional<Tensor>& loss_grad, const std::optional<Tensor>& lse_grad, const Tensor& hidden,
+    const Tensor& weight, const std::optional<Tensor>& target, const std::optional<Tensor>& bias,
+    const std::optional<Tensor>& row_key, const std::optional<Tensor>& item_key, const Tensor& lse, const Tensor* logits,
+    int64_t ignore_index, double scale, bool bias_grad) {
   check_catalogue(op, hidden, weight, target, bias, row_key, item_key);
   Tensor hidden_grad = new_zeros(hidden, {hidden.size(0), hidden.size(1)});
-  const Catalogue c(op, hidden, weight, target, bias, row_key, item_key, ignore_index, scale);
+  Catalogue c(op, hidden, weight, target, bias, row_key, item_key, ignore_index, scale);
+  if (logits) c.p.logits = logits->mutable_data_ptr<float>();  // read only
   const bool direct = weight.scalar_type() == ScalarType::Float;
   Tensor bias_out = new_zeros(hidden, {bias_grad ? weight.size(0) : 0}, ScalarType::Float);
   if (c.p.rows == 0) return {hidden_grad, new_zeros(weight, {weight.size(0), weight.size(1)}), bias_out};
@@ -202,6 +233,33 @@ std::tuple<Tensor, Tensor, Tensor> linear_cross_entropy_backward(
   }
   if (!direct) weight_grad = torch::stable::copy_(weight_grad, weight_sum);
   return {hidden_grad, weight_grad, bias_out};
+}
+
+std::tuple<Tensor, Tensor, Tensor> linear_cross_entropy_backward(
+    const std::optional<Tensor>& loss_grad, const std::optional<Tensor>& lse_grad, const Tensor& hidden, const Tensor& weight,
+    const std::optional<Tensor>& target, const std::optional<Tensor>& bias, const std::optional<Tensor>& row_key,
+    const std::optional<Tensor>& item_key, const Tensor& lse, int64_t ignore_index, double scale, bool bias_grad) {
+  return catalogue_backward_pass("linear_cross_entropy_backward", loss_grad, lse_grad, hidden, weight, target, bias, row_key,
+                                 item_key, lse, nullptr, ignore_index, scale, bias_grad);
+}
+
+std::tuple<Tensor, Tensor, Tensor> learning_cross_entropy_backward(
+    const std::optional<Tensor>& loss_grad, const std::optional<Tensor>& lse_grad, const Tensor& hidden, const Tensor& weight,
+    const std::optional<Tensor>& target, const std::optional<Tensor>& bias, const std::optional<Tensor>& row_key,
+    const std::optional<Tensor>& item_key, const Tensor& lse, const Tensor& logits, int64_t ignore_index, double scale,
+    bool bias_grad) {
+  const char* op = "learning_cross_entropy_backward";
+  check_dim(op, "hidden", hidden, 2);
+  check_dim(op, "weight", weight, 2);
+  check_dtype(op, "hidden", hidden, ScalarType::Float, "float32");
+  check_dim(op, "logits", logits, 2);
+  check_size(op, "logits", logits, 0, hidden.size(0) + KEPT_ROWS);
+  check_size(op, "logits", logits, 1, (weight.size(0) + KEPT_ITEMS - 1) / KEPT_ITEMS * KEPT_ITEMS);
+  check_dtype(op, "logits", logits, ScalarType::Float, "float32");
+  STD_TORCH_CHECK(logits.is_cpu() && logits.is_contiguous(), op,
+                  ": logits must be on the CPU and contiguous, as learning_cross_entropy made them");
+  return catalogue_backward_pass(op, loss_grad, lse_grad, hidden, weight, target, bias, row_key, item_key, lse, &logits,
+                                 ignore_index, scale, bias_grad);
 }
 
 // --- sampled log-sum-exp
@@ -478,6 +536,8 @@ Tensor logsumexp_rows_backward(const Tensor& grad, const Tensor& logits, const s
 STABLE_TORCH_LIBRARY_IMPL(recengine, CPU, m) {
   m.impl("linear_cross_entropy", TORCH_BOX(&recengine::linear_cross_entropy));
   m.impl("linear_cross_entropy_backward", TORCH_BOX(&recengine::linear_cross_entropy_backward));
+  m.impl("learning_cross_entropy", TORCH_BOX(&recengine::learning_cross_entropy));
+  m.impl("learning_cross_entropy_backward", TORCH_BOX(&recengine::learning_cross_entropy_backward));
   m.impl("sampled_scores", TORCH_BOX(&recengine::sampled_scores));
   m.impl("sampled_scores_backward", TORCH_BOX(&recengine::sampled_scores_backward));
   m.impl("sampled_logsumexp", TORCH_BOX(&recengine::sampled_logsumexp));

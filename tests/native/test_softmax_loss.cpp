@@ -15,20 +15,22 @@ using recengine::SampledLogSumExp;
 namespace {
 
 // The whole catalogue in one part, one chunk of rows after another, as the launcher does.
-void catalogue(int64_t rows, int64_t items, int64_t d, bool bf16) {
+void catalogue(int64_t rows, int64_t items, int64_t d, bool bf16, bool keep = false) {
   Buffer hidden(rows, d, bf16, 1), weight(items, d, bf16, 2), bias(1, items);
   std::vector<int64_t> index, target;
   for (int64_t r = 0; r < rows; ++r) {
     index.push_back(r);
     target.push_back(r % 3 == 1 ? -1 : below(items));
   }
-  const CatalogueLoss p{hidden.view(), weight.view(), bias.wide.data(), index.data(), target.data(), nullptr, nullptr,
+  CatalogueLoss p{hidden.view(), weight.view(), bias.wide.data(), index.data(), target.data(), nullptr, nullptr,
                         0.5f, rows, items, d};
   const auto tiles = RECENGINE_PICK(catalogue_tiles)();
   const int64_t blocks = (items + tiles.items - 1) / tiles.items, wide = (d + tiles.panel - 1) / tiles.panel * tiles.panel;
   const int64_t chunk = (rows + tiles.row_tile - 1) / tiles.row_tile * tiles.row_tile;
   const auto floats = RECENGINE_PICK(catalogue_scratch)(p);
   const int64_t steps = chunk / tiles.row_tile;
+  std::vector<float> logits(keep ? static_cast<size_t>(chunk * blocks * tiles.items) : 0);
+  if (keep) p.logits = logits.data();
   Scratch left(steps * floats.left), right(steps * floats.right), forward(floats.forward), backward(floats.backward), finish(2 * wide);
   for (int64_t t = 0; t < steps; ++t)
     RECENGINE_PICK(catalogue_pack_rows)(p, t * tiles.row_tile, left.get() + t * floats.left, right.get() + t * floats.right);
@@ -155,7 +157,9 @@ NATIVE_TEST(catalogue_against_loops) {
     catalogue(1, 1, 1, bf16);
     catalogue(13, 70, 20, bf16);
     catalogue(50, 1030, 33, bf16);
+    for (const bool keep : {false, true}) catalogue(250, 400, 20, bf16, keep);
   }
+  catalogue(1, 1, 1, false, true);
 }
 NATIVE_TEST(sampled_against_loops) {
   for (const bool bf16 : {false, true})

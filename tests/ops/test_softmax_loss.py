@@ -7,7 +7,14 @@ import torch
 from torch import Tensor
 from torch.library import opcheck
 
-from recengine.ops import info_nce, linear_cross_entropy, logsumexp_rows, sampled_logsumexp, sampled_scores
+from recengine.ops import (
+    info_nce,
+    linear_cross_entropy,
+    logsumexp_rows,
+    sampled_logsumexp,
+    sampled_scores,
+    softmax_loss,
+)
 from recengine.ops._library import native
 from recengine.ops.sampled_softmax import logsumexp_rows_reference, sampled_logsumexp_reference
 from recengine.ops.softmax_loss import linear_cross_entropy_reference
@@ -189,11 +196,73 @@ def test_catalogue_opcheck() -> None:
     keys = (torch.arange(7) % 3, torch.arange(40) % 5)
     opcheck(operators.linear_cross_entropy.default, (hidden, weight, target, bias, *keys, -1, 1.0))
     opcheck(operators.linear_cross_entropy.default, (hidden, weight, None, None, None, None, -1, 1.0))
+    # what is kept has room that nobody fills, so that its numbers do not compare
+    checks = ("test_schema", "test_autograd_registration", "test_faketensor")
+    learning = operators.learning_cross_entropy.default
+    opcheck(learning, (hidden, weight, target, bias, *keys, -1, 1.0), test_utils=checks)
     rows = torch.rand(7)
+    made = (hidden.detach(), weight.detach(), target, None, None, None)
+    kept = operators.learning_cross_entropy(*made, -1, 1.0)[2]
+    opcheck(
+        operators.learning_cross_entropy_backward.default, (rows, rows, *made, rows, kept, -1, 1.0, False)
+    )
+    with pytest.raises(RuntimeError, match="logits"):
+        operators.learning_cross_entropy_backward(rows, rows, *made, rows, kept[1:], -1, 1.0, False)
     opcheck(
         operators.linear_cross_entropy_backward.default,
         (rows, rows, hidden.detach(), weight.detach(), target, None, None, None, rows, -1, 1.0, False),
     )
+
+
+@needs_kernels
+@pytest.mark.parametrize(("rows", "items", "width"), [*SHAPES, (300, 500, 24), (1300, 200, 64)])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_kept_logits_change_no_bit(
+    rows: int, items: int, width: int, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hidden, weight, target = catalogue(rows, items, width, torch.float32)
+    target[rows // 2] = -1 if rows > 1 else target[rows // 2]
+    keys = torch.arange(rows) % 7, torch.arange(items) % 11
+    bias = torch.randn(items, generator=torch.Generator().manual_seed(1))
+    before = torch.get_num_threads()
+    found = []
+    try:
+        torch.set_num_threads(threads)
+        for keep in (False, True):
+            monkeypatch.setattr(softmax_loss, "_KEEPS", keep)
+            ours = [t.clone().requires_grad_() for t in (hidden, weight, bias)]
+            loss, lse = softmax_loss.catalogue_loss(*ours[:2], target, ours[2], *keys, -1, 0.5)
+            total = loss.sum() + 0.1 * lse.sum()
+            once = torch.autograd.grad(total, ours, retain_graph=True)
+            again = torch.autograd.grad(total, ours)  # what is kept stays as it was
+            found.append([loss.detach(), lse.detach(), *once])
+            assert all(torch.equal(*pair) for pair in zip(once, again, strict=True))
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(*pair) for pair in zip(*found, strict=True))
+
+
+@needs_kernels
+def test_logits_are_kept_where_they_are_few_and_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(softmax_loss, "_KEEPS", True)
+    hidden, weight, target = catalogue(30, 100, 8, torch.float32)
+
+    def keeps(hidden: Tensor, weight: Tensor) -> bool:
+        loss = linear_cross_entropy(hidden, weight, target)
+        graph = [str(loss.grad_fn)]
+        node = loss.grad_fn
+        while node is not None and node.next_functions:
+            node = node.next_functions[0][0]
+            graph.append(str(node))
+        return any("learning_cross_entropy" in name for name in graph)
+
+    assert not keeps(hidden, weight)
+    assert keeps(hidden.requires_grad_(), weight)
+    assert not keeps(hidden.bfloat16(), weight.bfloat16())
+    with torch.no_grad():
+        assert not keeps(hidden, weight)
+    monkeypatch.setattr(softmax_loss, "MOST_KEPT", 2999)
+    assert not keeps(hidden, weight)
 
 
 @needs_kernels

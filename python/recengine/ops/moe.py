@@ -318,5 +318,5 @@ BLOCK = 32
 _KEEPS_MIXTURES = False
 
 if native().cpu:
-    _KEEPS_MIXTURES = torch.ops.recengine.swiglu_keeps_routed()
+    _KEEPS_MIXTURES = not torch.ops.recengine.on_tiles()
     _register()

@@ -1,4 +1,4 @@
-r"""Softmax losses over a whole catalogue: the logits are used where they are made and never stored.
+r"""Softmax losses over a whole catalogue: the logits are used where they are made, not stored.
 
 :func:`linear_cross_entropy` sees every item. With logits
 :math:`z_{rv} = s\,\langle h_r, w_v\rangle + b_v`,
@@ -7,7 +7,8 @@ r"""Softmax losses over a whole catalogue: the logits are used where they are ma
           \frac{\partial \ell_r}{\partial z_{rv}} = e^{z_{rv} - \mathrm{lse}_r} - [v = y_r].
 
 The forward pass keeps one log-sum-exp per row; the backward pass makes the logits of a block of items once
-more and multiplies their gradient into both operands' gradients while it is in the cache.
+more and multiplies their gradient into both operands' gradients while it is in the cache. Where all of them
+take no more than 16 MB they are kept instead (float32, no matrix tiles, eager): three products, not four.
 :func:`info_nce` is the loss whose catalogue is the batch.
 
 Gradients do not depend on the number of threads: the catalogue is cut into parts by shapes alone, an item's
@@ -132,9 +133,26 @@ def catalogue_loss(
     """Loss and log-sum-exp of every row, by kernel or reference."""
     arguments = (hidden, weight, target, bias, row_key, item_key, ignore_index, scale)
     if kernel_takes(hidden):
-        loss, lse = torch.ops.recengine.linear_cross_entropy(*arguments)
+        learning = torch.ops.recengine.learning_cross_entropy
+        op = learning if _keeps(hidden, weight, bias) else torch.ops.recengine.linear_cross_entropy
+        loss, lse = op(*arguments)[:2]
         return loss, lse
     return linear_cross_entropy_reference(*arguments)
+
+
+def _keeps(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+    """Whether the backward pass, if there will be one, is given the logits. A compiled graph makes them
+    again: what it keeps must not hang on the number of rows, which it need not know."""
+    if not _KEEPS or torch.compiler.is_compiling() or not torch.is_grad_enabled():
+        return False
+    learned = hidden.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad)
+    fits = hidden.dtype == torch.float32 and hidden.device.type == "cpu"
+    return learned and fits and hidden.dim() == 2 and hidden.shape[0] * weight.shape[0] <= MOST_KEPT
+
+
+def _kept_shape(hidden: Tensor, weight: Tensor) -> tuple[int, int]:
+    """Of the kept logits, as the kernel has them (csrc/softmax_loss/op_cpu.cpp)."""
+    return hidden.shape[0] + 128, (weight.shape[0] + 191) // 192 * 192
 
 
 def linear_cross_entropy_reference(
@@ -186,8 +204,29 @@ def _linear_cross_entropy_backward(ctx: Any, loss: Tensor | None, lse: Tensor | 
     return of_hidden, of_weight, None, of_bias if bias_grad else None, None, None, None, None
 
 
+def _learning_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    *tensors, ctx.ignore_index, ctx.scale = inputs
+    ctx.save_for_backward(*tensors, output[1], output[2])
+    ctx.mark_non_differentiable(output[2])
+    ctx.set_materialize_grads(False)
+
+
+def _learning_backward(ctx: Any, loss: Tensor | None, lse: Tensor | None, *_: Any) -> tuple[Any, ...]:
+    if loss is None and lse is None:
+        return (None,) * 8
+    *tensors, sums, logits = ctx.saved_tensors
+    bias_grad = tensors[3] is not None and ctx.needs_input_grad[3]
+    of_hidden, of_weight, of_bias = torch.ops.recengine.learning_cross_entropy_backward(
+        loss, lse, *tensors, sums, logits, ctx.ignore_index, ctx.scale, bias_grad
+    )
+    return of_hidden, of_weight, None, of_bias if bias_grad else None, None, None, None, None
+
+
 def _register() -> None:
     library: Any = torch.library
+    library.register_autograd(
+        "recengine::learning_cross_entropy", _learning_backward, setup_context=_learning_setup
+    )
     library.register_autograd(
         "recengine::linear_cross_entropy",
         _linear_cross_entropy_backward,
@@ -199,6 +238,12 @@ def _register() -> None:
         rows = hidden.new_empty(hidden.shape[0], dtype=torch.float32)
         return rows, torch.empty_like(rows)
 
+    @library.register_fake("recengine::learning_cross_entropy")  # type: ignore[untyped-decorator,unused-ignore]
+    def _(hidden: Tensor, weight: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
+        rows = hidden.new_empty(hidden.shape[0], dtype=torch.float32)
+        return rows, torch.empty_like(rows), hidden.new_empty(_kept_shape(hidden, weight))
+
+    @library.register_fake("recengine::learning_cross_entropy_backward")  # type: ignore[untyped-decorator,unused-ignore]
     @library.register_fake("recengine::linear_cross_entropy_backward")  # type: ignore[untyped-decorator,unused-ignore]
     def _(
         loss: Tensor | None, lse: Tensor | None, hidden: Tensor, weight: Tensor, *rest: Any
@@ -207,5 +252,9 @@ def _register() -> None:
         return hidden.new_empty(hidden.shape), weight.new_empty(weight.shape), bias
 
 
+MOST_KEPT = 1 << 22  # logits, 16 MB
+_KEEPS = False
+
 if native().cpu:
+    _KEEPS = not torch.ops.recengine.on_tiles()
     _register()

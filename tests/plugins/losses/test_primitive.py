@@ -16,7 +16,7 @@ from recengine.hooks import host
 from recengine.ops._library import native
 
 ROWS, ITEMS, DIM, COUNT = 9, 40, 16, 12
-REDUCTIONS = {"sampled_logsumexp", "logsumexp_rows", "linear_cross_entropy"}
+REDUCTIONS = {"sampled_logsumexp", "logsumexp_rows", "linear_cross_entropy", "learning_cross_entropy"}
 NAMES = ["sl", "ssm", "bsl", "psl", "advinfonce", "adap_tau", "sogclr", "sl_at_k", "sogsl_at_k", "dsl_r"]
 NAMES += ["sampled_softmax"]
 
