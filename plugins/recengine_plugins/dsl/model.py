@@ -3,7 +3,7 @@ paper's equations are not public to us."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from torch.nn import functional
 from recengine.contracts.batch import StepContext
 from recengine.contracts.loss import LossInput, Need
 from recengine.errors import UsageError
+from recengine.nn.named import named_items
 from recengine.nn.threads import all_threads
 from recengine.nn.unit import unit_rows
 from recengine.ops import sampled_logsumexp, sampled_scores
@@ -98,10 +99,12 @@ class DSLR(nn.Module):
             raise UsageError(
                 "this loss needs sampled items", where="loss", fix="let the model's feed ask for them"
             )
+        live = self._live(given, given.negatives)
+        if given.negatives.ndim == 1:
+            items, positives, negatives = named_items(given.items, given.positives, given.negatives)
+            given = replace(given, items=items, positives=positives, negatives=negatives)
         _finite(given)
-        anchors, items = unit_rows(given.anchors), unit_rows(given.items)
-        negatives = given.negatives
-        live = self._live(given, negatives)
+        anchors, items, negatives = unit_rows(given.anchors), unit_rows(given.items), given.negatives
         positive = (anchors * functional.embedding(given.positives, items)).sum(1)
         found = self.competition(anchors, items, given.positives, positive, negatives, live, context.epoch)
         temperature = found.temperature

@@ -21,6 +21,8 @@ from recengine_plugins.losses.sampled import SampledLoss, mean_over, need, state
 class CCL(SampledLoss):
     """Cosine contrastive loss. Source: Mao et al., "SimpleX", CIKM 2021."""
 
+    local = True
+
     def __init__(self, config: CCLConfig) -> None:
         super().__init__(config)
         self.margin, self.weight = config.margin, config.weight
@@ -57,6 +59,7 @@ class DrRL(SampledLoss):
     """
 
     needs: frozenset[Need] = frozenset({"negatives", "row_ids"})
+    local = True
 
     def __init__(self, config: DrRLConfig) -> None:
         super().__init__(config)

@@ -30,6 +30,8 @@ class PSL(SampledLoss):
     recommendation", NeurIPS 2024.
     """
 
+    local = True
+
     def __init__(self, config: PSLConfig) -> None:
         super().__init__(config)
         self.temperature, self.coupled = config.temperature, config.coupled

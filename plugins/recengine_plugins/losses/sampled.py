@@ -6,7 +6,7 @@ R x N x d tensor of the sampled items' vectors is never made.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from recengine.contracts.loss import LossInput, Need
 from recengine.errors import UsageError
+from recengine.nn.named import named_items
 from recengine.nn.threads import all_threads
 from recengine.nn.unit import unit_rows
 from recengine.ops import hardest, sampled_logits, sampled_logsumexp
@@ -24,9 +25,10 @@ from recengine_plugins.losses.config import SampledConfig
 
 @dataclass(frozen=True)
 class Rows:
-    """A batch in the loss's own geometry: anchors [R, d], items [n_items, d], positive [R] (the score of each
-    row's own item), negatives int64 [R, N] or [N], rejected bool [R, N] (None: none), live bool [R, N] (not
-    the row's own item, and not rejected)."""
+    """A batch in the loss's own geometry: anchors [R, d], items [n, d] (of a ``local`` loss those that the
+    batch names, and positives and negatives say which of these), positive [R] (the score of each row's own
+    item), negatives int64 [R, N] or [N], rejected bool [R, N] (None: none), live bool [R, N] (not the row's
+    own item, and not rejected)."""
 
     anchors: Tensor
     items: Tensor
@@ -86,9 +88,11 @@ class Rows:
 
 
 class SampledLoss(nn.Module):
-    """Base of the losses over sampled items: says what it needs, and makes Rows of its input."""
+    """Base of the losses over sampled items: says what it needs, and makes Rows of its input. local: it reads
+    no items but those that positives and negatives name, and asks for nothing by their ids."""
 
     needs: frozenset[Need] = frozenset({"negatives"})
+    local = False
     score: Literal["cosine", "dot"] = "cosine"
 
     def __init__(self, config: SampledConfig) -> None:
@@ -109,17 +113,20 @@ class SampledLoss(nn.Module):
             raise UsageError(
                 "a cosine has no place for item biases", where="loss", fix="take a dot-product loss"
             )
+        rejected = None
+        if self.reject:
+            why = "take a model of user-item pairs, or loss.reject = false"
+            users, history = need(given, "row_ids", "reject", why), need(given, "user_items", "reject", why)
+            rejected = in_histories(users, history, given.negatives, given.items.shape[0])
+        if self.local and given.negatives.ndim == 1:
+            items, positives, negatives = named_items(given.items, given.positives, given.negatives)
+            given = replace(given, items=items, positives=positives, negatives=negatives)
         anchors, items = geometry(given, self.score)
         positive = (anchors * functional.embedding(given.positives, items)).sum(1)
         negatives = given.negatives
         if 0 < self.keep < negatives.shape[-1]:
             open_to = negatives.masked_fill(negatives == given.positives[:, None], -1)
             negatives = hardest(anchors, items, open_to, self.keep)
-        rejected = None
-        if self.reject:
-            why = "take a model of user-item pairs, or loss.reject = false"
-            users, history = need(given, "row_ids", "reject", why), need(given, "user_items", "reject", why)
-            rejected = in_histories(users, history, negatives, len(items))
         return Rows(anchors, items, given.positives, positive, negatives, rejected)
 
 

@@ -27,6 +27,8 @@ class SL(SampledLoss):
     the form with sampled items only, as IR-Benchmark has it.
     """
 
+    local = True
+
     def __init__(self, config: SLConfig) -> None:
         super().__init__(config)
         self.temperature = config.temperature
@@ -43,6 +45,8 @@ class SSM(SampledLoss):
     Source: Wu et al., TOIS 2023; Bengio and Senecal, 2008, for the correction.
     """
 
+    local = True
+
     def __init__(self, config: SSMConfig) -> None:
         super().__init__(config)
         self.temperature, self.correct = config.temperature, config.log_q
@@ -50,7 +54,7 @@ class SSM(SampledLoss):
     def forward(self, given: LossInput, context: StepContext) -> Tensor:
         rows = self.rows(given)
         weight = None
-        if self.correct and given.log_q is not None and rows.negatives is given.negatives:
+        if self.correct and given.log_q is not None and not 0 < self.keep < given.negatives.shape[-1]:
             weight = -(given.log_q + math.log(rows.shape[1])).to(rows.anchors.dtype)
         normaliser = rows.logsumexp(self.temperature, log_weight=weight, include_positive=True)
         return mean_of(normaliser - rows.positive / self.temperature)
@@ -63,6 +67,8 @@ class BSL(SampledLoss):
     the batch are pooled by a log-mean-exp, and the negative side is weighed.
     Source: Wu et al., "BSL: understanding and improving softmax loss for recommendation", ICDE 2024.
     """
+
+    local = True
 
     def __init__(self, config: BSLConfig) -> None:
         super().__init__(config)

@@ -109,6 +109,7 @@ class SogCLR(SampledLoss):
     """
 
     needs: frozenset[Need] = frozenset({"negatives", "row_ids"})
+    local = True
     surrogate = True
 
     def __init__(self, config: SogCLRConfig) -> None:

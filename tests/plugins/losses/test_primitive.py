@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,7 +14,10 @@ from recengine.contracts.batch import StepContext
 from recengine.contracts.loss import LossInput
 from recengine.contracts.model import DataFacts
 from recengine.hooks import host
+from recengine.nn.named import named_items
 from recengine.ops._library import native
+from recengine_plugins.dsl import model as dsl
+from recengine_plugins.losses import sampled
 
 ROWS, ITEMS, DIM, COUNT = 9, 40, 16, 12
 REDUCTIONS = {"sampled_logsumexp", "logsumexp_rows", "linear_cross_entropy", "learning_cross_entropy"}
@@ -80,3 +84,35 @@ def test_sampled_softmax_with_shared_items_in_single_precision(bias: bool, corre
         results.append((value, *torch.autograd.grad(value, (case.anchors, case.items))))
     for single, double in zip(*results, strict=True):
         torch.testing.assert_close(single.double(), double, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("reject", [False, True])
+@pytest.mark.parametrize("name", ["sl", "ssm", "bsl", "psl", "ccl", "drrl", "sogclr", "dsl_r"])
+def test_a_local_loss_is_the_same_of_the_named_items(
+    name: str, reject: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Shared items, some of them repeated or a row's own: value and gradients as from the whole table."""
+    generator = torch.Generator().manual_seed(3)
+    table = torch.randn(200, DIM, generator=generator)
+    drawn = torch.randint(0, 200, (COUNT - 4,), generator=generator)
+    negatives = torch.cat([drawn, torch.tensor([5, 5, 0, 199])])
+    positives = torch.tensor([5, 0, 1, 2, 199, 4, 5, 6, 7])
+    whole = replace(given(True), positives=positives, negatives=negatives)
+    found, sizes = [], []
+    for choose in (lambda *whole: whole, named_items):
+
+        def chosen(*whole: Tensor, choose: Any = choose) -> Any:
+            few = choose(*whole)
+            sizes.append(len(few[0]))
+            return few
+
+        for module in (sampled, dsl):
+            monkeypatch.setattr(module, "named_items", chosen)
+        loss = made(name, shared=True, reject=reject)
+        anchors, items = (part.detach().clone().requires_grad_() for part in (whole.anchors, table))
+        value = loss(replace(whole, anchors=anchors, items=items), StepContext(epoch=9))
+        value.backward()
+        found.append([value.detach(), anchors.grad, items.grad])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other)
+    assert sizes[0] == 200 > sizes[1]
