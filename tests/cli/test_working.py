@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,16 @@ def test_evaluate_prints_intervals_and_the_protocol(cli: Any, small_run: Path) -
     assert "ndcg@10" in shown.stdout
     assert "protocol: test, full ranking" in shown.stderr
     assert (small_run / "per_user.parquet").is_file()
+
+
+def test_evaluate_says_what_it_replaces(cli: Any, small_run: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(small_run, run)
+    cli("evaluate", run)
+    done = cli("evaluate", run, "--metric", "hr", "--cutoff", "3")
+    assert "in place of what was measured before (" in done.stderr
+    assert "ndcg@10" in done.stderr
+    assert "in place of" not in cli("evaluate", run).stderr
 
 
 def test_evaluate_what_is_no_run(cli: Any, tmp_path: Path) -> None:

@@ -117,7 +117,8 @@ class DSLR(nn.Module):
                 a, t, negatives, log_weight=log_weight, temperature=temperature, exclude=given.positives
             )
 
-        entries = live.sum(1).clamp(min=1).log().to(positive.dtype)
+        count = live.sum(1)
+        entries = count.clamp(min=1).log().to(positive.dtype)
         shared = negatives.ndim == 1  # then a plain product, whose bits depend on the threads
         normaliser = reduce(anchors, items) if shared else all_threads(reduce, anchors, items)
         loss = self.config.negative_weight * (normaliser - entries) - positive / temperature
@@ -126,7 +127,7 @@ class DSLR(nn.Module):
         if self.config.reach_temperature:
             reach = torch.sigmoid((positive - found.threshold) / self.config.reach_temperature)
             loss = (loss + entries) * reach
-        return torch.where(live.any(1), loss, 0.0).mean()
+        return torch.where(count > 0, loss, 0.0).mean()
 
     def _live(self, given: LossInput, negatives: Tensor) -> Tensor:
         """bool [R, N]: not the row's own item, and not rejected."""

@@ -35,7 +35,14 @@ def evaluate(
         options["metrics"] = metric
     if cutoff:
         options["cutoffs"] = tuple(cutoff)
+    before = fitted.evaluations.get(task)
     evaluation = fitted.evaluate(task, **options)
+    lost = [name for name in before.metrics if name not in evaluation.metrics] if before else []
+    if lost and options:
+        note(
+            f"kept in {run} in place of what was measured before ({', '.join(lost)}); "
+            f"recengine evaluate {run} --task {task} measures the usual metrics again"
+        )
     rows = [list(row) for row in evaluation.summary()]
     if as_json:
         emit_json(

@@ -97,7 +97,9 @@ def recourse(
         _save(made, save)
         note(f"saved: {save}")
     rows, people = _asking(row, everybody, made, read_table(data, header=names))
-    if not rows and save is not None and not everybody:
+    if not rows and not everybody:
+        if save is None:
+            raise UsageError("nobody asked", expected="--row N (repeatable), or --all for every refused row")
         return
     from recengine.cli.recourse_answers import answer
 
@@ -182,8 +184,6 @@ def _asking(row: list[int] | None, everybody: bool, made: Ready, table: Any) -> 
             raise UsageError(
                 "there is no such row", where="--row", found=one, expected=f"0 .. {table.height - 1}"
             )
-    if not rows:
-        note("no --row and no --all: nobody asked")
     return rows, made.columns.encode(table, rows)
 
 
