@@ -203,10 +203,10 @@ NOTES = [
     "temperature and SL@20's published weight, beside those rows; nothing was searched for them here.",
     "* `electronic-dsl-w` is DSL-R with a weighed sampled side, the weight chosen on validation.",
     "* `gowalla-sl-at-k-20` is the row with 20 epochs, as the other rows of that set: it was run first.",
-    "* `gowalla-lightgcn` is the LightGCN backbone (two layers) trained by SL, not by BPR over 1,000 epochs as "
-    "published, and ranked by the cosine times the power `norm_power` of the item vector's length, chosen on "
-    "validation (the cosine alone: .1046 there); `-12` and `-20` were "
-    "run first, by the cosine, nothing searched for them (`-12` without rejection).",
+    "* `gowalla-lightgcn` is the LightGCN backbone (two layers) trained by SL, not by BPR over 1,000 epochs "
+    "as published, and ranked by the cosine times the power `norm_power` of the item vector's length, chosen "
+    "on validation (the cosine alone: .1046 there); `-12` and `-20` were run first, by the cosine, nothing "
+    "searched for them (`-12` without rejection).",
     "* BPR: Adam's weight decay over the whole tables, as the publication has it, is what it needs. A first "
     "run on Electronics with an L2 pull of 1e-3 on the vectors of a batch instead (60 epochs at 1e-3) had "
     "given .0690 / .0438, a smaller ratio of .832. On Gowalla one setting was run, none searched: decay 1e-6 "
