@@ -195,6 +195,11 @@ def test_tune_keeps_negatives_within_a_small_catalogue(items: int, tmp_path: Pat
     searched = 6 if items > 32 else 5  # the range of the negatives begins at 32
     assert f"{searched} " in done.stdout.splitlines()[0]
     words[-3] = tmp_path / "t.db"
+    if items < 32:
+        only = ["--only", "loss.negatives"]
+        assert f"--range loss.negatives=1:{items}" in failed(
+            "tune", "mf", "--data", table, *short, *words, *only
+        )
     assert "99" in failed("tune", "mf", "--data", table, *short, *words, "--set=loss.negatives=99")
 
 

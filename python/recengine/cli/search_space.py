@@ -54,6 +54,13 @@ def search_space(
         wanted = [key for key in declared if (not only or key in only) and key not in fixed]
         if "loss.negatives" in wanted and "loss.negatives" not in narrowed and n_items:
             within = _within_catalogue(cls, values, n_items)
+            if within is None and only and "loss.negatives" in only:
+                raise ConfigError(
+                    "the catalogue has fewer items than the range of the negatives begins with",
+                    where="loss.negatives",
+                    found=f"{n_items} items",
+                    fix=f"give it a range: --range loss.negatives=1:{n_items}",
+                )
             if within is None:
                 wanted.remove("loss.negatives")
             else:
