@@ -27,7 +27,7 @@ class DSLRConfig(LossConfig):
         0.5, "share of hardness against likeness to the target", ge=0, le=1, choices=(0.0, 0.5, 1.0)
     )
     gamma: float = knob(
-        1.0,
+        -1.0,
         "strength of the temperatures; above 0 crowded rows are sharpened, below 0 softened",
         choices=(-1.0, -0.5, 0.0, 0.5, 1.0, 2.0),
     )
