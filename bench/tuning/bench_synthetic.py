@@ -2,7 +2,7 @@
 
     python bench/tuning/bench_synthetic.py run [--problems A,B] [--methods A,B] [--seeds 0,1] --out FILE
     python bench/tuning/bench_synthetic.py report --out FILE...
-    python bench/tuning/bench_synthetic.py all        (both; hours)
+    python bench/tuning/bench_synthetic.py all [--trials 50]       (both; hours)
 
 A cell is problem x method x seed; ``run`` appends one JSON line a cell and skips those that are there.
 All methods of a seed start from the same default and, but for ``bonsai``, from the same nine Sobol points;
@@ -33,7 +33,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import torch
 from problems import DEVELOPMENT, PROBLEMS, Problem
 from regularised import KINDS, Regularised
-from synthetic_report import proposals, write
+from synthetic_report import USUAL, proposals, write
 
 from peers.runner import interpreter
 from recengine.contracts.tuner import Observation
@@ -244,7 +244,7 @@ def main() -> None:
     parser.add_argument("--problems", default=",".join(PROBLEMS))
     parser.add_argument("--methods", default="bonsai,ax,bo,sobol,random")
     parser.add_argument("--seeds", default="0,1,2,3,4")
-    parser.add_argument("--trials", type=int, default=30)
+    parser.add_argument("--trials", type=int, default=USUAL)
     parser.add_argument("--out", type=Path, nargs="+", help="JSON lines, outside the checkout")
     parser.add_argument(
         "--quick", action="store_true", help="one problem, one seed, three proposals; nothing kept"

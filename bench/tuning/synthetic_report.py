@@ -17,6 +17,7 @@ Row = dict[str, Any]
 METHODS = ("bonsai", "bonsai-sobol", "ax", "sebo", "internal", "external", "bo", "sobol", "random")
 COLOURS = ("#1b6ca8", "#9fc5e8", "#c8553d", "#7d5ba6", "#b07aa1", "#4e9f9b", "#6b7a2f", "#8d8d8d", "#c9a227")
 DRAWS = 500
+USUAL = 30  # trials
 
 
 def regret(row: Row, upto: int | None = None) -> float:
@@ -193,7 +194,10 @@ def figure(rows: list[Row], initial: int, path: Path) -> None:
 
 
 def write(rows: list[Row], initial: int, trials: int, keep: bool = True) -> dict[str, float]:
-    """Write bench/results/tuning_synthetic.* (where ``keep``); returns the claims' figures."""
+    """Write bench/results/tuning_synthetic.* (where ``keep``); returns the claims' figures. Files and
+    claims of another number of trials than ``USUAL`` carry it in their names."""
+    suffix = [] if trials == USUAL else [str(trials)]
+    stem = "_".join(["tuning_synthetic", *suffix])
     order = {name: at for at, name in enumerate(METHODS)}
     rows = sorted(
         (r for r in rows if r["trials"] == trials and r["method"] in order),
@@ -230,14 +234,14 @@ def write(rows: list[Row], initial: int, trials: int, keep: bool = True) -> dict
             )
         ),
         "",
-        "![regret and changed parameters over trials](tuning_synthetic.png)",
+        f"![regret and changed parameters over trials]({stem}.png)",
     ]
     print("\n".join(text))
     if keep:
-        RESULTS.joinpath("tuning_synthetic.md").write_text("\n".join(text) + "\n")
+        RESULTS.joinpath(f"{stem}.md").write_text("\n".join(text) + "\n")
         record = {"script": "bench/tuning/bench_synthetic.py", "environment": environment(), "cells": rows}
-        RESULTS.joinpath("tuning_synthetic.json").write_text(json.dumps(record) + "\n")
+        RESULTS.joinpath(f"{stem}.json").write_text(json.dumps(record) + "\n")
         shared = {(own["problem"], own["seed"]) for own, _ in pairs}
         comparable = [r for r in rows if (r["problem"], r["seed"]) in shared]
-        figure(comparable, initial, RESULTS / "tuning_synthetic.png")
-    return found
+        figure(comparable, initial, RESULTS / f"{stem}.png")
+    return {"-".join([name, *suffix]): value for name, value in found.items()}
