@@ -92,6 +92,10 @@ STABLE_TORCH_LIBRARY(recengine, m) {
       "-> (Tensor anchors, Tensor table, Tensor share, Tensor temperature)");
   m.def("logsumexp_rows(Tensor logits, Tensor? live) -> Tensor");
   m.def("logsumexp_rows_backward(Tensor grad, Tensor logits, Tensor? live, Tensor lse) -> Tensor");
+  m.def(
+      "sampled_competition(Tensor scores, Tensor? likeness, Tensor live, Tensor positive, float hardness, "
+      "float likeness_share, float temperature, int slate) "
+      "-> (Tensor log_weight, Tensor slate, Tensor intensity, Tensor least)");
   // token_mixing
   m.def(
       "token_mixing(Tensor x, Tensor? residual, Tensor? weight, int heads, float eps, bool keep_mixed, "

@@ -63,6 +63,16 @@ struct GivenLogits {
   int64_t rows, count;
 };
 
+// Sampled entries against each row's target, [rows][count]; likeness is read where its share is not zero.
+struct CompetingEntries {
+  Matrix scores, likeness;
+  const uint8_t* live;
+  int64_t live_row, live_col;
+  int64_t rows, count, slate;     // slate: at most count
+  float hardness, likeness_share;  // of an entry's weight before it is scaled to a mean of one
+  float inverse;                   // one over the temperature
+};
+
 }  // namespace recengine
 
 #define RECENGINE_SOFTMAX_LOSS_KERNELS                                                                      \
@@ -109,4 +119,9 @@ struct GivenLogits {
   int64_t given_scratch(const ::recengine::GivenLogits& p);                                                 \
   float given_forward(const ::recengine::GivenLogits& p, int64_t b, float* scratch);                        \
   void given_backward(const ::recengine::GivenLogits& p, int64_t b, float lse, float grad,                  \
-                      const ::recengine::MutableMatrix& logits_grad, float* scratch);
+                      const ::recengine::MutableMatrix& logits_grad, float* scratch);                       \
+  /* Row b: log_weight [count], slate [slate], the mean of sigmoid((score - positive) / temperature) over the */ \
+  /* slate's live entries and their least score (0 and -1 where there is none). */                          \
+  int64_t competing_scratch(const ::recengine::CompetingEntries& p);                                        \
+  void competing_row(const ::recengine::CompetingEntries& p, int64_t b, float positive, float* log_weight,  \
+                     int64_t* slate, float* intensity, float* least, float* scratch);

@@ -4,6 +4,7 @@
 #include "common/rows.h"
 #include "softmax_loss/catalogue.h"
 #include "softmax_loss/catalogue_blocks.h"
+#include "softmax_loss/competing.h"
 
 // Linear cross-entropy. A step takes `items` items and some rows: the logits of a few rows against those
 // items fill a tile that stays in the cache, and everything that needs them happens there. The forward pass

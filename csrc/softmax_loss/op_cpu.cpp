@@ -482,21 +482,22 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> sampled_logsumexp_backward(
 
 // --- log-sum-exp of logits that exist already
 
-GivenLogits given(const char* op, const Tensor& logits, const std::optional<Tensor>& live) {
-  check_dim(op, "logits", logits, 2);
-  check_float_or_bf16(op, "logits", logits);
+// name: what the caller calls the logits.
+GivenLogits given(const char* op, const char* name, const Tensor& logits, const std::optional<Tensor>& live) {
+  check_dim(op, name, logits, 2);
+  check_float_or_bf16(op, name, logits);
   if (live) {
     check_dim(op, "live", *live, 2);
     for (int64_t axis : {0, 1}) check_size(op, "live", *live, axis, logits.size(axis));
     check_dtype(op, "live", *live, ScalarType::Bool, "bool");
-    STD_TORCH_CHECK(live->is_cpu(), op, ": live must be on the CPU as logits is");
+    STD_TORCH_CHECK(live->is_cpu(), op, ": live must be on the CPU as ", name, " is");
   }
   return {view(logits), live ? static_cast<const uint8_t*>(live->const_data_ptr()) : nullptr, live ? live->stride(0) : 0,
           live ? live->stride(1) : 0, logits.size(0), logits.size(1)};
 }
 
 Tensor logsumexp_rows(const Tensor& logits, const std::optional<Tensor>& live) {
-  const GivenLogits p = given("logsumexp_rows", logits, live);
+  const GivenLogits p = given("logsumexp_rows", "logits", logits, live);
   Tensor lse = new_empty(logits, {p.rows}, ScalarType::Float);
   float* out = lse.mutable_data_ptr<float>();
   const auto forward = RECENGINE_PICK(given_forward);
@@ -511,7 +512,7 @@ Tensor logsumexp_rows(const Tensor& logits, const std::optional<Tensor>& live) {
 Tensor logsumexp_rows_backward(const Tensor& grad, const Tensor& logits, const std::optional<Tensor>& live,
                                const Tensor& lse) {
   const char* op = "logsumexp_rows_backward";
-  const GivenLogits p = given(op, logits, live);
+  const GivenLogits p = given(op, "logits", logits, live);
   for (const auto& [name, t] : {std::pair<const char*, const Tensor&>{"grad", grad}, {"lse", lse}}) {
     check_dim(op, name, t, 1);
     check_size(op, name, t, 0, p.rows);
@@ -530,6 +531,53 @@ Tensor logsumexp_rows_backward(const Tensor& grad, const Tensor& logits, const s
   return logits_grad;
 }
 
+std::tuple<Tensor, Tensor, Tensor, Tensor> sampled_competition(const Tensor& scores, const std::optional<Tensor>& likeness,
+                                                               const Tensor& live, const Tensor& positive,
+                                                               double hardness, double likeness_share,
+                                                               double temperature, int64_t slate) {
+  const char* op = "sampled_competition";
+  const GivenLogits entries = given(op, "scores", scores, live);
+  check_dim(op, "positive", positive, 1);
+  check_size(op, "positive", positive, 0, entries.rows);
+  check_dtype(op, "positive", positive, ScalarType::Float, "float32");
+  STD_TORCH_CHECK(positive.is_cpu(), op, ": positive must be on the CPU as scores is");
+  if (likeness) {
+    check_dim(op, "likeness", *likeness, 2);
+    for (int64_t axis : {0, 1}) check_size(op, "likeness", *likeness, axis, scores.size(axis));
+    check_float_or_bf16(op, "likeness", *likeness);
+    STD_TORCH_CHECK(likeness->is_cpu(), op, ": likeness must be on the CPU as scores is");
+  }
+  STD_TORCH_CHECK(temperature > 0, op, ": temperature must be above 0, found ", temperature);
+  STD_TORCH_CHECK(slate > 0, op, ": slate must be at least 1, found ", slate);
+  const CompetingEntries p{entries.logits,
+                           likeness ? view(*likeness) : Matrix{},
+                           entries.live,
+                           entries.live_row,
+                           entries.live_col,
+                           entries.rows,
+                           entries.count,
+                           std::min(slate, entries.count),
+                           static_cast<float>(hardness),
+                           likeness ? static_cast<float>(likeness_share) : 0.f,
+                           static_cast<float>(1 / temperature)};
+  Tensor weight = new_empty(scores, {p.rows, p.count}, ScalarType::Float);
+  Tensor chosen = new_empty(scores, {p.rows, p.slate}, ScalarType::Long);
+  Tensor intensity = new_empty(scores, {p.rows}, ScalarType::Float), least = new_empty(scores, {p.rows}, ScalarType::Float);
+  float *weights = weight.mutable_data_ptr<float>(), *crowd = intensity.mutable_data_ptr<float>(),
+        *lowest = least.mutable_data_ptr<float>();
+  int64_t* ids = chosen.mutable_data_ptr<int64_t>();
+  const float* targets = positive.const_data_ptr<float>();
+  const auto row = RECENGINE_PICK(competing_row);
+  const int64_t scratch = RECENGINE_PICK(competing_scratch)(p);
+  parallel_for(0, p.rows, 16, [&](int64_t begin, int64_t end) {
+    const Scratch own(scratch);
+    for (int64_t b = begin; b < end; ++b)
+      row(p, b, targets[b * positive.stride(0)], weights + b * p.count, ids + b * p.slate, crowd + b, lowest + b,
+          own.get());
+  });
+  return {weight, chosen, intensity, least};
+}
+
 }  // namespace
 }  // namespace recengine
 
@@ -544,4 +592,5 @@ STABLE_TORCH_LIBRARY_IMPL(recengine, CPU, m) {
   m.impl("sampled_logsumexp_backward", TORCH_BOX(&recengine::sampled_logsumexp_backward));
   m.impl("logsumexp_rows", TORCH_BOX(&recengine::logsumexp_rows));
   m.impl("logsumexp_rows_backward", TORCH_BOX(&recengine::logsumexp_rows_backward));
+  m.impl("sampled_competition", TORCH_BOX(&recengine::sampled_competition));
 }

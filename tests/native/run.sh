@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Configures, builds and runs the native test programs once per instruction set of this processor:
+# Configures, builds and runs the native test programs once per instruction set and unit; one that the processor
+# lacks is the next below it:
 #     tests/native/run.sh [asan|tsan|plain]
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
@@ -16,7 +17,7 @@ cmake --build "$build" --parallel 2
 # Addresses beyond what older thread sanitizers map are avoided by running without randomisation.
 launch=()
 if [ "$kind" = tsan ] && setarch -R true 2>/dev/null; then launch=(setarch -R); fi
-for isa in baseline avx2 avx512 native; do
+for isa in baseline avx2 avx512 avx512_bf16 amx; do
   for program in "$build"/test_*; do
     [ -x "$program" ] || continue
     RECENGINE_ISA=$isa UBSAN_OPTIONS=print_stacktrace=1 TSAN_OPTIONS=halt_on_error=1 "${launch[@]}" "$program"

@@ -118,7 +118,7 @@ void check(int64_t width, int64_t hidden, int64_t all, int64_t step, bool bf16, 
     Buffer dx(all, width, bf16, 0, false);
     RECENGINE_PICK(write_rows)(change.data(), 0, all, width, dx.to());
     close(dx, t.dx, name + " dx");
-    const double loose = bf16 ? 1e-4 : 0;  // what lies between two bf16 products is kept in two parts
+    const double loose = between_products(bf16);
     const auto weights = [&](const Buffer& found, const std::vector<double>& truth, double times, const char* what) {
       double error = 0, size = 0;
       for (size_t i = 0; i < truth.size(); ++i) {

@@ -9,6 +9,7 @@ namespace avx512 { RECENGINE_SOFTMAX_LOSS_KERNELS }
 
 using namespace native;
 using recengine::CatalogueLoss;
+using recengine::CompetingEntries;
 using recengine::GivenLogits;
 using recengine::SampledLogSumExp;
 
@@ -68,8 +69,8 @@ void catalogue(int64_t rows, int64_t items, int64_t d, bool bf16, bool keep = fa
                                      part.data(), found_w.wide.data(), found_b.wide.data(), true, backward.get());
   for (int64_t r = 0; r < rows; ++r)
     RECENGINE_PICK(catalogue_sum_parts)(part.data() + r * wide, 1, chunk * wide, d, found_h.to(), r, finish.get());
-  close(found_h, dh, "catalogue gradient of the rows");
-  close(found_w, dw, "catalogue gradient of the items");
+  close(found_h, dh, "catalogue gradient of the rows", between_products(bf16));
+  close(found_w, dw, "catalogue gradient of the items", between_products(bf16));
   close(found_b, db, "catalogue gradient of the bias");
 }
 
@@ -141,7 +142,69 @@ void given(int64_t rows, int64_t count, bool bf16, int threads) {
   close(found, share, "gradient of given logits");
 }
 
+// Weights, slate, intensity and least score of a row against loops.
+void competing(int64_t rows, int64_t count, int64_t slate, bool bf16, int threads) {
+  Buffer scores(rows, count, bf16, 2), likeness(rows, count, bf16, 3);
+  std::vector<uint8_t> live;
+  for (int64_t e = 0; e < rows * count; ++e) live.push_back(below(3) ? 1 : 0);
+  const double hardness = 0.7, alike = 0.4, positive = 0.1, temperature = 0.3;
+  const CompetingEntries p{scores.view(), likeness.view(), live.data(), count, 1, rows, count, slate,
+                           static_cast<float>(hardness), static_cast<float>(alike), static_cast<float>(1 / temperature)};
+  const int64_t floats = RECENGINE_PICK(competing_scratch)(p);
+  std::vector<float> weight(rows * count), intensity(rows), least(rows);
+  std::vector<int64_t> chosen(rows * slate);
+  parallel(rows, threads, [&](int64_t b) {
+    Scratch scratch(floats);
+    RECENGINE_PICK(competing_row)
+    (p, b, static_cast<float>(positive), weight.data() + b * count, chosen.data() + b * slate, &intensity[b], &least[b],
+     scratch.get());
+  });
+  for (int64_t b = 0; b < rows; ++b) {
+    double n = 0, mean = 0, square = 0, level = 0;
+    for (int64_t j = 0; j < count; ++j)
+      if (live[b * count + j]) n += 1, mean += scores.at(b, j);
+    n = std::max(n, 1.0), mean /= n;
+    for (int64_t j = 0; j < count; ++j)
+      if (live[b * count + j]) square += (scores.at(b, j) - mean) * (scores.at(b, j) - mean);
+    const double sd = std::sqrt(square / n) + 1e-6;
+    std::vector<double> g(count), keys(count, -INFINITY);
+    for (int64_t j = 0; j < count; ++j) {
+      g[j] = hardness / (1 + std::exp(-(scores.at(b, j) - mean) / sd)) + alike * std::max(0.0, double(likeness.at(b, j)));
+      if (live[b * count + j]) level += g[j] / n;
+    }
+    for (int64_t j = 0; j < count; ++j) {
+      const double wanted = live[b * count + j] ? std::log((1 + g[j]) / (1 + level)) : 0;
+      close(weight[b * count + j], wanted, 10, "weight of a competing entry");
+      if (live[b * count + j]) keys[j] = weight[b * count + j] + (scores.at(b, j) - positive) / temperature;
+    }
+    double crowd = 0, inside = 0, lowest = INFINITY, least_key = INFINITY;
+    std::vector<char> in(count, 0);
+    for (int64_t i = 0; i < slate; ++i) {
+      const int64_t j = chosen[b * slate + i];
+      expect(j >= 0 && j < count && !in[j], "an entry is in the slate once");
+      in[j] = 1;
+      if (!live[b * count + j]) continue;
+      crowd += 1 / (1 + std::exp(-(scores.at(b, j) - positive) / temperature)), inside += 1;
+      lowest = std::min(lowest, double(scores.at(b, j))), least_key = std::min(least_key, keys[j]);
+    }
+    for (int64_t j = 0; j < count; ++j)
+      expect(!live[b * count + j] || in[j] || (inside == slate && keys[j] <= least_key + 1e-4), "the slate is the best");
+    close(intensity[b], inside ? crowd / inside : 0, 10, "intensity of a slate");
+    close(least[b], inside ? lowest : -1, 10, "least score of a slate");
+  }
+}
+
 }  // namespace
+
+NATIVE_TEST(competing_against_loops) {
+  for (const bool bf16 : {false, true})
+    for (const int threads : {1, 4}) {
+      competing(1, 1, 1, bf16, threads);
+      competing(5, 7, 7, bf16, threads);
+      competing(4, 200, 20, bf16, threads);
+      competing(3, 333, 90, bf16, threads);
+    }
+}
 
 NATIVE_TEST(given_against_loops) {
   for (const bool bf16 : {false, true})

@@ -15,7 +15,7 @@ from recengine.errors import UsageError
 from recengine.nn.named import named_items
 from recengine.nn.threads import all_threads
 from recengine.nn.unit import unit_rows
-from recengine.ops import sampled_logsumexp, sampled_scores
+from recengine.ops import sampled_competition, sampled_logsumexp, sampled_scores
 from recengine.ops.histories import in_histories
 from recengine_plugins.dsl.config import DSLRConfig
 
@@ -30,36 +30,6 @@ class Competition:
     slate: Tensor
     intensity: Tensor
     threshold: Tensor
-
-
-def log_weights(scores: Tensor, likeness: Tensor, live: Tensor, kappa: float, rho: float) -> Tensor:
-    """log w_j of every row, w_j = (1 + kappa g_j) / mean_k (1 + kappa g_k), g = rho h + (1 - rho) max(c, 0).
-
-    scores [R, N]: cosines s_j; h_j = sigmoid((s_j - mean s) / (std s + 1e-6)), std over the row.
-    likeness [R, N]: cosines c_j of target and sampled item. live bool [R, N]: entries that count.
-    Means are over live entries; weights have mean one and lie in [1 / (1 + kappa), 1 + kappa].
-    """
-    counts = live.to(scores.dtype)
-    count = counts.sum(1, keepdim=True).clamp(min=1)
-    centred = (scores - torch.linalg.vecdot(scores, counts)[:, None] / count).mul_(counts)
-    spread = (torch.linalg.vecdot(centred, centred)[:, None] / count).sqrt_()
-    above = centred.div_(spread + 1e-6).sigmoid_().mul_(rho * kappa)
-    above.add_(likeness.clamp(min=0), alpha=(1 - rho) * kappa)  # kappa g
-    level = 1 + torch.linalg.vecdot(above, counts)[:, None] / count
-    return above.log1p_().sub_(level.log()).mul_(counts)
-
-
-def slate_intensity(
-    log_weight: Tensor, differences: Tensor, live: Tensor, temperature: float, size: int
-) -> tuple[Tensor, Tensor]:
-    """The ``size`` live entries with the largest log w_j + d_j / t0 (int64 [R, M], in no order), and the mean
-    over them of sigmoid(d_j / t0), [R]. differences [R, N]: d_j; where a row has fewer, the rest of its slate
-    are entries that do not live."""
-    keys = torch.add(log_weight, differences, alpha=1 / temperature).masked_fill_(~live, -torch.inf)
-    slate = keys.topk(min(size, keys.shape[1]), dim=1, sorted=False).indices
-    inside = live.gather(1, slate)
-    values = torch.sigmoid(differences.gather(1, slate) / temperature) * inside
-    return slate, values.sum(1) / inside.sum(1).clamp(min=1)
 
 
 class DSLR(nn.Module):
@@ -163,22 +133,23 @@ class DSLR(nn.Module):
         if not kappa and not gamma and not config.reach_temperature:
             none = torch.zeros_like(positive)
             return Competition(nothing, level, empty, none, none - 1.0)
-        scores = sampled_scores(anchors, items, negatives).to(positive.dtype)
-        log_weight = nothing
-        if kappa:
-            likeness = nothing
-            if config.rho < 1:
-                likeness = sampled_scores(items[positives], items, negatives).to(positive.dtype)
-            log_weight = log_weights(scores, likeness, live, kappa, config.rho)
-        differences = scores.sub_(positive[:, None])
-        slate, intensity = slate_intensity(log_weight, differences, live, config.temperature, config.slate)
+        alike = kappa and config.rho < 1
+        found = sampled_competition(
+            sampled_scores(anchors, items, negatives),
+            live,
+            positive,
+            likeness=sampled_scores(items[positives], items, negatives) if alike else None,
+            kappa=kappa,
+            rho=config.rho,
+            temperature=config.temperature,
+            slate=config.slate,
+        )
+        log_weight, intensity, least = (x.to(positive.dtype) for x in (found.log_weight, *found[2:]))
         if gamma:
             centre = self._centred(intensity)
             ratio = torch.exp(-gamma * (intensity - centre)).clamp(config.clip_low, config.clip_high)
             level = level * ratio
-        least = differences.gather(1, slate).masked_fill(~live.gather(1, slate), torch.inf).amin(1) + positive
-        threshold = torch.where(torch.isfinite(least), least, -1.0)
-        return Competition(log_weight, level, slate, intensity, threshold)
+        return Competition(log_weight, level, found.slate, intensity, least)
 
     def _centred(self, intensity: Tensor) -> Tensor:
         """The moving average before this batch (its own mean for the first), then renewed."""

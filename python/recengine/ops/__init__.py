@@ -1,6 +1,7 @@
 """Operators: one public function each, a plain-torch reference, kernels where they are live."""
 
 from .attention import cosine_attention, cosine_attention_at
+from .competition import Competing, sampled_competition
 from .embedding import embedding_bag_sum, gradient_rows, rowwise_adagrad_, sparse_adam_
 from .graph import SparseMatrix, bipartite_graph, layer_mean, propagate, sparse_matrix
 from .memory import keep_memory
@@ -12,6 +13,7 @@ from .softmax_loss import info_nce, linear_cross_entropy
 from .token_mixing import mix_norm, mix_prenorm, revert_norm, revert_prenorm, token_mix, token_revert
 
 __all__ = [
+    "Competing",
     "Experts",
     "PackedWeights",
     "Routing",
@@ -37,6 +39,7 @@ __all__ = [
     "revert_prenorm",
     "route",
     "rowwise_adagrad_",
+    "sampled_competition",
     "sampled_logits",
     "sampled_logsumexp",
     "sampled_scores",

@@ -13,8 +13,9 @@ from torch import Tensor
 from recengine.contracts.batch import StepContext
 from recengine.contracts.loss import LossInput
 from recengine.hooks import host
+from recengine.ops.competition import log_weights, slate_intensity
 from recengine_plugins.dsl.config import DSLRConfig
-from recengine_plugins.dsl.model import DSLR, log_weights, slate_intensity
+from recengine_plugins.dsl.model import DSLR
 
 S = torch.tensor([[0.72, 0.2, -0.1, 0.55, 0.9]], dtype=torch.float64)
 C = torch.tensor([[0.8, 0.1, -0.3, 0.4, 0.05]], dtype=torch.float64)
