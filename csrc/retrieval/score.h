@@ -5,7 +5,7 @@
 
 #include "common/amx.h"
 #include "common/gemm.h"
-#include "retrieval/select.h"
+#include "common/select.h"
 #include "retrieval/topk.h"
 
 #if defined(__AVX2__)

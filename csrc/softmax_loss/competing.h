@@ -3,7 +3,7 @@
 #pragma once
 
 #include "common/rows.h"
-#include "retrieval/select.h"
+#include "common/select.h"
 #include "softmax_loss/kernels.h"
 
 namespace KERN_NS {

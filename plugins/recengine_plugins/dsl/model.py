@@ -125,14 +125,12 @@ class DSLR(nn.Module):
     ) -> Competition:
         """Weights and temperatures of a batch; the centre takes its mean intensity."""
         config, share = self.config, self.strength(epoch)
-        rows = live.shape[0]
         level = torch.full_like(positive, config.temperature)
-        nothing = torch.zeros(live.shape, dtype=positive.dtype, device=positive.device)
-        empty = torch.zeros((rows, 0), dtype=torch.int64, device=positive.device)
         kappa, gamma = share * config.kappa, share * config.gamma
         if not kappa and not gamma and not config.reach_temperature:
             none = torch.zeros_like(positive)
-            return Competition(nothing, level, empty, none, none - 1.0)
+            empty = torch.zeros((len(live), 0), dtype=torch.int64, device=positive.device)
+            return Competition(positive.new_zeros(live.shape), level, empty, none, none - 1.0)
         alike = kappa and config.rho < 1
         found = sampled_competition(
             sampled_scores(anchors, items, negatives),

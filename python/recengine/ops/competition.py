@@ -47,7 +47,7 @@ def sampled_competition(
 
     The slate are the ``slate`` live entries with the largest :math:`\log w_{bj} + (s_{bj} - p_b) / t`, the
     intensity is the mean of :math:`\sigma((s_{bj} - p_b) / t)` over them. Means are over live entries.
-    Without gradients: all of it is meant to be held.
+    Without gradients: all of it is meant to be held. One pass over a row on a CPU, plain torch on CUDA.
 
     Parameters
     ----------
