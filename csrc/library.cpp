@@ -32,6 +32,23 @@ STABLE_TORCH_LIBRARY(recengine, m) {
   m.def(
       "cosine_attention_at_backward(Tensor grad, Tensor q, Tensor kv, Tensor wanted, Tensor cu_seqlens, Tensor? m, "
       "str activation, str scale) -> (Tensor dq, Tensor dkv, Tensor dm)");
+  // packed_attention
+  m.def("softmax_attention(Tensor qkv, Tensor cu_seqlens, bool causal, float scale) -> Tensor");
+  m.def(
+      "softmax_attention_backward(Tensor grad, Tensor qkv, Tensor cu_seqlens, bool causal, float scale) -> Tensor");
+  m.def(
+      "softmax_attention_at(Tensor q, Tensor kv, Tensor wanted, Tensor cu_seqlens, bool causal, float scale) "
+      "-> Tensor");
+  m.def(
+      "softmax_attention_at_backward(Tensor grad, Tensor q, Tensor kv, Tensor wanted, Tensor cu_seqlens, bool causal, "
+      "float scale) -> (Tensor dq, Tensor dkv)");
+  m.def(
+      "gated_attention(Tensor q, Tensor k, Tensor v, Tensor wanted, Tensor cu_seqlens, Tensor by_distance, "
+      "Tensor? times, Tensor? by_time, float share) -> Tensor");
+  m.def(
+      "gated_attention_backward(Tensor grad, Tensor q, Tensor k, Tensor v, Tensor wanted, Tensor cu_seqlens, "
+      "Tensor by_distance, Tensor? times, Tensor? by_time, float share) "
+      "-> (Tensor dq, Tensor dk, Tensor dv, Tensor d_distance, Tensor d_time)");
   // factorization
   m.def("gram(Tensor y) -> Tensor");
   m.def(

@@ -51,7 +51,7 @@ def run(
     given: dict[str, Any],
     *,
     threads: int | None = None,
-    timeout: float = 3600.0,
+    timeout: float = 4 * 3600.0,
 ) -> Outcome:
     """Run ``script`` with the interpreter of ``peer`` (None: this one).
 

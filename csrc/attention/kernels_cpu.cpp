@@ -1,5 +1,5 @@
 #include "attention/attention.h"
-#include "attention/products.h"
+#include "common/cached_products.h"
 #include "common/bf16.h"
 #include "common/small_gemm.h"
 

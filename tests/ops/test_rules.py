@@ -46,6 +46,7 @@ RULES = (
     "captured in a CUDA graph",
     "kernels without torch, sanitizers",
 )
+NO_CUDA = "plain torch on CUDA"
 ON_DEVICES = "devices::test_against_float64"
 CAPTURED = "devices::TestOnGpu::test_captured_in_a_graph"
 NO_WAIT = "rules::test_nothing_waits_for_the_device"
@@ -70,6 +71,29 @@ TABLE: dict[str, dict[str, str | tuple[str, ...]]] = {
         "no wait for the device": (NO_WAIT,),
         "captured in a CUDA graph": (CAPTURED,),
         "kernels without torch, sanitizers": ("../native/test_attention.cpp",),
+    },
+    "packed_attention": {
+        "float32 against float64": (
+            "packed_attention::test_softmax_equals_float64",
+            "packed_attention::test_some_rows_are_those_of_all",
+            "packed_attention::test_gated_equals_float64",
+        ),
+        "bfloat16 against float64": ("packed_attention::test_bfloat16",),
+        "strided inputs": ("packed_attention::test_strides_without_copies",),
+        "arguments are named": (
+            "packed_attention::test_wrong_arguments_are_named",
+            "packed_attention::test_values_are_checked",
+        ),
+        "empty": ("packed_attention::test_empty_and_single",),
+        "degenerate values": ("packed_attention::test_far_scores_and_equal_ones_are_free_of_nan",),
+        "any number of threads": ("packed_attention::test_bits_do_not_depend_on_threads",),
+        "gradcheck of the reference": ("packed_attention::test_reference_gradcheck",),
+        "opcheck": ("packed_attention::test_opcheck",),
+        "compile and export": ("packed_attention::test_compile_and_export",),
+        "autocast": ("packed_attention::test_autocast",),
+        "no wait for the device": NO_CUDA,
+        "captured in a CUDA graph": NO_CUDA,
+        "kernels without torch, sanitizers": ("../native/test_packed_attention.cpp",),
     },
     "token_mixing": {
         "float32 against float64": ("token_mixing::test_kernel_equals_float64", ON_DEVICES),

@@ -15,6 +15,7 @@ from recengine.nn.linear import Linear
 from recengine.nn.ragged import Layout, gather, layout, spread
 from recengine.nn.recommender import SequenceRecommender
 from recengine.nn.sequence_encoder import ItemInput
+from recengine.ops import gated_attention, packed_kernel_takes
 from recengine_plugins.hstu.config import HSTUConfig
 
 BUCKETS = 64  # of log2(1 + time): all that int64 can hold
@@ -88,16 +89,39 @@ class GatedBlock(nn.Module):
 
     def forward(self, rows: Tensor, place: Layout, wanted: Tensor, times: Tensor | None) -> Tensor:
         """The output [R, d] at the rows ``wanted`` (int64 [R], ascending); rows [T, d], times int64 [T]."""
-        asked, normed = place.of(wanted), self.norm_in(rows)
+        normed = self.norm_in(rows)
         gate, query = functional.silu(self.project_asking(normed.index_select(0, wanted))).chunk(2, 1)
-        keys = spread(functional.silu(self.project_asked(normed)), place)
-        value, key = keys.view(place.sequences, place.length, 2, self.heads, -1).permute(2, 0, 3, 1, 4)
-        queries = spread(query, asked).view(place.sequences, asked.length, self.heads, -1).transpose(1, 2)
-        scores = queries @ key.transpose(2, 3) + self._bias(place, asked, wanted, times)[:, None]
-        weights = functional.silu(scores) * self._past(place, asked, wanted)[:, None] / self.length
-        mixed = gather((weights @ value).transpose(1, 2).flatten(2), asked)
-        out = self.project_out(self.dropout(self.norm_out(mixed) * gate))
+        value, key = functional.silu(self.project_asked(normed)).chunk(2, 1)
+        query, key, value = (x.view(x.shape[0], self.heads, -1) for x in (query, key, value))
+        known = None if self.by_time is None else times
+        if packed_kernel_takes(query):
+            mixed = gated_attention(
+                query,
+                key,
+                value,
+                wanted,
+                cu_seqlens=place.offsets,
+                by_distance=self.by_distance,
+                times=known,
+                by_time=None if known is None else self.by_time,
+                share=1 / self.length,
+            )
+        else:
+            mixed = self._on_a_grid(query, key, value, place, wanted, known)
+        out = self.project_out(self.dropout(self.norm_out(mixed.flatten(1)) * gate))
         return rows.index_select(0, wanted) + out
+
+    def _on_a_grid(
+        self, query: Tensor, key: Tensor, value: Tensor, place: Layout, wanted: Tensor, times: Tensor | None
+    ) -> Tensor:
+        """The mixed values [R, H, d_h] by way of the grid [B, longest]: where there is no kernel."""
+        asked = place.of(wanted)
+        queries, keys, values = (
+            spread(x, at).transpose(1, 2) for x, at in ((query, asked), (key, place), (value, place))
+        )
+        scores = queries @ keys.transpose(2, 3) + self._bias(place, asked, wanted, times)[:, None]
+        weights = functional.silu(scores) * self._past(place, asked, wanted)[:, None] / self.length
+        return gather((weights @ values).transpose(1, 2), asked)
 
     def _past(self, place: Layout, asked: Layout, wanted: Tensor) -> Tensor:
         """bool [B, Q, L], whether the query sees the cell."""

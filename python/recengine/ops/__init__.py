@@ -6,6 +6,12 @@ from .embedding import embedding_bag_sum, gradient_rows, rowwise_adagrad_, spars
 from .graph import SparseMatrix, bipartite_graph, layer_mean, propagate, sparse_matrix
 from .memory import keep_memory
 from .moe import Experts, PackedWeights, Routing, grouped_swiglu, route
+from .packed_attention import (
+    gated_attention,
+    packed_kernel_takes,
+    softmax_attention,
+    softmax_attention_at,
+)
 from .retrieval import rank_of, topk
 from .sampled_softmax import logsumexp_rows, sampled_logits, sampled_logsumexp, sampled_scores
 from .sampling import draw_negatives, hardest
@@ -23,6 +29,7 @@ __all__ = [
     "cosine_attention_at",
     "draw_negatives",
     "embedding_bag_sum",
+    "gated_attention",
     "gradient_rows",
     "grouped_swiglu",
     "hardest",
@@ -33,6 +40,7 @@ __all__ = [
     "logsumexp_rows",
     "mix_norm",
     "mix_prenorm",
+    "packed_kernel_takes",
     "propagate",
     "rank_of",
     "revert_norm",
@@ -43,6 +51,8 @@ __all__ = [
     "sampled_logits",
     "sampled_logsumexp",
     "sampled_scores",
+    "softmax_attention",
+    "softmax_attention_at",
     "sparse_adam_",
     "sparse_matrix",
     "token_mix",

@@ -1,4 +1,4 @@
-// The two products of a head's backward and forward pass, with operands in cache and A where it lies:
+// Two products with operands in cache and A where it lies, as a head of attention takes them:
 // rows times a d x d matrix, and the d x d sum of outer products of rows. Tiles hold whole groups of
 // columns of B, so that a long row of C is read and written once.
 #pragma once
