@@ -88,9 +88,8 @@ def cases(quick: bool) -> list[Case]:
                     pairs = float((lengths_of(B, S, even).double() ** 2).sum()) / (2 if causal else 1)
                     rows = int(lengths_of(B, S, even).sum())
                     size = rows * H * d * (4 if dtype == torch.float32 else 2)
-                    claim = None
-                    if dtype == torch.float32:
-                        claim = f"native.packed-attention-{'even' if even else 'ragged'}"
+                    kind = "bf16" if dtype == torch.bfloat16 else "even" if even else "ragged"
+                    claim = f"native.packed-attention-{kind}"
 
                     def build(
                         shape: tuple[int, int, int, int, bool] = (B, H, S, d, even),

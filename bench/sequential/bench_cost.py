@@ -2,11 +2,11 @@
 
     python bench/sequential/bench_cost.py [--quick]
 
-Steps: Cotten4Rec, BERT4Rec (with our attention over packed sequences, and with torch's fused one on a grid,
-which has no padding here) and LinRec at one precision (float32) and one loss path (hidden rows only, fused
-catalogue cross-entropy): 2 blocks, 2 heads, inner width 4 d, 10,000 items, a fifth of the events hidden, about
-4,000 events a step, every sequence full. Median wall seconds of a step, one thread, the models by turns; peak
-of torch's allocations in a step, beyond parameters and states.
+Steps: Cotten4Rec, BERT4Rec (our attention over packed sequences, and torch's fused one on a grid, which has
+no padding here) and LinRec at one precision (float32) and one loss path (hidden rows only, fused catalogue
+cross-entropy): 2 blocks, 2 heads, inner width 4 d, 10,000 items, a fifth of the events hidden, about 4,000
+events a step, every sequence full. Median wall seconds of a step, one thread, the models by turns; peak of
+torch's allocations in a step, beyond parameters and states.
 
 Explanation: with L = 4 B S V bytes (one float32 tensor of logits at every position), the loss layer alone
 holds at its peak 4 L in float32 with stored logits (logits, log-softmax and the two gradients behind them).
