@@ -103,6 +103,7 @@ CLAIMS = {
     "ranking.sparse-quarter-loss": ("ml-1m", "small", "small-moe-1:4"),
 }
 SEEDS_ASKED = 5  # fewer are told with the figure
+EARLIER = "Intel(R) Xeon(R) Processor"
 TUNED = ("lr", "fm", "deepfm", "dcnv2", "autoint", "dlrm", "wukong", "rankmixer", "tml")
 
 
@@ -195,6 +196,7 @@ def cell(
         "best": max(range(len(run.history)), key=lambda at: run.history[at]["auc"]) + 1,
         "validation": max(epoch["auc"] for epoch in run.history),
         "seconds": round(seconds, 1),
+        "processor": processor(),
         "settings": {"model": settings, "training": training},
         "metrics": {one.metric: [one.mean, one.low, one.high] for one in found.summary()},
     }
@@ -230,10 +232,15 @@ def processor() -> str:
     return next(named, platform.processor())
 
 
+def processors(found: list[dict[str, Any]]) -> list[str]:
+    """Of the cells; those that do not name theirs were measured on ``EARLIER``."""
+    return sorted({one.get("processor", EARLIER) for one in found})
+
+
 def report(store: Path, last: str = "") -> None:
     """bench/results/ranking_quality.* and the figures of the claims, that of ``last`` at the end."""
     found = cells(store)
-    by: dict[tuple[str, str], dict[int, dict[str, Any]]] = {}
+    by: Cells = {}
     for one in found:
         if one["trial"] == chosen(found, one["data"], one["model"]):
             by.setdefault((one["data"], one["model"]), {})[one["seed"]] = one
@@ -242,7 +249,7 @@ def report(store: Path, last: str = "") -> None:
         "",
         __doc__.splitlines()[0],
         "",
-        f"{processor()}, {datetime.now(UTC):%Y-%m-%d}.",
+        f"{', '.join(processors(found))}; report of {datetime.now(UTC):%Y-%m-%d}.",
         "",
         "Mean over seeds; the interval is over the rows of the test part for one seed (DeLong), over seeds",
         "(Student's t) for more. Weights: beside the tables. Pull: model.table_l2, chosen among "
@@ -264,19 +271,57 @@ def report(store: Path, last: str = "") -> None:
             f"| {data} | {model} | {pull} | {len(seeds)} | {one['weights']:,} | {np.mean(values):.4f} "
             f"| {ends} | {mean['log_loss']:.4f} | {mean['gauc']:.4f} | {mean['ece']:.4f} |"
         )
+    lines += _differences(by)
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "ranking_quality.md").write_text("\n".join(lines) + "\n")
-    about = {"processor": processor(), "python": sys.version.split()[0], "training": TRAINING}
+    about = {
+        "processor": ", ".join(processors(found)),
+        "python": sys.version.split()[0],
+        "training": TRAINING,
+    }
     (RESULTS / "ranking_quality.json").write_text(json.dumps({**about, "cells": found}, indent=1) + "\n")
     for claim in sorted(CLAIMS, key=lambda name: name == last):
-        data, model, other = CLAIMS[claim]
-        mine, theirs = by.get((data, model), {}), by.get((data, other or model), {})
-        seeds = sorted(set(mine) & set(theirs))
-        if not seeds:
+        values = _claimed(by, claim)
+        if values:
+            told = {"claim": claim, "figure": round(float(np.mean(values)), 5), "seeds": len(values)}
+            if CLAIMS[claim][2] and len(values) > 1:
+                told["interval"] = [round(end, 5) for end in interval(values)]
+            print(json.dumps(told))
+
+
+Cells = dict[tuple[str, str], dict[int, dict[str, Any]]]  # (data, model): seed: cell
+
+
+def _claimed(by: Cells, claim: str) -> list[float]:
+    """By seed: the AUC, less that of the other model with the same seed where the claim names one."""
+    data, model, other = CLAIMS[claim]
+    mine, theirs = by.get((data, model), {}), by.get((data, other or model), {})
+    return [
+        mine[seed]["metrics"]["auc"][0] - (theirs[seed]["metrics"]["auc"][0] if other else 0.0)
+        for seed in sorted(set(mine) & set(theirs))
+    ]
+
+
+def _differences(by: Cells) -> list[str]:
+    """The table of the claimed differences."""
+    lines = [
+        "",
+        "Differences of AUC, paired by seed, with Student's t interval over seeds; undecided: it holds 0.",
+        "",
+        "| data | model | less | seeds | difference | interval | |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for claim, (data, model, other) in CLAIMS.items():
+        values = _claimed(by, claim)
+        if other is None or len(values) < 2:
             continue
-        auc = np.mean([mine[seed]["metrics"]["auc"][0] for seed in seeds])
-        less = np.mean([theirs[seed]["metrics"]["auc"][0] for seed in seeds]) if other else 0.0
-        print(json.dumps({"claim": claim, "figure": round(float(auc - less), 5), "seeds": len(seeds)}))
+        low, high = interval(values)
+        decided = "" if low > 0 or high < 0 else "undecided"
+        lines.append(
+            f"| {data} | {model} | {other} | {len(values)} | {np.mean(values):+.4f} "
+            f"| {low:+.4f} to {high:+.4f} | {decided} |"
+        )
+    return lines
 
 
 def interval(values: list[float]) -> tuple[float, float]:
