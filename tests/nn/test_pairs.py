@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+import recengine
 from recengine.contracts.batch import HistoryBatch, PairBatch, StepContext
 from recengine.data import Interactions
 from recengine.errors import UsageError
@@ -87,6 +89,44 @@ def test_answers_follow_the_loss_and_the_parameters() -> None:
     with torch.no_grad():
         made.items.weight.mul_(-1)
     torch.testing.assert_close(made.item_vectors(), -items)
+
+
+@pytest.mark.parametrize("attached", [False, True])
+def test_a_user_without_a_training_event_is_answered_as_somebody_new(attached: bool) -> None:
+    made = model().eval()
+    wide = Interactions.from_arrays(np.arange(5), np.arange(5), np.arange(5))
+    if attached:
+        made.attach_data(wide.select(np.array([True, True, True, False, False])))
+    histories = HistoryBatch(
+        torch.tensor([2, 3, 4, -1]), torch.tensor([0, 5, 1, 5, 1]), torch.tensor([0, 1, 3, 3, 5])
+    )
+    with torch.inference_mode():
+        items, users = made.item_vectors(), made.user_vectors(histories)
+    own = unit_rows(made.users.weight)
+    new = items[[1, 5]].mean(0)
+    torch.testing.assert_close(users[0], own[2])
+    torch.testing.assert_close(users[1], new if attached else own[3])
+    torch.testing.assert_close(users[2], torch.zeros(4) if attached else own[4])
+    torch.testing.assert_close(users[3], new)
+
+
+@pytest.mark.parametrize("name", ["mf", "simplex", "lightgcn", "simgcl", "bpr"])
+def test_a_user_without_a_training_event_keeps_nothing_of_a_random_start(name: str, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    users, items = np.repeat(np.arange(12), 6), rng.integers(0, 15, 72)
+    full = Interactions.from_arrays(users, items, np.arange(72))
+    data = full.select(full.user != 0)
+    settings = {"split.strategy": "ratio_random"}
+    settings |= {"model.epochs": 2} if name == "bpr" else {"training.epochs": 2}
+    run = recengine.fit(name, data, settings=settings, directory=tmp_path)
+    untrained = run.split.train.users.tokens[0]
+    for fitted in (run, recengine.load(tmp_path)):
+        given = HistoryBatch(torch.tensor([0, -1]), torch.tensor([3, 7, 3, 7]), torch.tensor([0, 2, 4]))
+        with torch.inference_mode():
+            known, new = fitted.model.eval().user_vectors(given)
+        torch.testing.assert_close(known, new)
+        answer = fitted.recommend([untrained], 3)["item"].to_list()
+        assert answer == fitted.recommend({"nobody": []}, 3)["item"].to_list()
 
 
 def test_a_graph_model_needs_its_data_and_keeps_isolated_nodes() -> None:

@@ -24,7 +24,8 @@ class BPR(nn.Module):
 
     by stochastic gradient (ops.factorization.bpr_epoch_). Somebody new is represented by
     ``mean of y over the distinct items of the history`` times a d x d matrix: the ridge regression of the
-    known users' vectors on the same means. An empty history is ranked by the biases.
+    known users' vectors on the same means; so is a user without a training event, whose own vector is zero.
+    An empty history is ranked by the biases.
     """
 
     users: Tensor
@@ -66,6 +67,7 @@ class BPR(nn.Module):
                 reg_bias=config.reg_bias,
             )
             progress(epoch + 1, config.epochs, "epochs")
+        users[indptr.diff() == 0] = 0.0  # nothing has moved them from where they were drawn
         self.users.copy_(users)
         self.items.copy_(items)
         self.bias.copy_(bias)
@@ -73,8 +75,8 @@ class BPR(nn.Module):
 
     def user_vectors(self, histories: HistoryBatch) -> Tensor:
         """float32 [B, d]."""
-        known = histories.users >= 0
         vectors = self.users[histories.users.clamp(min=0)]
+        known = (histories.users >= 0) & vectors.any(1)
         if not bool(known.all()):
             items, offsets, _ = distinct_rows(histories.items, histories.offsets)
             vectors = torch.where(known[:, None], vectors, _means(self.items, items, offsets) @ self.newcomer)

@@ -33,14 +33,14 @@ class SimpleX(PairModel):
         nn.init.eye_(self.mix.weight)
 
     def attach_data(self, train: Interactions) -> None:
-        """Take the recent items of every user."""
+        """Take the recent items of every user as well."""
+        super().attach_data(train)
         counts = np.minimum(train.lengths(), self.config.longest)
         at, _ = ragged_positions(train.indptr[1:] - counts, counts)
         users = np.repeat(np.arange(train.n_users), counts)
         weights = np.repeat(1.0 / np.maximum(counts, 1), counts)
         shape = (train.n_users, train.n_items)
         self._histories = sparse_matrix(users, train.item[at].astype(np.int64), shape, values=weights)
-        self.forget_answers()
 
     def tables(self) -> tuple[Tensor, Tensor]:
         items = self.items.weight
@@ -50,14 +50,14 @@ class SimpleX(PairModel):
         return self._fused(self.users.weight, propagate(self._histories, items)), items
 
     def user_vectors(self, histories: HistoryBatch) -> Tensor:
-        """float [B, d]; a new user is the mapped mean of the history."""
+        """float [B, d]; users who are new or without a training event: the mapped mean of the history."""
         items, offsets = keep_recent(histories.items, histories.offsets, self.config.longest)
         table = self.items.weight
         means = nn.functional.embedding_bag(
             items.to(table.device), table, offsets[:-1].to(table.device), mode="mean"
         )
         new = self._fused(torch.zeros_like(means), means)
-        known = (histories.users >= 0).to(table.device)[:, None]
+        known = self.trained(histories).to(table.device)[:, None]
         return torch.where(known, super().user_vectors(histories), new)
 
     def _fused(self, own: Tensor, means: Tensor) -> Tensor:

@@ -72,7 +72,8 @@ class Trainable(Protocol):
 
 @runtime_checkable
 class LearnsFromGraph(Protocol):
-    """Needs the training interactions themselves, beside the batches: as a graph, or as histories.
+    """Needs the training interactions themselves, beside the batches: as a graph, as histories,
+    or to tell who has any.
 
     Called once after the model was built, before training and when a saved run is loaded. What is kept of
     them must not be part of the state_dict (it is derived from the split, which a run saves).

@@ -22,9 +22,9 @@ class GraphPairModel(PairModel):
     _graph: SparseMatrix | None = None
 
     def attach_data(self, train: Interactions) -> None:
-        """See contracts.model.LearnsFromGraph."""
+        """Take the graph as well. See contracts.model.LearnsFromGraph."""
+        super().attach_data(train)
         self._graph = bipartite_graph(train.user, train.item, train.n_users, train.n_items)
-        self.forget_answers()
 
     def graph(self) -> SparseMatrix:
         """The graph on the parameters' device; raises UsageError before ``attach_data``."""

@@ -11,6 +11,7 @@ from torch.nn import functional
 from recengine.contracts.batch import HistoryBatch, PairBatch, StepContext
 from recengine.contracts.loss import LossInput
 from recengine.contracts.model import Feed
+from recengine.data import Interactions
 from recengine.errors import ConfigError
 from recengine.nn.unit import unit_rows
 from recengine.ops.histories import distinct_rows
@@ -24,8 +25,9 @@ class PairModel(nn.Module):
     """score(u, i) = <x_u, y_i>, or its cosine where the loss is one of cosines.
 
     A subclass says in ``tables()`` what the vectors x [n_users, d] and y [n_items, d] are; here they are the
-    learned tables themselves. Any registered loss can be attached. Somebody new is the mean of the vectors of
-    the distinct items of the history; an empty history is the zero vector, for which no item is preferred.
+    learned tables themselves. Any registered loss can be attached. Somebody new, and a user without a
+    training event (whose own vector stayed as it was drawn), is the mean of the vectors of the distinct items
+    of the history; an empty history is the zero vector, for which no item is preferred.
 
     init_std: spread of the initial normal values. l2: pull on the rows of a batch, l2 / 2 times the mean over
     rows of |x_u|^2 + |y_i|^2 of the learned tables. norm_power: where the loss is one of cosines, items are
@@ -49,6 +51,7 @@ class PairModel(nn.Module):
             nn.init.normal_(table.weight, std=init_std)
         self.l2, self.norm_power = l2, norm_power
         self.loss: Any = None
+        self._trained: Tensor | None = None
         self._kept: tuple[tuple[object, ...], tuple[Tensor, Tensor]] | None = None
 
     def attach_loss(self, loss: Any) -> None:
@@ -62,6 +65,11 @@ class PairModel(nn.Module):
                 expected="0, or a loss of cosines such as 'sl'",
             )
         self.loss = loss
+
+    def attach_data(self, train: Interactions) -> None:
+        """Take who has training events. See contracts.model.LearnsFromGraph."""
+        self._trained = torch.from_numpy(train.lengths() > 0)
+        self.forget_answers()
 
     def feed(self) -> Feed:
         """Pairs, with the negatives that the loss asks for."""
@@ -117,11 +125,18 @@ class PairModel(nn.Module):
         total: Tensor = 0.5 * self.l2 * rows / max(1, batch.users.shape[0])
         return total
 
+    def trained(self, histories: HistoryBatch) -> Tensor:
+        """bool [B]: users with a vector of their own, which is every known one before ``attach_data``."""
+        known = histories.users >= 0
+        if self._trained is None:
+            return known
+        return known & self._trained.to(known.device)[histories.users.clamp(min=0)]
+
     def user_vectors(self, histories: HistoryBatch) -> Tensor:
-        """float [B, d]; new users by the mean vector of their items."""
+        """float [B, d]; users who are new or without a training event by the mean vector of their items."""
         users, items = self._answers()
         device = items.device
-        known = (histories.users >= 0).to(device)
+        known = self.trained(histories).to(device)
         vectors = users[histories.users.clamp(min=0).to(device)]
         if bool(known.all()):
             return vectors
