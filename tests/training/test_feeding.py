@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from recengine.errors import ConfigError, DataError, UsageError
 from recengine.hooks import host
 from recengine.training.config import resolve
 from recengine.training.feeding import make_feeder
-from recengine.training.splitting import with_negatives_that_exist
+from recengine.training.splitting import prepared, with_negatives_that_exist
 
 
 def test_sequences_are_the_recent_past_with_the_item_after_each_event() -> None:
@@ -145,3 +146,29 @@ def test_the_default_number_of_negatives_gives_way_to_a_small_catalogue() -> Non
     assert with_negatives_that_exist(batch, 50) is batch
     asked = resolve("mf", {"loss": {"negatives": 512}}, host())
     assert with_negatives_that_exist(asked, 50) is asked  # a number that was set is refused, not changed
+
+
+@pytest.mark.parametrize(
+    ("name", "short", "long", "settings"),
+    [
+        ("dsl_r", 5, 6, {}),
+        ("dsl_r", 2, 3, {"warmup": 2}),
+        ("sl_at_k", 19, 20, {}),
+        ("sogsl_at_k", 4, 5, {"refresh": 5}),
+        ("advinfonce", 4, 5, {}),
+    ],
+)
+def test_a_fit_too_short_for_a_part_of_its_loss_says_so(
+    name: str, short: int, long: int, settings: dict[str, Any]
+) -> None:
+    def warned(epochs: int, **more: Any) -> list[str]:
+        asked = {"loss": {"name": name, "negatives": 4, **settings, **more}, "training.epochs": epochs}
+        findings = prepared(walks(20, 15, 9), resolve("mf", asked, host()), clicks=False).findings
+        return [f.message for f in findings if (f.check, f.severity) == ("loss", "warn")]
+
+    [message] = warned(short)
+    assert f"of a fit of {short}" in message
+    assert "training.epochs" in message
+    assert warned(long) == []
+    if name == "dsl_r":
+        assert warned(short, kappa=0.0, gamma=0.0) == []

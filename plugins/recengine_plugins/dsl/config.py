@@ -56,3 +56,12 @@ class DSLRConfig(LossConfig):
         if self.reject and not self.shared:
             raise ValueError("reject is for items that the batch shares: shared = true")
         return self
+
+    def idle(self, epochs: int) -> list[str]:
+        """The strengths, where the warm-up takes all of the fit."""
+        if epochs > self.warmup or not (self.kappa or self.gamma):
+            return []
+        return [
+            f"the warm-up of {self.warmup} epochs takes all of a fit of {epochs}: kappa and gamma never come "
+            "into force (lower loss.warmup, or raise training.epochs)"
+        ]

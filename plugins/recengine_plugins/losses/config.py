@@ -133,6 +133,15 @@ class AdvInfoNCEConfig(_Many):
     adversary_epochs: int = knob(20, "epochs in which it may step", ge=0)
     every: int = knob(5, "it steps in every so many-th epoch", ge=1)
 
+    def idle(self, epochs: int) -> list[str]:
+        """The adversary, where the fit ends before its first step."""
+        if epochs >= self.every or self.adversary_epochs < self.every:
+            return []
+        return [
+            f"the adversary first steps in epoch {self.every} of a fit of {epochs}: it never does (lower "
+            "loss.every, or raise training.epochs)"
+        ]
+
 
 class AdapTauConfig(_Many):
     """A temperature a user."""
@@ -191,6 +200,15 @@ class SLAtKConfig(_Many):
     k: int = knob(20, "K", ge=1, choices=(5, 20, 50))
     weight_temperature: float = knob(2.25, "of the weight's sigmoid", gt=0, low=0.5, high=3.0)
     refresh: int = knob(20, "epochs between two looks at a user's K-th score", ge=1, choices=(5, 20))
+
+    def idle(self, epochs: int) -> list[str]:
+        """The thresholds, where the fit ends before the first look."""
+        if epochs >= self.refresh:
+            return []
+        return [
+            f"users' K-th scores are first looked at in epoch {self.refresh} of a fit of {epochs}: the "
+            "thresholds stay 0 (lower loss.refresh, or raise training.epochs)"
+        ]
 
 
 class SogSLAtKConfig(SLAtKConfig):

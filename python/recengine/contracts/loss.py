@@ -52,6 +52,11 @@ class LossInput:
 class LossConfig(Config):
     """Base of the config of a loss."""
 
+    def idle(self, epochs: int) -> list[str]:
+        """What of these settings cannot come into force in a fit of ``epochs`` epochs, a sentence each; a fit
+        reports them as findings. Here nothing."""
+        return []
+
 
 class Loss(Protocol):
     """A loss plugin. State (moving averages, dual variables) lives in buffers when it is an nn.Module.

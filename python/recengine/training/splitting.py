@@ -8,6 +8,7 @@ from typing import Any, cast
 from recengine import data
 from recengine.config import Config
 from recengine.contracts.auditor import Finding
+from recengine.contracts.loss import LossConfig
 from recengine.contracts.model import DataFacts
 from recengine.data import Interactions, Split
 from recengine.data.clicks import ClickLog, ClickSplit, audit_clicks, prepare
@@ -18,8 +19,8 @@ from recengine.training.feeding import SAMPLERS
 
 @dataclass(frozen=True)
 class Material:
-    """What a fit works on: the split, what a model must know of it, what the audit said, the settings with
-    what the data added to them."""
+    """What a fit works on: the split, what a model must know of it, what the audit said of it and the
+    settings of themselves, the settings with what the data added to them."""
 
     split: Split | ClickSplit
     facts: DataFacts
@@ -43,6 +44,9 @@ def prepared(given: Any, config: RunConfig, *, clicks: bool) -> Material:
         lowered = with_negatives_that_exist(config, facts.n_items)
         if lowered is not config:
             findings.append(_fewer_negatives(config, facts.n_items))
+        if isinstance(config.loss, LossConfig):
+            idle = config.loss.idle(config.training.epochs)
+            findings += [Finding("loss", "warn", said) for said in idle]
         return Material(split, facts, findings, lowered)
     rows = as_click_split(given, sections.data, sections.split)
     about = rows.encoder.config
