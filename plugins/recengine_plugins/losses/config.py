@@ -26,12 +26,12 @@ class _Sampled(LossConfig):
     sampler: Sampler = knob(
         "uniform", "how items are sampled; in_batch: the other rows' targets, as many as there are"
     )
+    power: float = knob(1.0, "exponent of the popularity in 'popularity' and 'mixed'", ge=0)
 
 
 class SampledConfig(_Sampled):
-    """What the losses of sampled.SampledLoss have in common."""
+    """What the losses have in common that are defined for any choice out of the sampled items."""
 
-    power: float = knob(1.0, "exponent of the popularity in 'popularity' and 'mixed'", ge=0)
     hardest: int = knob(0, "keep only so many of a row's sampled items, the best scored; 0: all", ge=0)
     reject: bool = knob(
         False, "with shared: leave out of a row what its user was trained on (a row's own items always are)"
@@ -81,11 +81,11 @@ class GBCEConfig(_Sampled):
     )
 
 
-class BCEConfig(_Sampled):
+class BCEConfig(SampledConfig):
     """SASRec's first loss."""
 
 
-class BPRConfig(_Sampled):
+class BPRConfig(SampledConfig):
     """Pairwise ranking."""
 
 

@@ -20,7 +20,7 @@ from recengine_plugins.losses.config import (
     SampledSoftmaxConfig,
     SoftmaxConfig,
 )
-from recengine_plugins.losses.sampled import geometry
+from recengine_plugins.losses.sampled import geometry, met
 
 
 class Softmax:
@@ -48,7 +48,8 @@ class _Sampled:
     needs: frozenset[Need] = frozenset({"negatives"})
 
     def __init__(self, config: BPRConfig | BCEConfig | GBCEConfig | SampledSoftmaxConfig) -> None:
-        self.negatives, self.shared, self.sampler = config.negatives, config.shared, config.sampler
+        self.negatives, self.shared = config.negatives, config.shared
+        self.sampler, self.power = config.sampler, config.power
 
 
 class SampledSoftmax(_Sampled):
@@ -129,25 +130,53 @@ class GBCE(_Sampled):
         if self.balanced:
             shift = math.log(beta / count)
             positive, negative = positive + shift, negative + shift
-        against = _without_targets(functional.softplus(negative), given, 0.0).sum(1)
+        assert given.negatives is not None
+        own = given.negatives == given.positives[:, None]
+        against = functional.softplus(negative).masked_fill(own, 0.0).sum(1)
         return ((beta * functional.softplus(-positive) + against) / (count + 1)).mean()
 
 
-class BCE(_Sampled):
+class _Chosen(_Sampled):
+    """Losses that are means over whichever sampled items count: the ``hardest`` alone, and with ``reject``
+    none that the row's user was trained on."""
+
+    def __init__(self, config: BPRConfig | BCEConfig) -> None:
+        super().__init__(config)
+        self.keep, self.reject = config.hardest, config.reject
+        if self.reject:
+            self.needs = self.needs | {"row_ids", "user_items"}
+
+    def chosen(self, given: LossInput) -> tuple[Tensor, Tensor, Tensor]:
+        """s of the targets [R] and of the sampled items [R, K], which of these do not count, bool [R, K]."""
+        positive, negative = scores(given)
+        assert given.negatives is not None
+        out = given.negatives == given.positives[:, None]
+        if self.reject:
+            out = out | met(given)
+        if 0 < self.keep < negative.shape[1]:
+            ranked = negative.detach().masked_fill(out, -torch.inf)
+            best = ranked.topk(self.keep, dim=1).indices
+            negative, out = negative.gather(1, best), out.gather(1, best)
+        return positive, negative, out
+
+
+class BCE(_Chosen):
     """-(log sigma(s_p) + mean_n log(1 - sigma(s_n))). Source: Kang and McAuley, 2018 (one negative a row)."""
 
     def __call__(self, given: LossInput, context: StepContext) -> Tensor:
-        positive, negative = scores(given)
-        against = _without_targets(functional.softplus(negative), given, 0.0).mean(1)
+        positive, negative, out = self.chosen(given)
+        against = functional.softplus(negative).masked_fill(out, 0.0).mean(1)
         return (functional.softplus(-positive) + against).mean()
 
 
-class BPR(_Sampled):
-    """-mean_n log sigma(s_p - s_n). Source: Rendle et al., "BPR", UAI 2009."""
+class BPR(_Chosen):
+    """-mean_n log sigma(s_p - s_n). Source: Rendle et al., "BPR", UAI 2009; with the hardest items alone:
+    Zhang et al., "Optimizing top-N collaborative filtering via dynamic negative item sampling", SIGIR 2013.
+    """
 
     def __call__(self, given: LossInput, context: StepContext) -> Tensor:
-        positive, negative = scores(given)
-        return _without_targets(functional.softplus(negative - positive[:, None]), given, 0.0).mean(1).mean()
+        positive, negative, out = self.chosen(given)
+        return functional.softplus(negative - positive[:, None]).masked_fill(out, 0.0).mean(1).mean()
 
 
 def scores(given: LossInput) -> tuple[Tensor, Tensor]:
@@ -167,9 +196,3 @@ def scores(given: LossInput) -> tuple[Tensor, Tensor]:
         positive = positive + given.bias[given.positives]
         negative = negative + given.bias[given.negatives]
     return positive, negative
-
-
-def _without_targets(values: Tensor, given: LossInput, instead: float) -> Tensor:
-    """``values`` [R, N] with ``instead`` where the sampled item is the row's own target."""
-    assert given.negatives is not None
-    return values.masked_fill(given.negatives == given.positives[:, None], instead)

@@ -113,11 +113,7 @@ class SampledLoss(nn.Module):
             raise UsageError(
                 "a cosine has no place for item biases", where="loss", fix="take a dot-product loss"
             )
-        rejected = None
-        if self.reject:
-            why = "take a model of user-item pairs, or loss.reject = false"
-            users, history = need(given, "row_ids", "reject", why), need(given, "user_items", "reject", why)
-            rejected = in_histories(users, history, given.negatives, given.items.shape[0])
+        rejected = met(given) if self.reject else None
         if self.local and given.negatives.ndim == 1:
             items, positives, negatives = named_items(given.items, given.positives, given.negatives)
             given = replace(given, items=items, positives=positives, negatives=negatives)
@@ -128,6 +124,14 @@ class SampledLoss(nn.Module):
             open_to = negatives.masked_fill(negatives == given.positives[:, None], -1)
             negatives = hardest(anchors, items, open_to, self.keep)
         return Rows(anchors, items, given.positives, positive, negatives, rejected)
+
+
+def met(given: LossInput) -> Tensor:
+    """bool [R, N]: shared items that the row's user was trained on. Raises UsageError where the model does
+    not say who that is."""
+    why = "take a model of user-item pairs, or loss.reject = false"
+    users, history = need(given, "row_ids", "reject", why), need(given, "user_items", "reject", why)
+    return in_histories(users, history, need(given, "negatives", "reject", why), given.items.shape[0])
 
 
 def geometry(given: LossInput, score: str) -> tuple[Tensor, Tensor]:

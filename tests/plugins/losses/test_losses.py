@@ -10,10 +10,15 @@ import pytest
 import torch
 from torch import Tensor
 
+import recengine
 from recengine.contracts.batch import StepContext
 from recengine.contracts.loss import LossInput
+from recengine.contracts.model import DataFacts
 from recengine.errors import UsageError
 from recengine.hooks import host
+from recengine.testing.worlds import planted
+from recengine.training.build import build_model
+from recengine.training.config import resolve
 
 ROWS, ITEMS, DIM, COUNT = 7, 11, 5, 4
 
@@ -94,6 +99,58 @@ def test_value_and_gradients(name: str, shared: bool, bias: bool, log_q: bool) -
         torch.autograd.grad(found, inputs), torch.autograd.grad(wanted, inputs), strict=True
     ):
         torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("name", ["bpr", "bce"])
+def test_only_the_hardest_count(name: str, bias: bool) -> None:
+    """The best scored, biases and all; the row's own target never is one of them."""
+    case = given(bias=bias)
+    assert case.negatives is not None
+    logits = case.anchors @ case.items.T + (0 if case.bias is None else case.bias)
+    ranked = logits.gather(1, case.negatives).masked_fill(
+        case.negatives == case.positives[:, None], -torch.inf
+    )
+    best = case.negatives.gather(1, ranked.topk(2, dim=1).indices)
+    inputs = [case.anchors, case.items, *([case.bias] if case.bias is not None else [])]
+    found = loss(name, negatives=COUNT, hardest=2)(case, StepContext())
+    wanted = loss(name, negatives=2)(replace(case, negatives=best), StepContext())
+    torch.testing.assert_close(found, wanted)
+    for ours, theirs in zip(
+        torch.autograd.grad(found, inputs), torch.autograd.grad(wanted, inputs), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("name", ["bpr", "bce"])
+def test_shared_items_can_be_rejected(name: str) -> None:
+    """A rejected item counts as little as the row's own target among its sampled items does."""
+    case = given(shared=True)
+    assert case.negatives is not None
+    met = case.negatives[torch.arange(ROWS) % COUNT]  # each user was trained on one of the sampled items
+    asked = replace(case, row_ids=torch.arange(ROWS), user_items=(torch.arange(ROWS + 1), met))
+    own = torch.where(case.negatives == met[:, None], case.positives[:, None], case.negatives)
+    made = loss(name, negatives=COUNT, shared=True, reject=True)
+    assert {"row_ids", "user_items"} <= made.needs
+    wanted = loss(name, negatives=COUNT)(replace(case, negatives=own), StepContext())
+    torch.testing.assert_close(made(asked, StepContext()), wanted)
+    with pytest.raises(UsageError, match="reject"):
+        made(case, StepContext())
+
+
+@pytest.mark.parametrize("name", FORMULAS)
+def test_the_power_of_the_popularity_reaches_the_sampler(name: str) -> None:
+    assert loss(name, sampler="popularity", power=0.5).power == 0.5
+    given = {"loss": {"name": name, "sampler": "popularity", "power": 0.5}}
+    model = build_model("mf", resolve("mf", given, host()), DataFacts(5, 6), 0, host())
+    assert model.feed().power == 0.5  # type: ignore[operator]
+
+
+def test_dynamic_negative_sampling_is_bpr_with_its_hardest() -> None:
+    settings = {"training.epochs": 2, "loss": {"name": "bpr", "negatives": 8, "hardest": 1}}
+    fits = [recengine.fit("mf", planted().split, settings=settings) for _ in range(2)]
+    assert fits[0].history[-1]["loss"] < fits[0].history[0]["loss"]
+    assert torch.equal(fits[0].model.items.weight, fits[1].model.items.weight)  # type: ignore[union-attr]
 
 
 def test_a_balanced_gbce_pulls_as_much_as_it_pushes_at_zero_scores() -> None:
