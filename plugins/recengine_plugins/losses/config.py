@@ -150,6 +150,12 @@ class AdapTauConfig(_Many):
     lowest: float = knob(0.02, "least temperature", gt=0)
     highest: float = knob(1.0, "largest temperature", gt=0)
 
+    @model_validator(mode="after")
+    def _bounds_in_order(self) -> Self:
+        if self.lowest > self.highest:
+            raise ValueError(f"lowest {self.lowest:g} is above highest {self.highest:g}")
+        return self
+
 
 class CCLConfig(_Many):
     """Cosine contrastive loss."""

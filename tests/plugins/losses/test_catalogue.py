@@ -269,6 +269,12 @@ def test_adaptive_temperatures_soften_for_badly_fitted_users() -> None:
     assert made.factors.max() > 1 > made.factors.min()
 
 
+def test_bounds_of_the_temperature_out_of_order_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"lowest 0\.5 is above highest 0\.1"):
+        loss("adap_tau", lowest=0.5, highest=0.1)
+    assert loss("adap_tau", lowest=0.2, highest=0.2).lowest == 0.2
+
+
 def test_lambert_w_inverts() -> None:
     w = torch.linspace(-0.999, 4, 50, dtype=torch.float64)
     torch.testing.assert_close(lambert_w(w * w.exp()), w, rtol=1e-6, atol=1e-6)
