@@ -13,9 +13,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from recengine import fit
 from recengine.contracts.batch import HistoryBatch
 from recengine.data import EvalTask, Interactions, Split
-from recengine.errors import ConfigError, DataError, UsageError
+from recengine.errors import ConfigError, DataError, PluginError, RecengineError, UsageError
 from recengine.evaluation import (
     Evaluation,
     Protocol,
@@ -27,6 +28,7 @@ from recengine.evaluation import (
 )
 from recengine.evaluation.candidates import sampled_candidates
 from recengine.evaluation.lists import parse_memory, sorted_topk
+from recengine.testing.worlds import planted
 
 USERS, ITEMS, WIDTH = 60, 300, 6
 
@@ -445,6 +447,39 @@ def test_errors_name_the_cause(task: EvalTask) -> None:
 
     with pytest.raises(UsageError, match="'broken' broke its contract"):
         evaluate(Vectors(), task, metrics=[Broken()])
+
+
+def test_weights_that_training_led_astray_are_told_from_a_broken_model(task: EvalTask) -> None:
+    class Learned(torch.nn.Module):
+        """Represents, by a weight and a number that is none."""
+
+        def __init__(self, scale: float, table: float) -> None:
+            super().__init__()
+            self.scale = torch.nn.Parameter(torch.tensor(scale))
+            self.table = table
+
+        def user_vectors(self, histories: HistoryBatch) -> Tensor:
+            return torch.ones(len(histories), 2)
+
+        def item_vectors(self) -> Tensor:
+            return torch.full((ITEMS, 2), self.table) * self.scale.detach()
+
+        def item_bias(self) -> None:
+            return None
+
+    with pytest.raises(RecengineError, match=r"item_vectors: training diverged") as diverged:
+        evaluate(Learned(float("inf"), 1.0), task)
+    assert not isinstance(diverged.value, PluginError)
+    assert "training.learning_rate" in str(diverged.value)
+    with pytest.raises(PluginError, match="gives no ranking"):
+        evaluate(Learned(1.0, float("nan")), task)
+
+
+def test_a_step_size_that_is_far_too_large_is_named() -> None:
+    training = {"epochs": 3, "learning_rate": 1e38, "batch_size": 10_000}
+    with pytest.raises(RecengineError, match="training diverged") as diverged:
+        fit("mf", planted().split, settings={"training": training, "loss.name": "bpr"})
+    assert "training.learning_rate" in str(diverged.value)
 
 
 def test_standard_metrics_come_through_the_hook() -> None:

@@ -16,7 +16,7 @@ from recengine.contracts.batch import HistoryBatch
 from recengine.contracts.model import Generates, Represents, ScoresItems, Trainable
 from recengine.data import EvalTask
 from recengine.data.interactions import Histories, ragged_positions
-from recengine.errors import ConfigError, PluginError, UsageError
+from recengine.errors import ConfigError, PluginError, RecengineError, UsageError
 from recengine.evaluation.candidates import sampled_candidates
 from recengine.evaluation.protocol import Protocol
 from recengine.ops import rank_of, topk
@@ -203,27 +203,44 @@ class _Ranker:
 
 
 def checked_vectors(model: Any, vectors: Tensor, name: str) -> Tensor:
-    """``vectors`` [n, d] as they are. Raises PluginError where one is not finite: it gives no order."""
+    """``vectors`` [n, d] as they are. Raises PluginError where one is not finite: it gives no order;
+    RecengineError where the weights are not, since training diverged then."""
     if vectors.dim() != 2 or not bool(torch.isfinite(vectors).all()):
         raise _no_answer(model, name, vectors, "[n, d]")
     return vectors
 
 
 def checked_scores(model: Any, scores: Tensor) -> Tensor:
-    """``scores`` [B, n] as they are. Raises PluginError where one is NaN: no order follows from it."""
+    """``scores`` [B, n] as they are. Raises PluginError where one is NaN: no order follows from it;
+    RecengineError where the weights are not finite, since training diverged then."""
     if scores.dim() != 2 or (scores.numel() and bool(scores.amax().isnan())):
         raise _no_answer(model, "score_items", scores, "[B, n]")
     return scores
 
 
-def _no_answer(model: Any, name: str, values: Tensor, shape: str) -> PluginError:
+def _no_answer(model: Any, name: str, values: Tensor, shape: str) -> RecengineError:
     wrong_shape = values.dim() != 2
+    if not wrong_shape and _diverged(model):
+        return RecengineError(
+            "training diverged",
+            where=f"{type(model).__name__}.{name}",
+            found="NaN or infinity among the weights",
+            expected="finite weights",
+            fix="fit it again with a lower training.learning_rate, or with training.clip_norm",
+        )
+    rate = "training.learning_rate" if isinstance(model, Trainable) else "learning rate"
     return PluginError(
         f"{type(model).__name__}.{name} gives no ranking",
         found=f"shape {list(values.shape)}" if wrong_shape else "NaN or infinity",
         expected=f"numbers of the shape {shape}",
-        fix=None if wrong_shape else "fit it again with a lower learning rate, or mend the model",
+        fix=None if wrong_shape else f"fit it again with a lower {rate}, or mend the model",
     )
+
+
+def _diverged(model: Any) -> bool:
+    """Whether gradient steps have led a weight to NaN or infinity."""
+    weights = model.parameters() if isinstance(model, torch.nn.Module) else ()
+    return not all(bool(torch.isfinite(weight).all()) for weight in weights)
 
 
 class _ByVectors(_Ranker):

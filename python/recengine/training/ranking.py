@@ -18,7 +18,8 @@ def best(
     """ids int64 [B, k] (-1 where fewer are left) and scores [B, k] (-inf there), best first.
 
     Takes the strongest that the model has: vectors, dense scores, generated ids. What a model generates is
-    taken as it is. Raises PluginError when it has none, and for scores that are not numbers.
+    taken as it is. Raises PluginError when it has none, and for scores that are not numbers; RecengineError
+    where those come of weights that are not.
     """
     seen = histories if exclude_seen else None
     if isinstance(network, Represents):
