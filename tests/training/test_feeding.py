@@ -153,8 +153,8 @@ def test_the_default_number_of_negatives_gives_way_to_a_small_catalogue() -> Non
     [
         ("dsl_r", 5, 6, {}),
         ("dsl_r", 2, 3, {"warmup": 2}),
-        ("sl_at_k", 19, 20, {}),
-        ("sogsl_at_k", 4, 5, {"refresh": 5}),
+        ("sl_at_k", 20, 21, {}),
+        ("sogsl_at_k", 5, 6, {"refresh": 5}),
         ("advinfonce", 4, 5, {}),
     ],
 )

@@ -208,12 +208,13 @@ class SLAtKConfig(_Many):
     refresh: int = knob(20, "epochs between two looks at a user's K-th score", ge=1, choices=(5, 20))
 
     def idle(self, epochs: int) -> list[str]:
-        """The thresholds, where the fit ends before the first look."""
-        if epochs >= self.refresh:
+        """The thresholds, where no epoch follows the one of the first look (a user's rows that come later in
+        that one are weighed by it, in small data none)."""
+        if epochs > self.refresh:
             return []
         return [
             f"users' K-th scores are first looked at in epoch {self.refresh} of a fit of {epochs}: the "
-            "thresholds stay 0 (lower loss.refresh, or raise training.epochs)"
+            "thresholds are 0 until then (lower loss.refresh, or raise training.epochs)"
         ]
 
 
