@@ -21,11 +21,10 @@ MODELS: dict[str, dict[str, Any]] = {
 }
 
 
-def fitted(name: str, **settings: object) -> Run:
+def fitted(name: str, precision: str = "32-true", **settings: object) -> Run:
     model = {"hidden_dim": 16, "max_length": 6, **settings}
-    return fit(
-        name, planted().split, settings={"model": model, "training": {"epochs": 2, "device": "cpu"}}, seed=1
-    )
+    training = {"epochs": 2, "device": "cpu", "precision": precision}
+    return fit(name, planted().split, settings={"model": model, "training": training}, seed=1)
 
 
 @pytest.fixture(scope="module", params=list(MODELS))
@@ -83,6 +82,43 @@ def test_unknown_items_and_people_without_events(run: Run) -> None:
     same(sessions.recommend(["new", "other"]), run.recommend({"new": [10**9], "other": []}))
     with pytest.raises(DataError, match="nothing is known"):
         sessions.recommend(["nobody"])
+
+
+@pytest.mark.parametrize("item_bias", [True, False])
+@pytest.mark.parametrize("name", ["cotten4rec", "gru4rec"])
+@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true", "64-true"])
+def test_other_precisions(precision: str, name: str, item_bias: bool) -> None:
+    model = {**MODELS[name], "item_bias": item_bias}
+    run, given = fitted(name, precision, **model), histories(4)
+    sessions, alone = Sessions(run), Sessions(run)
+    sessions.extend(given)
+    for label, items in given.items():
+        for item in items:
+            alone.append(label, item)
+    close = 0.05 if precision == "bf16-true" else 1e-5
+    for found in (sessions.recommend(list(given), 5), alone.recommend(list(given), 5)):
+        wanted = run.recommend(given, 5)
+        np.testing.assert_allclose(found["score"], wanted["score"], rtol=close, atol=close)
+
+
+def test_what_fails_leaves_everybody_as_they_were(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    sessions, given = Sessions(run), histories(5)
+    sessions.extend(given)
+    before = sessions.recommend(list(given))
+
+    def fails(*_: object) -> None:
+        raise RuntimeError("no memory")
+
+    for call in ("append", "read"):
+        with monkeypatch.context() as broken:
+            broken.setattr(run.model.encoder, call, fails)
+            with pytest.raises(RuntimeError, match="no memory"):
+                sessions.extend({"p0": [1], "p1": [2], "new": [3, 4], "p2": [5, 6]})
+        assert "new" not in sessions
+        same(sessions.recommend(list(given)), before)
+    sessions.extend({"p0": [1], "p1": [2], "new": [3], "p2": [5, 6]})
+    more = {**given, "p0": [*given["p0"], 1], "p1": [*given["p1"], 2], "p2": [*given["p2"], 5, 6]}
+    same(sessions.recommend([*more, "new"]), run.recommend({**more, "new": [3]}))
 
 
 def test_models_that_cannot_say_so() -> None:

@@ -19,6 +19,7 @@ from recengine.errors import ConfigError, DataError, LeakageError, UsageError
 from recengine.hooks import Host, hookimpl, host
 from recengine.training import Run, TrainerConfig, reproduce, resolve
 from recengine.training.optimisation import rate
+from recengine.training.recommending import known_histories
 
 SMALL: dict[str, Any] = {
     "model": {"hidden_dim": 16, "n_blocks": 1, "max_length": 10, "dropout": 0.0},
@@ -132,6 +133,25 @@ def test_other_precisions_learn_and_resume(ring: Interactions, tmp_path: Path, p
         assert torch.equal(value, resumed.model.state_dict()[name])
     again = load(tmp_path / "whole")
     assert recommend(whole, [0], 3).equals(recommend(again, [0], 3))
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true", "64-true"])
+@pytest.mark.parametrize("name", ["cotten4rec", "bert4rec", "linrec", "gru4rec"])
+def test_item_biases_of_other_precisions_are_ranked_with(
+    ring: Interactions, name: str, precision: str
+) -> None:
+    training = {**SMALL["training"], "epochs": 2, "precision": precision}
+    settings = {"model.hidden_dim": 16, "model.max_length": 10, "training": training}
+    run = fit(name, ring, settings=settings)
+    found = recommend(run, {"somebody": [105, 106, 107], "nobody": []}, 3)
+    bias = run.model.item_bias()
+    assert found["user"].to_list() == ["somebody"] * 3 + ["nobody"] * 3
+    best = torch.argsort(bias, descending=True, stable=True)[:3].numpy()
+    assert (
+        found.filter(found["user"] == "nobody")["item"].to_list()
+        == run.split.train.items.tokens[best].tolist()
+    )
+    assert run.model.user_vectors(known_histories(run, [0, 1])).dtype == bias.dtype
 
 
 def test_an_evaluation_is_kept_with_the_run(ring: Interactions, tmp_path: Path) -> None:

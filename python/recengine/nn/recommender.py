@@ -96,11 +96,11 @@ class SequenceRecommender(nn.Module):
         return loss
 
     def user_vectors(self, histories: HistoryBatch) -> Tensor:
-        """float [B, d]."""
+        """float [B, d], in the dtype of the item table."""
         table = self.encoder.items.weight
         items, offsets, times = self._seen(histories)
         known = offsets[1:] > offsets[:-1]
-        vectors = torch.zeros(len(histories), table.shape[1], device=table.device)
+        vectors = table.new_zeros(len(histories), table.shape[1])
         if not bool(known.any()):
             return vectors
         offsets = torch.cat([offsets[:1], offsets[1:][known]])

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -44,7 +45,8 @@ class Sessions:
         self.run = run
         self.model = cast(Appends, run.model.eval())
         self._state = self.model.empty_state(1)
-        self._vectors = torch.zeros(1, self.model.item_vectors().shape[1])
+        items = self.model.item_vectors()
+        self._vectors = items.new_zeros(1, items.shape[1])
         self._row: dict[Any, int] = {}
         self._histories: list[list[int]] = []
         self._held: list[int] = []
@@ -58,31 +60,22 @@ class Sessions:
     def append(self, label: Any, item: Any) -> bool:
         """One more event of ``label``, who need not be known; False for an item that the model never met,
         which is passed over."""
-        found = int(self._rows_of([item])[0])
-        row = self._row_of(label)
-        if found < 0:
-            return False
-        self._histories[row].append(found)
-        with torch.inference_mode():
-            self._take([row])
-        return True
+        return self.extend({label: [item]}) == 1
 
     def extend(self, histories: Mapping[Any, Sequence[Any]]) -> int:
         """More events of many people, oldest first, all people at once; how many were taken in. Items that
-        the model never met are passed over."""
-        known = {
-            self._row_of(label): [row for row in self._rows_of(items).tolist() if row >= 0]
+        the model never met are passed over. What fails leaves everybody as they were."""
+        given = {
+            label: [row for row in self._rows_of(items).tolist() if row >= 0]
             for label, items in histories.items()
         }
-        for row, events in known.items():
-            self._histories[row].extend(events)
-        many = [row for row, events in known.items() if len(events) > 1]
-        single = [row for row, events in known.items() if len(events) == 1]
-        with torch.inference_mode():
+        with torch.inference_mode(), self._all_or_nothing(given) as known:
+            many = [row for row, events in known.items() if len(events) > 1]
+            single = [row for row, events in known.items() if len(events) == 1]
             for low in range(0, len(many), BLOCK):
                 self._read(many[low : low + BLOCK])
             self._take(single)
-        return sum(map(len, known.values()))
+        return sum(map(len, given.values()))
 
     def recommend(self, labels: Sequence[Any], k: int = 10) -> pl.DataFrame:
         """The k best unseen items for each: columns user, rank (from 1), item, score. Who has no events yet
@@ -123,6 +116,28 @@ class Sessions:
             if place == last:
                 self._row[other] = row
                 break
+
+    @contextmanager
+    def _all_or_nothing(self, given: Mapping[Any, list[int]]) -> Iterator[dict[int, list[int]]]:
+        """Events by label behind the histories, and by row to whom they are shown to the model."""
+        fresh = [label for label in given if label not in self._row]
+        known = {self._row_of(label): events for label, events in given.items()}
+        rows = [row for row, events in known.items() if events]
+        before = self._vectors[rows]
+        for row in rows:
+            self._histories[row].extend(known[row])
+        try:
+            yield known
+        except BaseException:
+            self._vectors[rows] = before
+            for row in rows:
+                del self._histories[row][-len(known[row]) :]
+                self._held[row] = (
+                    self.model.window
+                )  # the state may be half changed: the next event reads anew
+            for label in reversed(fresh):
+                self.forget(label)
+            raise
 
     def _rows_of(self, items: Sequence[Any]) -> np.ndarray[Any, np.dtype[np.int64]]:
         if not len(items):

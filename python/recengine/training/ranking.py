@@ -39,13 +39,14 @@ def best(
 def top_of_vectors(
     network: Represents, users: Tensor, seen: HistoryBatch | None, k: int
 ) -> tuple[Tensor, Tensor]:
-    """ids [B, k] and scores [B, k] for user vectors [B, d]."""
+    """ids [B, k] and scores [B, k] for user vectors [B, d], computed in their dtype."""
+    bias = network.item_bias()
     indptr, ids = (None, None) if seen is None else (seen.offsets, seen.items)
     scores, found = topk(
         users,
         network.item_vectors().to(users.dtype),
         k,
-        bias=network.item_bias(),
+        bias=None if bias is None else bias.to(users.dtype),
         seen_indptr=None if indptr is None else indptr.to(users.device),
         seen_items=None if ids is None else ids.to(users.device),
     )
