@@ -93,6 +93,31 @@ def test_resuming_something_else_is_refused(ring: Interactions, tmp_path: Path) 
     assert "found: model.hidden_dim = 16" in str(refused.value)  # what differs, and not all settings
 
 
+def test_best_weights_that_are_not_the_runs_are_refused_before_training(
+    ring: Interactions, tmp_path: Path
+) -> None:
+    constant = {**SMALL, "training": {**SMALL["training"], "schedule": "constant"}}
+    longer = {**constant, "training": {**constant["training"], "epochs": 8}}
+    fit("sasrec", ring, settings=constant, seed=3, directory=tmp_path / "run")
+    folder = tmp_path / "run" / "checkpoints"
+    (best,) = folder.glob("best-*.safetensors")
+    (described,) = folder.glob("step-*.json")
+    held, about = checkpoint.load_tensors(best), json.loads(described.read_text())
+    assert about["position"]["best_digest"] == checkpoint.digest_of(best)
+    name = "encoder.given.items.weight"
+    for wrong, problem in (
+        ({**held, name: held[name] * torch.nan}, "NaN"),
+        ({name: held[name]}, "another model"),
+        ({**held, name: held[name][:, :3]}, "another model"),
+    ):
+        digest = checkpoint.save_tensors(best, wrong)
+        for recorded, match in ((about["position"]["best_digest"], "damaged"), (digest, problem)):
+            position = {**about["position"], "best_digest": recorded}
+            described.write_text(json.dumps({**about, "position": position}))
+            with pytest.raises(CheckpointError, match=rf"(?s)best-.*{match}"):
+                fit("sasrec", ring, settings=longer, seed=3, directory=tmp_path / "run", resume=True)
+
+
 def test_more_epochs_go_on_from_the_end(ring: Interactions, tmp_path: Path) -> None:
     constant = {**SMALL, "training": {**SMALL["training"], "schedule": "constant"}}
     longer = {**constant, "training": {**constant["training"], "epochs": 8}}

@@ -35,7 +35,8 @@ from recengine.training.validation import measure, share
 @dataclass
 class Position:
     """``step`` steps of ``epoch`` are done; ``loss_sum`` and ``loss_rows`` are of that epoch so far;
-    ``plateaus`` validations were not better than the best before them."""
+    ``best_digest`` is the SHA-256 of the file of the best weights; ``plateaus`` validations were not better
+    than the best before them."""
 
     epoch: int = 0
     step: int = 0
@@ -43,6 +44,7 @@ class Position:
     loss_rows: int = 0
     best: float | None = None
     best_epoch: int | None = None
+    best_digest: str | None = None
     waited: int = 0
     plateaus: int = 0
     stopped: bool = False
@@ -106,7 +108,7 @@ class Loop:
 
     def resume(self) -> bool:
         """Take up the latest checkpoint; False where there is none. Raises CheckpointError when it belongs
-        to another model, data, seed or settings."""
+        to another model, data, seed or settings, or when its weights or the best ones are not to be used."""
         found = checkpoint.load_latest(self.folder) if self.folder is not None else None
         if found is None:
             return False
@@ -116,12 +118,13 @@ class Loop:
         for key, value in tensors.items():
             kind, _, name = key.partition("/")
             parts[kind][name] = value
-        checkpoint.restore_module(self.network, parts["model"], str(self.folder))
-        checkpoint.restore_optimizer(self.optimizer, parts["optimizer"], facts["optimizer"])
         self.position = Position(**facts["position"])
         if self.position.best_epoch is not None:
-            assert self.folder is not None
-            self.best = checkpoint.load_tensors(self._best_path(self.position.best_epoch))
+            path = self._best_path(self.position.best_epoch)
+            self.best = checkpoint.load_tensors(path, self.position.best_digest)
+            checkpoint.restore_module(self.network, self.best, str(path))  # refused now, not after training
+        checkpoint.restore_module(self.network, parts["model"], str(self.folder))
+        checkpoint.restore_optimizer(self.optimizer, parts["optimizer"], facts["optimizer"])
         return True
 
     def _epoch(self, interrupt: Interrupt) -> None:
@@ -209,7 +212,7 @@ class Loop:
             here.best, here.best_epoch, here.waited = value, epoch + 1, 0
             self.best = {key: tensor.detach().clone() for key, tensor in self.network.state_dict().items()}
             if self.folder is not None and self.processes.is_global_zero:
-                checkpoint.save_tensors(self._best_path(epoch + 1), self.best)
+                here.best_digest = checkpoint.save_tensors(self._best_path(epoch + 1), self.best)
         else:
             here.waited += 1
             here.plateaus += 1
