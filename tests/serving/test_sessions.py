@@ -6,7 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+from recengine.contracts.batch import HistoryBatch
 from recengine.errors import DataError, UsageError
 from recengine.serving import Sessions
 from recengine.testing.worlds import planted
@@ -35,6 +37,10 @@ def run(request: pytest.FixtureRequest) -> Run:
 def histories(seed: int, people: int = 5) -> dict[str, list[int]]:
     rng = np.random.default_rng(seed)
     return {f"p{index}": rng.integers(0, 48, rng.integers(1, 25)).tolist() for index in range(people)}
+
+
+def batch_of(history: list[int]) -> HistoryBatch:
+    return HistoryBatch(torch.tensor([-1]), torch.tensor(history), torch.tensor([0, len(history)]))
 
 
 def same(found: Any, wanted: Any) -> None:
@@ -123,5 +129,17 @@ def test_what_fails_leaves_everybody_as_they_were(run: Run, monkeypatch: pytest.
 
 def test_models_that_cannot_say_so() -> None:
     for name in ("cotten4rec", "sasrec"):
-        with pytest.raises(UsageError, match="one event at a time"):
+        with pytest.raises(UsageError, match=r"(?s)one event at a time.*positions = 'first'"):
             Sessions(fitted(name))
+    with pytest.raises(UsageError, match=r"(?s)one event at a time.*scale = 'length'"):
+        Sessions(fitted("cotten4rec", **{**CAUSAL, "scale": "sequence"}))
+
+
+@pytest.mark.parametrize("name", ["cotten4rec", "linrec"])
+def test_positions_from_the_newest_event_see_the_newest_events(name: str) -> None:
+    run = fitted(name, direction="causal", objective="next")  # positions = 'recent', the default
+    with pytest.raises(UsageError, match=r"(?s)counted from the newest.*fix: .*positions = 'first'"):
+        Sessions(run)
+    history = histories(0)["p0"][:7]  # one more than the model sees
+    wanted = run.model.user_vectors(batch_of(history[-6:]))  # type: ignore[operator]
+    assert torch.equal(run.model.user_vectors(batch_of(history)), wanted)  # type: ignore[operator]

@@ -92,7 +92,7 @@ class CosineAttention(nn.Module):
                 "this attention cannot take one event at a time",
                 found="bidirectional" if not self.causal else "scale 'sequence'",
                 expected="causal, with a scale that later events do not change",
-                fix="fit the model with direction = 'causal'",
+                fix="fit the model with direction = 'causal' and scale = 'length'",
             )
         size = self.project_in.in_features // self.heads
         return self.project_in.weight.new_zeros(count, self.heads, size, size)

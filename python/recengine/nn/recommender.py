@@ -154,8 +154,9 @@ class AppendingEncoder(SequenceEncoder, Protocol):
 class AppendingRecommender(SequenceRecommender):
     """A sequence recommender that takes events one at a time (contract: Appends).
 
-    It sees a window that is a function of the number of events alone (nn.ragged.window_of), so that a state
-    carried along and a history read at once give the same answer.
+    Where the settings allow that (``empty_state`` does not refuse), it sees a window that is a function of
+    the number of events alone (nn.ragged.window_of), so that a state carried along and a history read at once
+    give the same answer; elsewhere the newest ``max_length`` events, as any sequence recommender.
     """
 
     encoder: AppendingEncoder
@@ -186,8 +187,16 @@ class AppendingRecommender(SequenceRecommender):
         state, vectors = self.encoder.read(items, offsets)
         return state, self._answer(vectors)
 
+    @property
+    def _takes_events(self) -> bool:
+        try:
+            self.empty_state(0)
+        except UsageError:
+            return False
+        return True
+
     def _seen(self, histories: HistoryBatch) -> tuple[Tensor, Tensor, Tensor | None]:
-        if self.masking is not None:
+        if not self._takes_events:
             return super()._seen(histories)
         items, offsets = keep_window(histories.items, histories.offsets, self.max_length)
         return items, offsets, None

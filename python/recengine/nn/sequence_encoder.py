@@ -58,20 +58,22 @@ class ItemInput(nn.Module):
 
     def next(self, items: Tensor, count: Tensor) -> Tensor:
         """[B, d] for the count-th events of their sequences (from 1), both int64 [B]."""
-        self._counted_from_the_oldest()
+        self.counts_from_the_oldest()
         return self._rows(items, count - 1)
 
     def first(self, items: Tensor, place: Layout) -> Tensor:
         """items int64 [T] -> [T, d], as ``next`` gives it event by event."""
-        self._counted_from_the_oldest()
+        self.counts_from_the_oldest()
         return self._rows(items, place.position)
 
-    def _counted_from_the_oldest(self) -> None:
+    def counts_from_the_oldest(self) -> None:
+        """Raises UsageError where an event's position changes with every event after it."""
         if self.counted == "recent":
             raise UsageError(
                 "positions counted from the newest event change with every event",
                 found="positions = 'recent'",
                 expected="'first' or 'none'",
+                fix="fit the model with positions = 'first'",
             )
 
     def _rows(self, items: Tensor, where: Tensor) -> Tensor:
@@ -123,7 +125,9 @@ class BlockEncoder(nn.Module):
         return out
 
     def empty_state(self, count: int) -> dict[str, Tensor]:
-        """The state of ``count`` empty histories; every tensor has one row each."""
+        """The state of ``count`` empty histories; every tensor has one row each. Raises UsageError where the
+        settings rule it out."""
+        self.given.counts_from_the_oldest()
         counted = torch.zeros(count, dtype=torch.int64, device=self.items.weight.device)
         return {"count": counted} | {
             f"block{index}": block.attention.empty_state(count)  # type: ignore[union-attr, operator]

@@ -26,9 +26,10 @@ class Sessions:
     """Keeps the model's state of each person; an event costs the same whatever came before it.
 
     run: of a model that takes events one at a time (contract Appends): ``cotten4rec`` and ``linrec`` with
-    direction = 'causal' and objective = 'next', ``gru4rec``. People are known by any label. What is
-    recommended is what ``run.recommend`` gives for the same history, up to rounding. Kept for a person: the
-    state, the user vector and the item rows of the history (what was seen is not recommended).
+    direction = 'causal', objective = 'next' and positions = 'first' or 'none', ``gru4rec``. People are known
+    by any label. What is recommended is what ``run.recommend`` gives for the same history, up to rounding.
+    Kept for a person: the state, the user vector and the item rows of the history (what was seen is not
+    recommended).
 
     Raises UsageError when the model cannot take single events.
     """
@@ -40,7 +41,8 @@ class Sessions:
                 where="Sessions",
                 found=run.name,
                 expected="a model with empty_state() and append()",
-                fix="fit gru4rec, or cotten4rec with model.direction = 'causal', model.objective = 'next'",
+                fix="fit gru4rec, or cotten4rec with model.direction = 'causal', model.objective = 'next', "
+                "model.positions = 'first'",
             )
         self.run = run
         self.model = cast(Appends, run.model.eval())

@@ -119,7 +119,7 @@ def test_what_cannot_be_carried_along_says_so() -> None:
             check.make("cotten4rec", **settings).empty_state(1)
     model = check.make("cotten4rec", **{**STREAMING, "positions": "recent"})
     with pytest.raises(UsageError, match="change with every event"):
-        model.append(model.empty_state(1), torch.tensor([1]))
+        model.empty_state(1)
     with pytest.raises(UsageError, match="change with every event"):
         model.read(torch.tensor([1]), torch.tensor([0, 1]))
 
