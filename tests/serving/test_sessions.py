@@ -90,6 +90,20 @@ def test_unknown_items_and_people_without_events(run: Run) -> None:
         sessions.recommend(["nobody"])
 
 
+def test_what_is_no_history_changes_nothing(run: Run) -> None:
+    sessions = Sessions(run)
+    for wrong in ("i1", None, 3, [[1, 2]], [[1], [2, 3]], ["1"], {1, 2}):
+        for call in (sessions.extend, run.recommend):
+            with pytest.raises(DataError, match="the history of 'b'"):
+                call({"a": [1, 2], "b": wrong})  # type: ignore[operator]
+    for item in ([1, 2], "1"):
+        with pytest.raises(DataError, match="the history of 'a'"):
+            sessions.append("a", item)
+    with pytest.raises(DataError, match="all integers or all strings"):
+        sessions.append("a", None)
+    assert len(sessions) == 0
+
+
 @pytest.mark.parametrize("item_bias", [True, False])
 @pytest.mark.parametrize("name", ["cotten4rec", "gru4rec"])
 @pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true", "64-true"])

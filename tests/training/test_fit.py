@@ -53,6 +53,16 @@ def test_a_new_user_is_answered_from_the_history(ring: Interactions) -> None:
     assert not set(seen["item"]) & {105, 106, 107, 108}
 
 
+def test_a_history_of_ids_of_another_type_is_refused() -> None:
+    users, items = np.repeat(np.arange(8), 5), np.array([f"i{at % 7}" for at in range(40)])
+    run = fit("popularity", Interactions.from_arrays(users, items, np.tile(np.arange(5), 8)))
+    for wrong in ("i1", [1, 2], np.array([1])):
+        with pytest.raises(DataError, match=r"(?s)the history of 'x'.*expected: .*'(tea|i0)'"):
+            recommend(run, {"x": wrong}, 2)
+    given = {"list": ["i1"], "tuple": ("i1",), "array": np.array(["i1"]), "text": ["zz"], "none": []}
+    assert recommend(run, given, 2).height == 10
+
+
 def test_a_seed_is_a_whole_number(ring: Interactions) -> None:
     for wrong in (-1, "x", 1.5, None):
         with pytest.raises(UsageError, match="seed: not a seed"):

@@ -15,7 +15,7 @@ from recengine.contracts.model import Appends
 from recengine.errors import DataError, UsageError
 from recengine.nn.ragged import window_of
 from recengine.training.ranking import top_of_vectors
-from recengine.training.recommending import BLOCK, popular_where_level, table
+from recengine.training.recommending import BLOCK, known_items, popular_where_level, table
 from recengine.training.run import Run
 
 if TYPE_CHECKING:
@@ -61,16 +61,14 @@ class Sessions:
 
     def append(self, label: Any, item: Any) -> bool:
         """One more event of ``label``, who need not be known; False for an item that the model never met,
-        which is passed over."""
+        which is passed over. Raises DataError as ``extend`` does."""
         return self.extend({label: [item]}) == 1
 
     def extend(self, histories: Mapping[Any, Sequence[Any]]) -> int:
         """More events of many people, oldest first, all people at once; how many were taken in. Items that
-        the model never met are passed over. What fails leaves everybody as they were."""
-        given = {
-            label: [row for row in self._rows_of(items).tolist() if row >= 0]
-            for label, items in histories.items()
-        }
+        the model never met are passed over. What fails leaves everybody as they were; DataError for a history
+        that is not a list of ids of the data's type."""
+        given = {label: known_items(self.run, label, items).tolist() for label, items in histories.items()}
         with torch.inference_mode(), self._all_or_nothing(given) as known:
             many = [row for row, events in known.items() if len(events) > 1]
             single = [row for row, events in known.items() if len(events) == 1]
@@ -140,11 +138,6 @@ class Sessions:
             for label in reversed(fresh):
                 self.forget(label)
             raise
-
-    def _rows_of(self, items: Sequence[Any]) -> np.ndarray[Any, np.dtype[np.int64]]:
-        if not len(items):
-            return np.empty(0, np.int64)
-        return self.run.split.train.items.rows(np.asarray(items))
 
     def _row_of(self, label: Any) -> int:
         row = self._row.get(label)

@@ -34,7 +34,8 @@ def recommend(
     popular items from a model that gives all of them one score then. A user with fewer than k items left gets
     fewer.
     exclude_seen: leave out the items of the history.
-    Raises DataError for unknown users, UsageError for k < 1.
+    Raises DataError for unknown users and for a history that is not a list of ids of the data's type,
+    UsageError for k < 1.
     """
     if k < 1:
         raise UsageError("k must be at least 1", where="recommend", found=k)
@@ -103,12 +104,37 @@ def known_histories(run: Run, labels: Sequence[Any]) -> HistoryBatch:
     return HistoryBatch(**run.split.test.history.history(rows).tensors())
 
 
-def _given(run: Run, histories: Mapping[Any, Sequence[Any]]) -> HistoryBatch:
+def known_items(run: Run, label: Any, items: Sequence[Any]) -> NDArray[np.int64]:
+    """int64 rows of a history's items, those that the model never met left out. Raises DataError when it is
+    not a list, or its ids are of a type that no id of the data has."""
     vocabulary = run.split.train.items
-    rows: list[NDArray[np.int64]] = []
-    for items in histories.values():
-        found = vocabulary.rows(np.asarray(items)) if len(items) else np.empty(0, np.int64)
-        rows.append(found[found >= 0])
+    try:
+        tokens = np.asarray(items)
+    except ValueError:  # lists of different lengths in it
+        tokens = np.empty((0, 0))
+    if tokens.ndim != 1:
+        raise DataError(
+            "a history is a list of item ids",
+            where=f"the history of {label!r}",
+            found=repr(items)[:80],
+            expected="for example ['tea', 'sugar'], [] for none",
+        )
+    if not tokens.size:
+        return np.empty(0, np.int64)
+    found = vocabulary.rows(tokens)
+    if len(vocabulary) and (tokens.dtype.kind in "iub") == vocabulary.is_text:
+        raise DataError(
+            "no item can be known by an id of this type",
+            where=f"the history of {label!r}",
+            found=repr(tokens[0].item() if isinstance(tokens[0], np.generic) else tokens[0]),
+            expected=f"an id like {vocabulary.tokens[0].item()!r}",
+            fix="give the ids as the data has them: text as text, whole numbers as numbers",
+        )
+    return found[found >= 0]
+
+
+def _given(run: Run, histories: Mapping[Any, Sequence[Any]]) -> HistoryBatch:
+    rows = [known_items(run, label, items) for label, items in histories.items()]
     offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum([row.size for row in rows], dtype=np.int64)])
     return HistoryBatch(
         torch.full((len(rows),), -1, dtype=torch.int64),
