@@ -88,6 +88,10 @@ def test_unknown_items_and_people_without_events(run: Run) -> None:
     same(sessions.recommend(["new", "other"]), run.recommend({"new": [10**9], "other": []}))
     with pytest.raises(DataError, match="nothing is known"):
         sessions.recommend(["nobody"])
+    for wrong in (0, 2.5):
+        with pytest.raises(UsageError, match="k: not the length of a list"):
+            sessions.recommend(["new"], wrong)  # type: ignore[arg-type]
+    same(sessions.recommend(["new"], 10**6), run.recommend({"new": []}, 48))
 
 
 def test_what_is_no_history_changes_nothing(run: Run) -> None:

@@ -114,8 +114,26 @@ def test_mistakes_are_named(ring: Interactions, tmp_path: Path) -> None:
         fit("sasrec", ring, settings=SMALL, directory=tmp_path)
     with pytest.raises(DataError, match="does not know"):
         recommend(run, [-5], 3)
-    with pytest.raises(UsageError, match="at least 1"):
-        recommend(run, [0], 0)
+
+
+@pytest.mark.parametrize("name", ["sasrec", "ease"])  # by vectors, by scores
+def test_the_length_of_a_list(name: str) -> None:
+    ring = walks()
+    run = fit(name, ring, settings={"training.epochs": 1} if name == "sasrec" else None)
+    for wrong in (0, -1, 2.5, "3", None):
+        with pytest.raises(UsageError, match="k: not the length of a list"):
+            recommend(run, [0], wrong)  # type: ignore[arg-type]
+    assert recommend(run, {"x": []}, 10**6).equals(recommend(run, {"x": []}, ring.n_items))
+    assert recommend(run, {"x": []}, np.int64(3)).height == 3  # type: ignore[arg-type]
+
+
+def test_a_list_is_no_longer_than_topk_makes_it() -> None:
+    at = np.arange(6000)
+    wide = Interactions.from_arrays(at // 6, at % 1500, at)
+    run = fit("popularity", wide)
+    assert recommend(run, {"x": []}, 1000).height == 1000
+    with pytest.raises(UsageError, match=r"(?s)found: 1001.*1 to 1000"):
+        recommend(run, {"x": []}, 1001)
 
 
 @pytest.mark.parametrize("name", ["softmax", "sampled_softmax", "gbce", "bce", "bpr"])

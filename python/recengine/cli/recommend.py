@@ -27,7 +27,7 @@ def recommend(
     run: RunFolder,
     user: Users = None,
     history: History = None,
-    k: Annotated[int, typer.Option("-k", min=1, help="How many items.")] = 10,
+    k: Annotated[int, typer.Option("-k", min=1, max=1000, help="How many items.")] = 10,
     as_json: Json = False,
 ) -> None:
     """Recommend K items of RUN, in the ids of the data, best first; what was met before is left out."""

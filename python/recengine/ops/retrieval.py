@@ -21,7 +21,7 @@ from torch import Tensor
 from ._library import native
 from ._precision import kernel_takes
 
-__all__ = ["rank_of", "rank_of_reference", "topk", "topk_reference"]
+__all__ = ["MAX_K", "rank_of", "rank_of_reference", "topk", "topk_reference"]
 
 MAX_K = 1000
 _ROWS = 256  # of a chunk of the references

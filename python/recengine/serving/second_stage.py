@@ -19,7 +19,7 @@ from recengine.evaluation.lists import positions_of
 from recengine.serving.pair_features import Ids, PairFeatures
 from recengine.training import ClickRun, Run
 from recengine.training.ranking import best
-from recengine.training.recommending import known_histories, table
+from recengine.training.recommending import known_histories, list_length, table
 
 if TYPE_CHECKING:
     import polars as pl
@@ -86,10 +86,10 @@ class SecondStage:
     def recommend(self, users: Sequence[Any], k: int = 10) -> pl.DataFrame:
         """The k best items for known users: columns user, rank, item, score (the probability).
 
-        Raises DataError for unknown users and users without features, UsageError for k < 1.
+        Raises DataError for unknown users and users without features, UsageError for
+        a k as ``run.recommend`` does.
         """
-        if k < 1:
-            raise UsageError("k must be at least 1", where="recommend", found=k)
+        k = list_length(k, len(self.retriever.split.train.items))
         with torch.inference_mode():
             ids, scores = self.generate(known_histories(self.retriever, list(users)), k)
         return table(self.retriever, list(users), ids.numpy(), scores.numpy())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from recengine.contracts.batch import HistoryBatch
 from recengine.errors import DataError, UsageError
+from recengine.ops.retrieval import MAX_K
 from recengine.training.ranking import best
 
 if TYPE_CHECKING:
@@ -35,10 +37,10 @@ def recommend(
     fewer.
     exclude_seen: leave out the items of the history.
     Raises DataError for unknown users and for a history that is not a list of ids of the data's type,
-    UsageError for k < 1.
+    UsageError for a k that is not a whole number of 1 to 1000 (a k above the catalogue is lowered to it
+    first).
     """
-    if k < 1:
-        raise UsageError("k must be at least 1", where="recommend", found=k)
+    k = list_length(k, len(run.split.train.items))
     labels = list(users)
     batch = _given(run, users) if isinstance(users, Mapping) else known_histories(run, labels)
     network = run.model
@@ -53,6 +55,16 @@ def recommend(
     items = np.concatenate(ids) if ids else np.empty((0, k), np.int64)
     values = np.concatenate(scores) if scores else np.empty((0, k), np.float32)
     return table(run, labels, popular_where_level(run, batch, items, values), values)
+
+
+def list_length(k: Any, n_items: int) -> int:
+    """``k``, at most ``n_items``; raises UsageError where that is not a whole number of 1 to 1000."""
+    length = min(int(k), max(n_items, 1)) if isinstance(k, Integral) else 0
+    if not 1 <= length <= MAX_K:
+        raise UsageError(
+            "not the length of a list", where="k", found=repr(k), expected=f"a whole number of 1 to {MAX_K}"
+        )
+    return length
 
 
 def popular_where_level(
