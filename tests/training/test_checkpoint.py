@@ -158,6 +158,41 @@ def rewrite(folder: Path, change: Any) -> None:
     (folder / "run.json").write_text(json.dumps(about))
 
 
+@pytest.mark.parametrize("damage", [None, "{bad\n", "3\n", "\udcff"])
+def test_a_damaged_history_is_refused(saved: Path, damage: str | None) -> None:
+    path = saved / "history.jsonl"
+    if damage is None:
+        path.unlink()
+    else:
+        path.write_bytes(damage.encode(errors="surrogateescape"))
+    with pytest.raises(CheckpointError, match=r"history\.jsonl"):
+        load(saved)
+
+
+def test_a_damaged_record_is_refused(saved: Path) -> None:
+    about = json.loads((saved / "run.json").read_text())
+    for change in ({"facts": {}}, {"facts": {"n_users": "x", "n_items": 3}}, {"findings": [3]}):
+        (saved / "run.json").write_text(json.dumps({**about, **change}))
+        with pytest.raises(CheckpointError, match=rf"run\.json, {next(iter(change))}: the record is damaged"):
+            load(saved)
+
+
+def test_a_damaged_checkpoint_is_refused(ring: Interactions, saved: Path) -> None:
+    (path,) = (saved / "checkpoints").glob("step-*.json")
+    about = json.loads(path.read_text())
+    position = {**about["position"], "epoch": "x"}
+    changes: list[dict[str, Any]] = [
+        *({name: None} for name in ("identity", "position", "optimizer", "sha256")),
+        *({"position": changed} for changed in (position, {**about["position"], "history": 3})),
+        *({"optimizer": changed} for changed in ({}, {"state": 3, "groups": []})),
+    ]
+    for change in changes:
+        kept = {key: value for key, value in {**about, **change}.items() if value is not None}
+        path.write_text(json.dumps(kept))
+        with pytest.raises(CheckpointError, match=r"lacks an entry|damaged|does not fit"):
+            fit("sasrec", ring, settings=SMALL, directory=saved, resume=True)
+
+
 def test_nan_is_refused(saved: Path) -> None:
     rewrite(saved, lambda tensors: tensors["encoder.given.items.weight"][3].fill_(torch.nan))
     with pytest.raises(CheckpointError, match=r"items\.weight.*NaN"):

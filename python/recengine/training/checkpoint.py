@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save, save_file
 from torch import Tensor
@@ -26,6 +27,7 @@ from recengine.training.adam import Adam
 FORMAT = 1
 LATEST = "latest"
 _MEND = "restore it from a copy, or train again"
+Record = TypeVar("Record")
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
@@ -89,8 +91,9 @@ def save_checkpoint(folder: Path, name: str, tensors: Mapping[str, Tensor], fact
     return folder / f"{name}.json"
 
 
-def load_latest(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """Tensors and facts of the latest checkpoint, or None where nothing was ever saved.
+def load_latest(folder: Path, entries: Sequence[str] = ()) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """Tensors and facts of the latest checkpoint, or None where nothing was ever saved. The facts hold an
+    object for each of ``entries``.
 
     Raises CheckpointError when there is one but it cannot be used.
     """
@@ -101,6 +104,14 @@ def load_latest(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None
     if facts.get("format") != FORMAT:
         raise CheckpointError(
             "the checkpoint has another format", where=str(folder), found=facts.get("format"), expected=FORMAT
+        )
+    missing = [entry for entry in entries if not isinstance(facts.get(entry), dict)]
+    if missing or not isinstance(facts.get("sha256"), str):
+        raise CheckpointError(
+            "the record of the checkpoint lacks an entry",
+            where=str(folder / f"{name}.json"),
+            found="no " + ", ".join(missing or ["sha256"]),
+            fix=_MEND,
         )
     return load_tensors(folder / f"{name}.safetensors", facts["sha256"]), facts
 
@@ -124,6 +135,30 @@ def load_json(path: Path) -> dict[str, Any]:
     return content
 
 
+def load_lines(path: Path) -> list[dict[str, Any]]:
+    """JSON objects, one a line; raises CheckpointError when the file is missing or damaged."""
+    try:
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+    except FileNotFoundError:
+        raise CheckpointError("there is no such file", where=str(path), fix=_MEND) from None
+    except (OSError, ValueError) as broken:
+        raise CheckpointError("cannot be read", where=str(path), found=str(broken), fix=_MEND) from broken
+    return record(list[dict[str, Any]], lines, str(path))
+
+
+def record(kind: type[Record], content: Any, where: str) -> Record:
+    """``content`` of a JSON file as a ``kind`` (a dataclass, say); raises CheckpointError where an entry is
+    missing or of another type."""
+    try:
+        return TypeAdapter(kind).validate_python(content)
+    except ValidationError as wrong:
+        first = wrong.errors(include_url=False)[0]
+        entry = ".".join(str(part) for part in first["loc"])
+        raise CheckpointError(
+            "the record is damaged", where=where, found=f"{entry}: {first['msg']}".lstrip(": "), fix=_MEND
+        ) from wrong
+
+
 def optimizer_state(optimizer: torch.optim.Optimizer | Adam) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """An optimiser's state as tensors by name and a JSON part."""
     state = optimizer.state_dict()
@@ -142,14 +177,15 @@ def restore_optimizer(
     optimizer: torch.optim.Optimizer | Adam, tensors: Mapping[str, Tensor], plain: Mapping[str, Any]
 ) -> None:
     """The inverse of ``optimizer_state``; raises CheckpointError when the state is another optimiser's."""
-    state: dict[int, dict[str, Any]] = {int(index): dict(values) for index, values in plain["state"].items()}
-    for key, value in tensors.items():
-        index, _, name = key.partition(".")
-        state.setdefault(int(index), {})[name] = value
     try:
+        state: dict[int, dict[str, Any]] = {int(index): dict(held) for index, held in plain["state"].items()}
+        for key, value in tensors.items():
+            index, _, name = key.partition(".")
+            state.setdefault(int(index), {})[name] = value
         optimizer.load_state_dict({"state": state, "param_groups": plain["groups"]})
-    except (ValueError, KeyError) as wrong:
-        raise CheckpointError("the optimiser's state does not fit", found=str(wrong)) from wrong
+    except (ValueError, KeyError, TypeError, AttributeError) as wrong:
+        found = f"{type(wrong).__name__}: {wrong}"
+        raise CheckpointError("the optimiser's state does not fit", found=found, fix=_MEND) from wrong
 
 
 def restore_module(module: torch.nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -50,14 +49,14 @@ def load(path: str | Path, *, model: torch.nn.Module | None = None, host: Host |
         )
     about = _described(folder / "run.json")
     config = resolve(about["model"], about["config"], host)
-    facts = DataFacts(**about["facts"])
+    facts = checkpoint.record(DataFacts, about["facts"], f"{folder / 'run.json'}, facts")
+    findings = checkpoint.record(list[Finding], about["findings"], f"{folder / 'run.json'}, findings")
     split: Any = load_any_split(folder / "split")
     train = split.train if isinstance(split, Split) else None
     network = build_model(about["model"], config, facts, about["seed"], host, train=train)
     tensors = checkpoint.load_tensors(folder / "model.safetensors", about["weights"])
     checkpoint.restore_module(network, tensors, str(folder / "model.safetensors"))
     network.eval()
-    lines = (folder / "history.jsonl").read_text().splitlines()
     return _class_of(about)(
         about["model"],
         network,
@@ -66,8 +65,8 @@ def load(path: str | Path, *, model: torch.nn.Module | None = None, host: Host |
         facts,
         about["seed"],
         folder,
-        [json.loads(line) for line in lines],
-        [Finding(**finding) for finding in about["findings"]],
+        checkpoint.load_lines(folder / "history.jsonl"),
+        findings,
         about["environment"],
         _evaluations(folder, about.get("task", "")),  # type: ignore[arg-type]
         host,

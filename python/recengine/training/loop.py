@@ -109,7 +109,8 @@ class Loop:
     def resume(self) -> bool:
         """Take up the latest checkpoint; False where there is none. Raises CheckpointError when it belongs
         to another model, data, seed or settings, or when its weights or the best ones are not to be used."""
-        found = checkpoint.load_latest(self.folder) if self.folder is not None else None
+        entries = ("identity", "position", "optimizer")
+        found = checkpoint.load_latest(self.folder, entries) if self.folder is not None else None
         if found is None:
             return False
         tensors, facts = found
@@ -118,7 +119,7 @@ class Loop:
         for key, value in tensors.items():
             kind, _, name = key.partition("/")
             parts[kind][name] = value
-        self.position = Position(**facts["position"])
+        self.position = checkpoint.record(Position, facts["position"], f"{self.folder}, position")
         if self.position.best_epoch is not None:
             path = self._best_path(self.position.best_epoch)
             self.best = checkpoint.load_tensors(path, self.position.best_digest)
