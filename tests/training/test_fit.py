@@ -205,6 +205,19 @@ def test_a_run_is_reproduced(ring: Interactions, tmp_path: Path) -> None:
     assert set(changed.differs) == {"data", "weights"}
 
 
+@pytest.mark.parametrize("name", ["bert4rec", "sasrec", "multvae", "bpr"])
+def test_a_sequence_model_without_any_order_warns(ring: Interactions, name: str) -> None:
+    for times, ties in ((None, "hash"), (None, "rows"), (ring.time, "hash")):
+        data = Interactions.from_arrays(ring.user, ring.item, times, ties=ties)  # type: ignore[arg-type]
+        run = fit(name, data, settings={"training.epochs": 1, "split.strategy": "ratio_random"})
+        warned = [finding for finding in run.findings if finding.check == "order"]
+        if name in ("bert4rec", "sasrec") and times is None and ties == "hash":
+            assert warned[0].severity == "warn"
+            assert "ties=rows" in warned[0].message
+        else:
+            assert not warned
+
+
 def test_a_leak_stops_the_fit(ring: Interactions) -> None:
     clean = split(ring, SplitConfig(strategy="leave_two_out"))
     leaking = dataclasses.replace(clean, train=ring)

@@ -31,7 +31,7 @@ from recengine.training.loop import Events, Loop
 from recengine.training.progress import Listener, Progress, silent
 from recengine.training.record import environment, fingerprint
 from recengine.training.run import Run
-from recengine.training.splitting import prepared
+from recengine.training.splitting import prepared, without_order
 
 
 def fit(
@@ -122,6 +122,7 @@ def _train(run: Run, device: torch.device, listener: Listener, resume: bool) -> 
     if isinstance(run, ClickRun):
         source = make_click_feeder(run.split.train, feed, asked.batch_size, run.seed)
     else:
+        run.findings += without_order(run.split, feed)
         source = make_feeder(
             run.split.train, feed, asked.batch_size, run.seed, host, reshuffle=asked.reshuffle_ties
         )

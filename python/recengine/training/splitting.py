@@ -9,7 +9,7 @@ from recengine import data
 from recengine.config import Config
 from recengine.contracts.auditor import Finding
 from recengine.contracts.loss import LossConfig
-from recengine.contracts.model import DataFacts
+from recengine.contracts.model import DataFacts, Feed
 from recengine.data import Interactions, Split
 from recengine.data.clicks import ClickLog, ClickSplit, audit_clicks, prepare
 from recengine.errors import LeakageError, UsageError
@@ -81,6 +81,21 @@ def _fewer_negatives(config: RunConfig, n_items: int) -> Finding:
         f"the default of {usual} negatives a row is more than the {n_items} items of the catalogue; "
         f"{n_items} are taken (set loss.negatives to choose)",
     )
+
+
+def without_order(split: Split, feed: Feed) -> list[Finding]:
+    """A warning where the newest events are asked for and the data do not say which those are. A feed of
+    whole histories, without a longest, may be of a model that does not read their order."""
+    if feed.kind != "sequences" or feed.max_length is None or split.train.is_ordered:
+        return []
+    return [
+        Finding(
+            "order",
+            "warn",
+            "the model learns from the order of events, and these data have none (if the rows are in time "
+            "order, say so when reading them: --data-option ties=rows, in Python ties='rows')",
+        )
+    ]
 
 
 def as_click_split(given: Any, about: Any, config: Any) -> ClickSplit:
