@@ -214,10 +214,16 @@ def _readable(
             expected="one of " + ", ".join(known),
             fix=f"did you mean '{'.'.join([*path[:-1], near])}'?" if near else "remove it",
         )
+    said = _PYDANTIC.sub("", first["msg"])
+    if first["type"] == "value_error" and _fields_at(cls, first["loc"]):  # a section's own rule was broken
+        part = f" of '{key}'" if key else ""
+        return ConfigError(
+            f"settings{part} do not fit together{more}: {said}", where=where, fix="change one of them"
+        )
     return ConfigError(
         f"setting '{key}' is not valid{more}",
         where=where,
         found=repr(first.get("input")),
-        expected=_PYDANTIC.sub("", first["msg"]),
+        expected=said,
         fix=f"change '{key}' to a value that fits",
     )

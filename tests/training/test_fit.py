@@ -15,7 +15,7 @@ from walking import walks
 from recengine import fit, load, recommend
 from recengine.contracts.model import Feed
 from recengine.data import Interactions, SplitConfig, split
-from recengine.errors import ConfigError, DataError, LeakageError, UsageError
+from recengine.errors import ConfigError, DataError, LeakageError, RecengineError, UsageError
 from recengine.hooks import Host, hookimpl, host
 from recengine.training import Run, TrainerConfig, reproduce, resolve
 from recengine.training.optimisation import rate
@@ -107,8 +107,10 @@ def test_mistakes_are_named(ring: Interactions, tmp_path: Path) -> None:
         fit("sasrec", ring, settings={"training": {"epocs": 3}})
     with pytest.raises(UsageError, match="there is no loss"):
         fit("sasrec", ring, settings={"loss": {"name": "sofmax"}})
-    with pytest.raises(ConfigError, match="not measured"):
-        fit("sasrec", ring, settings={**SMALL, "training": {"monitor": "luck@10"}})
+    with pytest.raises(
+        ConfigError, match=r"settings of 'model' do not fit together: n_heads 3 does not divide"
+    ):
+        fit("sasrec", ring, settings={"model": {"n_heads": 3}})
     run = fit("sasrec", ring, settings={**SMALL, "training": {"epochs": 1}}, directory=tmp_path)
     with pytest.raises(UsageError, match="already holds a run"):
         fit("sasrec", ring, settings=SMALL, directory=tmp_path)
@@ -203,6 +205,29 @@ def test_a_run_is_reproduced(ring: Interactions, tmp_path: Path) -> None:
     other = walks(seed=9)
     changed = reproduce(tmp_path / "run.json", data=split(other, run.config.split))
     assert set(changed.differs) == {"data", "weights"}
+
+
+def test_the_monitor_is_checked_before_the_first_step(ring: Interactions) -> None:
+    def stepped(event: Any) -> None:
+        raise AssertionError("a step was made")
+
+    for change, near in (
+        ({"training.monitor": "ndgc@10"}, r"did you mean 'ndcg@10'"),
+        ({"training.monitor": "luck"}, "monitor one of these"),
+        ({"evaluation.cutoffs": [5]}, r"did you mean 'ndcg@5'"),
+        ({"evaluation.metrics": ["hr"]}, "hr@10"),
+    ):
+        with pytest.raises(ConfigError, match=rf"(?s)training\.monitor: .*not measured.*{near}"):
+            fit("sasrec", ring, settings={"model": SMALL["model"], **change}, progress=stepped)
+
+
+def test_a_training_that_diverges_says_so(ring: Interactions) -> None:
+    settings = {"training.learning_rate": 1e30, "training.batch_size": 16, "model.hidden_dim": 16}
+    for name in ("sasrec", "cotten4rec", "hstu", "gru4rec"):
+        with pytest.raises(
+            RecengineError, match=r"(?s)training diverged.*fix: lower training\.learning_rate"
+        ):
+            fit(name, ring, settings=settings)
 
 
 @pytest.mark.parametrize("name", ["bert4rec", "sasrec", "multvae", "bpr"])

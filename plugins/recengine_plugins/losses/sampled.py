@@ -182,9 +182,9 @@ def _not_finite(name: str, vectors: Tensor) -> None:
     wrong = ~torch.isfinite(vectors).all(1)
     if bool(wrong.any()):
         raise UsageError(
-            f"the {name} given to the loss are not finite",
+            f"training diverged: the {name} given to the loss are not finite",
             where=f"loss ({name})",
             found=f"NaN or infinity in {int(wrong.sum())} of {len(wrong)} rows",
             expected="finite vectors",
-            fix="lower training.learning_rate, raise loss.temperature, or set training.clip_norm",
+            fix="lower training.learning_rate, set training.clip_norm, or raise a low loss.temperature",
         )

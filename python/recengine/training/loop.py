@@ -29,7 +29,7 @@ from recengine.training.moving import to_device
 from recengine.training.optimisation import make_optimizer, rate
 from recengine.training.parts import len_of, loss_rows, part
 from recengine.training.progress import Listener, Progress
-from recengine.training.validation import measure, share
+from recengine.training.validation import check_monitor, measure, share
 
 
 @dataclass
@@ -82,6 +82,8 @@ class Loop:
         self.folder, self.events, self.identity, self.extras = folder, events, identity, extras
         self.validation = None
         if validation is not None:
+            if isinstance(validation, EvalTask):
+                check_monitor(self.training.monitor, config.evaluation)
             self.validation = share(validation, processes.global_rank, processes.world_size)
         self.position = Position()
         self.best: dict[str, Tensor] | None = None
