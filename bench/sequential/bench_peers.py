@@ -12,7 +12,8 @@ sequences a step, full softmax, everything else at each side's defaults (RecTool
 events, ours 20 %). CPU seconds of the whole ``fit`` over its epochs and peak resident memory of the process
 (libraries included; what the imports alone take is measured too), sides by turns, medians over rounds.
 Quality: NDCG@10 and recall@10 of the last event, after equally many epochs, one function for both sides.
-Cells go to a store as they are finished; ``report`` writes bench/results/sequential_peers.* of it.
+Cells go to a store as they are finished; ``report`` writes bench/results/sequential_peers.* of it and of the
+cells that are kept there already.
 --every 3: of every third person alone, all of whose events are kept, where a whole epoch of a peer takes too
 long; its share stands in the table.
 RecTools runs in its own environment: python bench/peers/install.py rectools. So does RecBole (--sides
@@ -45,6 +46,8 @@ SIDES = {
     "recbole": ("recbole", "peer_recbole.py"),
 }
 MODELS = ("sasrec", "bert4rec")
+KEY = ("kind", "side", "model", "data", "every", "seed", "threads", "epochs")  # of a cell
+KEPT = record.RESULTS / "sequential_peers.json"
 
 
 def leave_last_out(name: str, every: int) -> tuple[np.ndarray, dict[int, int]]:
@@ -129,9 +132,13 @@ def cells(store: Path) -> list[dict[str, Any]]:
     return [{"every": 1, **json.loads(line)} for line in lines]
 
 
-def report(store: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]], dict[str, float]]:
+def merged(kept: list[dict[str, Any]], newer: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The kept cells, those that were measured again replaced, then the others."""
+    return list({tuple(cell.get(name) for name in KEY): cell for cell in [*kept, *newer]}.values())
+
+
+def report(held: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]], dict[str, float]]:
     """Times, qualities, claims."""
-    held = cells(store)
     times, qualities, figures = [], [], {}
     asked = {(c["data"], -c["every"], c["model"], c["threads"]) for c in held if c["kind"] == "time"}
     for data, less, model, threads in sorted(asked):  # a part of the people first: the whole overrules it
@@ -216,7 +223,7 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--store", type=Path, default=Path(tempfile.gettempdir()) / "recengine_peers.jsonl")
-    parser.add_argument("--cut", default="", help="a sentence on what was left out, for the page")
+    parser.add_argument("--cut", help="a sentence on what was left out, for the page; else the earlier one")
     parser.add_argument("--quick", action="store_true", help="one round of one epoch; nothing is written")
     asked = parser.parse_args()
     asked.epochs = asked.epochs or (40 if asked.what == "quality" else 6)
@@ -224,13 +231,18 @@ def main() -> int:
         asked.epochs, asked.rounds, asked.threads = 1, 1, [1]
         with tempfile.TemporaryDirectory() as folder:
             by_turns(asked, Path(folder) / "cells.jsonl", ask=False)
-            figures = report(Path(folder) / "cells.jsonl")[2]
+            figures = report(cells(Path(folder) / "cells.jsonl"))[2]
         record.tell(figures)
         return 0
     if asked.what != "report":
         by_turns(asked, asked.store, ask=asked.what == "quality")
         return 0
-    times, qualities, figures = report(asked.store)
+    before = json.loads(KEPT.read_text()) if KEPT.exists() else {}
+    held = merged(before.get("cells", []), cells(asked.store))
+    if not held:
+        parser.error(f"no cells in {asked.store} nor in {KEPT}: nothing to report")
+    times, qualities, figures = report(held)
+    cut = before.get("cut", "") if asked.cut is None else asked.cut
     head = record.head("bench_peers.py", figures=figures, peers={"rectools": "0.19.0", "recbole": "1.2.1"})
     text = [
         "Ours beside RecTools 0.19.0, same rows, sizes and epochs, full softmax. CPU seconds are of the "
@@ -242,11 +254,11 @@ def main() -> int:
         "",
         *record.table(qualities),
         "",
-        asked.cut,
+        cut,
     ]
     record.write(
         "sequential_peers",
-        {**head, "times": times, "qualities": qualities, "cells": cells(asked.store)},
+        {**head, "times": times, "qualities": qualities, "cells": held, "cut": cut},
         "SASRec and BERT4Rec beside RecTools",
         text,
     )

@@ -302,9 +302,10 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--store", type=Path, default=Path(tempfile.gettempdir()) / "recengine_quality")
-    parser.add_argument("--cut", default="", help="a sentence on what was left out, for the page")
+    parser.add_argument("--cut", help="a sentence on what was left out, for the page; else the earlier one")
     parser.add_argument("--quick", action="store_true", help="one seed of two models for two epochs")
     asked = parser.parse_args()
+    before: dict[str, Any] = {}
     if asked.quick:
         with tempfile.TemporaryDirectory() as folder:
             for model in ("cotten4rec", "bert4rec"):
@@ -320,7 +321,8 @@ def main() -> int:
     else:
         keep(asked.store, KEPT)
         written = RESULTS / "sequential_quality.json"
-        found = report(KEPT, json.loads(written.read_text()) if written.exists() else {})
+        before = json.loads(written.read_text()) if written.exists() else {}
+        found = report(KEPT, before)
     made = figures(found)
     if not asked.quick:
         import torch
@@ -336,7 +338,7 @@ def main() -> int:
             "torch": torch.__version__,
             "python": platform.python_version(),
             "settings": {data: settings(data, "cotten4rec", None) for data in SETTINGS},
-            "cut": asked.cut,
+            "cut": before.get("cut", "") if asked.cut is None else asked.cut,
         }
         RESULTS.mkdir(exist_ok=True)
         whole = {**head, "figures": made, **found}
