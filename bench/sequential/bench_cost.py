@@ -182,6 +182,9 @@ def main() -> int:
             "",
             *record.table(parts),
             "",
+            "Measured are torch's own allocations; what native operators hold for themselves during a call "
+            "is not among them. The claim on the model's error is of the stored paths.",
+            "",
             "Cosine attention keeps nothing but its input for the gradient: its d x d sums are made again in "
             "the backward pass.",
         ]
