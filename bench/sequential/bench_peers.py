@@ -47,6 +47,7 @@ SIDES = {
 }
 MODELS = ("sasrec", "bert4rec")
 KEY = ("kind", "side", "model", "data", "every", "seed", "threads", "epochs")  # of a cell
+EARLIER = "Intel(R) Xeon(R) Processor"  # of cells that do not name theirs
 KEPT = record.RESULTS / "sequential_peers.json"
 
 
@@ -97,6 +98,7 @@ def once(
         "cpu_s_per_epoch": done.answer["fit"]["cpu_s"] / epochs,
         "wall_s_per_epoch": done.answer["fit"]["wall_s"] / epochs,
         "peak_mb": done.peak_mb,
+        "processor": record.processor(),
         **figures,
     }
 
@@ -180,12 +182,13 @@ def report(held: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[
         name = f"{model}-{data}-{threads}"
         figures[f"sequential.peer-cpu-{name}"] = times[-1]["CPU ratio"]
         figures[f"sequential.peer-memory-{name}"] = times[-1]["peak ratio"]
-    compared = {(c["data"], -c["every"], c["model"]) for c in held if c["kind"] == "quality"}
-    for data, less, model in sorted(compared):
+    compared = {(c["data"], -c["every"], c["model"], c["epochs"]) for c in held if c["kind"] == "quality"}
+    for data, less, model, epochs in sorted(compared):  # of the same people, the longest fits overrule
         means: dict[str, float] = {}
         for side in SIDES:
-            wanted = ("quality", side, data, -less, model)
-            mine = [c for c in held if (c["kind"], c["side"], c["data"], c["every"], c["model"]) == wanted]
+            wanted = ("quality", side, data, -less, model, epochs)
+            what = ("kind", "side", "data", "every", "model", "epochs")
+            mine = [c for c in held if tuple(c[name] for name in what) == wanted]
             if mine:
                 means[side] = mean(c["ndcg@10"] for c in mine)
                 qualities.append(
@@ -195,7 +198,7 @@ def report(held: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[
                         "model": model,
                         "side": side,
                         "seeds": len(mine),
-                        "epochs": mine[0]["epochs"],
+                        "epochs": epochs,
                         "NDCG@10": means[side],
                         "Recall@10": mean(c["recall@10"] for c in mine),
                     }
@@ -244,6 +247,7 @@ def main() -> int:
     times, qualities, figures = report(held)
     cut = before.get("cut", "") if asked.cut is None else asked.cut
     head = record.head("bench_peers.py", figures=figures, peers={"rectools": "0.19.0", "recbole": "1.2.1"})
+    head["processor"] = ", ".join(sorted({cell.get("processor", EARLIER) for cell in held}))
     text = [
         "Ours beside RecTools 0.19.0, same rows, sizes and epochs, full softmax. CPU seconds are of the "
         "whole fit; peak is the resident set of the process, imports included.",

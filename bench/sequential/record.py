@@ -13,22 +13,21 @@ from typing import Any
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 
 
+def processor() -> str:
+    """The processor's name."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor())
+
+
 def head(script: str, **more: Any) -> dict[str, Any]:
     """Script, date, processor, versions."""
     import torch
 
-    processor = next(
-        (
-            line.partition(":")[2].strip()
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
-            if line.startswith("model name")
-        ),
-        platform.processor(),
-    )
     return {
         "script": f"bench/sequential/{script}",
         "date": datetime.now(UTC).date().isoformat(),
-        "processor": processor,
+        "processor": processor(),
         "cores": os.cpu_count(),
         "torch": torch.__version__,
         "python": platform.python_version(),
