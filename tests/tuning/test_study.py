@@ -295,7 +295,7 @@ def test_what_a_dead_process_asked_for_is_given_up_at_once(tmp_path: Path) -> No
     subprocess.run([sys.executable, "-c", code, str(path)], check=True)
     made = study(path)
     made.ask()
-    assert made.file.give_up("s", 3600.0) == [0]  # not this process's own
+    assert made.file.give_up("s", 3600.0) == []  # not this process's own
     assert [trial.state for trial in made.trials()] == ["failed", "running"]
 
 
@@ -438,8 +438,32 @@ def test_a_killed_worker_loses_no_told_trial(tmp_path: Path) -> None:
         made = study(path)
         assert told in {trial.number for trial in made.done()}
         assert [trial.number for trial in made.trials()][: told + 1] == list(range(told + 1))
-        made.file.give_up("s", 0.0)
     made.run(worth, made._finished() + 2)
+
+
+def killed_in_trial(path: Path, number: int) -> None:
+    """A process that runs the study and is killed (SIGKILL) while it measures trial ``number``."""
+    code = (
+        "import os, signal, sys; sys.path.insert(0, sys.argv[2])\n"
+        "from pathlib import Path\n"
+        "from test_study import study, worth\n"
+        "made = study(Path(sys.argv[1]))\n"
+        "def deadly(point, seed):\n"
+        "    if len(made.trials()) > int(sys.argv[3]):\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    return worth(point, seed)\n"
+        "made.run(deadly, 10)\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", code, str(path), str(Path(__file__).parent), str(number)])
+    assert ran.returncode == -signal.SIGKILL
+
+
+def test_a_run_that_was_killed_at_the_default_measures_it_when_it_goes_on(tmp_path: Path) -> None:
+    killed_in_trial(tmp_path / "s.db", 0)
+    made = study(tmp_path / "s.db")
+    made.run(worth, 5)
+    assert "running" not in {trial.state for trial in made.trials()}
+    assert made.done()[0].parameters == SPACE.default
 
 
 def test_a_disk_that_is_full_loses_no_trial(tmp_path: Path) -> None:
@@ -472,7 +496,6 @@ def test_a_disk_that_is_full_loses_no_trial(tmp_path: Path) -> None:
     made = study(path)
     before = made.trials()
     assert sum(trial.state == "done" for trial in before) >= 3
-    made.file.give_up("s", 0.0)
     made.run(worth, made._finished() + 2)
     assert [t.values for t in made.trials()][: len(before)] == [t.values for t in before]
 

@@ -116,7 +116,7 @@ def tune(
     objective = kind(model, data, tuple(data_option or ()), start, metric)
     if judge:
         check_judgeable(objective)
-    stale = made.file.give_up(made.name, older_than_s=24 * 3600)
+    stale = made.file.give_up(made.name)
     if stale:
         note(f"given up: trials {', '.join(map(str, stale))}, whose process ended or was silent for a day")
     before = sum(trial.state != "running" for trial in made.trials())

@@ -23,6 +23,7 @@ from recengine.errors import DataError, UsageError
 
 State = Literal["running", "done", "failed", "stopped"]
 _LAYOUT = 1
+_SILENT_S = 24 * 3600.0
 _ANOTHER = "choose another name or file, or warm-start a new study from it"
 _SCHEMA = """
 CREATE TABLE study (
@@ -242,7 +243,7 @@ class StudyFile:
                 "UPDATE trial SET seen = ? WHERE study = ? AND number = ?", (time.time(), study, number)
             )
 
-    def give_up(self, study: str, older_than_s: float) -> list[int]:
+    def give_up(self, study: str, older_than_s: float = _SILENT_S) -> list[int]:
         """Mark running trials without a sign of life for that long as failed, and those that a process of
         this machine asked for that is no more; returns their numbers."""
         with self._transaction() as db:

@@ -77,8 +77,10 @@ class Study:
     def ask_many(self, n: int) -> list[Trial]:
         """n points to be tried side by side.
 
-        When another worker has asked or told meanwhile, the tuner is asked again with what is known now.
+        Trials whose process is no more are given up first. When another worker has asked or told meanwhile,
+        the tuner is asked again with what is known now.
         """
+        self.file.give_up(self.name)
         asked: list[Trial] = []
         if self._needs_default():
             asked.append(self._begin(self.space.default, {"origin": "default"}))
