@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -296,7 +297,7 @@ def test_what_a_dead_process_asked_for_is_given_up_at_once(tmp_path: Path) -> No
     made = study(path)
     made.ask()
     assert made.file.give_up("s", 3600.0) == []  # not this process's own
-    assert [trial.state for trial in made.trials()] == ["failed", "running"]
+    assert [trial.state for trial in made.trials()] == ["lost", "running"]
 
 
 def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
@@ -438,7 +439,7 @@ def test_a_killed_worker_loses_no_told_trial(tmp_path: Path) -> None:
         made = study(path)
         assert told in {trial.number for trial in made.done()}
         assert [trial.number for trial in made.trials()][: told + 1] == list(range(told + 1))
-    made.run(worth, made._finished() + 2)
+    made.run(worth, len(made.ended()) + 2)
 
 
 def killed_in_trial(path: Path, number: int) -> None:
@@ -496,7 +497,7 @@ def test_a_disk_that_is_full_loses_no_trial(tmp_path: Path) -> None:
     made = study(path)
     before = made.trials()
     assert sum(trial.state == "done" for trial in before) >= 3
-    made.run(worth, made._finished() + 2)
+    made.run(worth, len(made.ended()) + 2)
     assert [t.values for t in made.trials()][: len(before)] == [t.values for t in before]
 
 
@@ -517,13 +518,64 @@ def test_limits_that_nothing_else_meets_are_named(tmp_path: Path) -> None:
             tuner(SearchConfig(most_draws=50), tight, 0).propose([], 1)
 
 
-def test_the_default_is_tried_again_when_its_worker_died(tmp_path: Path) -> None:
+def test_a_trial_of_a_dead_worker_says_nothing_and_is_asked_for_again(tmp_path: Path) -> None:
+    path, whole = tmp_path / "s.db", study(tmp_path / "whole.db")
+    killed_in_trial(path, 2)
+    made = study(path)
+    made.run(worth, 6)
+    whole.run(worth, 6)
+    assert [trial.state for trial in made.trials()].count("lost") == 1
+    assert len(made.ended()) == 6
+    assert all(seen.feasible for seen in made.history())
+    # it costs neither a trial nor another course
+    kept = [(trial.parameters, trial.seed, trial.values) for trial in made.ended()]
+    assert kept == [(trial.parameters, trial.seed, trial.values) for trial in whole.trials()]
+
+
+def test_the_third_death_at_one_point_is_a_failure_of_the_point(tmp_path: Path) -> None:
+    for _ in range(3):
+        killed_in_trial(tmp_path / "s.db", 2)
     made = study(tmp_path / "s.db")
-    first = made.ask()
-    assert made.ask().parameters != SPACE.default  # it is under way
-    made.file.give_up("s", -1.0)
+    assert made.ask().parameters != made.trials()[2].parameters
+    assert [trial.state for trial in made.trials()] == [*["done"] * 2, *["lost"] * 2, "failed", "running"]
+    assert "3 times at this point" in made.trials()[4].note
+
+
+def test_a_trial_whose_process_lives_is_not_given_up_and_a_lost_one_can_be_told(tmp_path: Path) -> None:
+    made = study(tmp_path / "s.db")
+    trial = made.ask()
+    assert made.file.give_up("s", -1.0) == []
+    with sqlite3.connect(tmp_path / "s.db") as db:
+        db.execute("UPDATE asker SET machine = 'elsewhere'")
+    assert made.file.give_up("s") == []
+    assert made.file.give_up("s", -1.0) == [0]  # of its process nothing is known but its silence
+    assert made.trials()[0].state == "lost"
+    made.tell(trial, 1.0)
+    assert made.best().values == (1.0,)
+
+
+def test_a_process_that_got_the_number_of_a_dead_one_is_another(tmp_path: Path) -> None:
+    if not Path("/proc/self/stat").exists():
+        pytest.skip("only Linux says when a process began")
+    made = study(tmp_path / "s.db")
+    made.ask()
+    with sqlite3.connect(tmp_path / "s.db") as db:
+        db.execute("UPDATE trial SET asked = asked - 1e6")
+    assert made.file.give_up("s") == [0]
+
+
+def test_trials_that_earlier_versions_gave_up_are_lost(tmp_path: Path) -> None:
+    made = study(tmp_path / "s.db")
+    made.fail(made.ask(), "its worker died")  # as they wrote it
+    assert study(tmp_path / "s.db").trials()[0].state == "lost"
+
+
+def test_the_default_is_tried_again_when_its_worker_died(tmp_path: Path) -> None:
+    killed_in_trial(tmp_path / "s.db", 0)
+    made = study(tmp_path / "s.db")
     again = made.ask()
-    assert again.parameters == first.parameters == SPACE.default
+    assert again.parameters == SPACE.default
+    assert made.ask().parameters != SPACE.default  # it is under way
     made.fail(again, "it truly fails")
     assert made.ask().parameters != SPACE.default
 

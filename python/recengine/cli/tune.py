@@ -118,8 +118,8 @@ def tune(
         check_judgeable(objective)
     stale = made.file.give_up(made.name)
     if stale:
-        note(f"given up: trials {', '.join(map(str, stale))}, whose process ended or was silent for a day")
-    before = sum(trial.state != "running" for trial in made.trials())
+        note(f"lost: trials {', '.join(map(str, stale))}, whose process ended or was silent for a day")
+    before = len(made.ended())
     if before:
         note(f"{study}: going on after {before} of {trials} trials")
     try:
@@ -151,7 +151,7 @@ def _run(study: Study, objective: FitObjective, trials: int, workers: int) -> No
             if ended.values and ended.state == "done"
             else f"  ({ended.state}{why})"
         )
-        done = sum(t.state != "running" for t in known)
+        done = len(study.ended())
         best = f"  best {study.objectives[0]} {max(values):.4f}" if values else ""
         note(f"trial {done}/{trials}{how}{best}")
 

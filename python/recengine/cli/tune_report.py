@@ -28,9 +28,8 @@ def conclude(
 ) -> None:
     """Conclude and show; ``given``: the words that set the default point."""
     from recengine.contracts.tuner import Concludes
-    from recengine.tuning.study import observation
 
-    history = [observation(trial) for trial in study.trials() if trial.state != "running"]
+    history = study.history()
     best = study.best()
     enough = sum(bool(one.values) for one in history) > 1
     conclusion = study.tuner.conclude(history) if enough and isinstance(study.tuner, Concludes) else None
@@ -41,7 +40,7 @@ def conclude(
     repeats = confirmed(study, objective, recommended, confirm)
     result = {
         "study": str(study.file.path),
-        "trials": len(study.trials()),
+        "trials": len(study.ended()),
         "best": {"value": best.values[0] if best.values else None, "parameters": best.parameters},
         "recommended": recommended,
         "changed": study.space.changed(recommended),

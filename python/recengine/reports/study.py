@@ -50,8 +50,8 @@ class Confirmation:
 
 @dataclass(frozen=True)
 class StudyReport:
-    """default, recommended: points by setting. log: settings searched on a logarithmic scale. reversions:
-    what the tuner expects to lose when a changed setting is put back."""
+    """trials: those that have an outcome. default, recommended: points by setting. log: settings searched on
+    a logarithmic scale. reversions: what the tuner expects to lose when a changed setting is put back."""
 
     title: str
     metric: str
@@ -66,6 +66,11 @@ class StudyReport:
     protocol: dict[str, str] = field(default_factory=dict)
     protocol_hash: str = ""
     made: str = ""
+
+    @property
+    def start(self) -> float | None:
+        """What the default was worth; None where it gave no value."""
+        return next((value for row, value in self.finished if not row.changed), None)
 
     @property
     def finished(self) -> list[tuple[TrialRow, float]]:
@@ -97,7 +102,7 @@ def study_report(
             trial.feasible, trial.seed, dict(trial.parameters), trial.note,
             len(study.space.changed(trial.parameters)),
         )
-        for trial in study.trials()
+        for trial in study.ended()
     )  # fmt: skip
     point = dict(recommended if recommended is not None else study.best().parameters)
     return StudyReport(
@@ -164,11 +169,11 @@ def lead(report: StudyReport, changed: Sequence[str]) -> list[str]:
     if not finished:
         return ["No trial has succeeded yet."]
     name = words.metric_name(report.metric)
-    first, best = finished[0][1], max(value for _, value in finished)
+    best = max(value for _, value in finished)
+    start = "gave no value" if report.start is None else f"reach {words.score(report.start)}"
     said = [
         f"The best of {len(finished)} trials reaches {name} {words.score(best)} on the validation data; the "
-        f"default settings reach {words.score(first)}. {len(changed)} of {len(report.default)} settings "
-        "are changed."
+        f"default settings {start}. {len(changed)} of {len(report.default)} settings are changed."
     ]
     if len(report.confirmation) == 2 and all(one.values for one in report.confirmation):
         tuned, plain = (sum(one.values) / len(one.values) for one in report.confirmation)
@@ -187,8 +192,9 @@ def tiles(report: StudyReport) -> list[Tile]:
     if finished:
         row, value = max(finished, key=lambda pair: pair[1])
         shown.insert(0, Tile(words.metric_name(report.metric), words.score(value), f"trial {row.number}"))
-        gain = value - finished[0][1]
-        shown.append(Tile("Gain over the default", words.signed(gain), "on validation, single runs"))
+        if report.start is not None:
+            gain = value - report.start
+            shown.append(Tile("Gain over the default", words.signed(gain), "on validation, single runs"))
     return shown
 
 

@@ -2,7 +2,7 @@
 
 Every change is one transaction, so a process killed at any moment leaves either all or nothing of it.
 Several workers may share a file on one machine: SQLite's own locking orders them. A trial that was asked and
-never told (its worker died) is found by the age of its last sign of life and given up.
+never told because its process is no more is lost: nothing is known of its point, and it is asked for again.
 """
 
 from __future__ import annotations
@@ -21,9 +21,12 @@ from typing import Any, Literal
 
 from recengine.errors import DataError, UsageError
 
-State = Literal["running", "done", "failed", "stopped"]
+State = Literal["running", "done", "failed", "stopped", "lost"]
 _LAYOUT = 1
 _SILENT_S = 24 * 3600.0
+_DEATHS = 3  # at one point: then it is the point's fault
+_DIED = "its worker died"
+_CLOCKS_S = 2.0  # by which the system's times of a process and of the day may differ
 _ANOTHER = "choose another name or file, or warm-start a new study from it"
 _SCHEMA = """
 CREATE TABLE study (
@@ -38,11 +41,12 @@ CREATE TABLE report (
   study TEXT NOT NULL, number INTEGER NOT NULL, step INTEGER NOT NULL, value REAL NOT NULL,
   PRIMARY KEY (study, number, step));
 """
-_LATER = (  # tables that the files of the first versions have not
+_LATER = (  # what the files of earlier versions have not
     "CREATE TABLE IF NOT EXISTS about (study TEXT NOT NULL, name TEXT NOT NULL, value TEXT NOT NULL, "
     "PRIMARY KEY (study, name))",
     "CREATE TABLE IF NOT EXISTS asker (study TEXT NOT NULL, number INTEGER NOT NULL, machine TEXT NOT NULL, "
     "process INTEGER NOT NULL, PRIMARY KEY (study, number))",
+    f"UPDATE trial SET state = 'lost' WHERE state = 'failed' AND note = '{_DIED}'",
 )
 
 
@@ -58,7 +62,10 @@ def _mending(refused: sqlite3.OperationalError) -> str:
 
 @dataclass(frozen=True)
 class Trial:
-    """One trial. values are None until it is done; facts is what the policy noted when it proposed it."""
+    """One trial. values are None until it is done; facts is what the policy noted when it proposed it.
+
+    state: "failed" is an outcome (it raised, or its value is not finite); "lost" is none (its worker died).
+    """
 
     number: int
     state: State
@@ -69,6 +76,11 @@ class Trial:
     note: str = ""
     facts: dict[str, Any] = field(default_factory=dict)
     reports: tuple[tuple[int, float], ...] = ()
+
+    @property
+    def ended(self) -> bool:
+        """Whether it has an outcome."""
+        return self.state in ("done", "failed", "stopped")
 
 
 class StudyFile:
@@ -208,14 +220,15 @@ class StudyFile:
         feasible: bool = True,
         note: str = "",
     ) -> None:
-        """Record the outcome. Raises UsageError for a trial that was never asked or is finished already."""
+        """Record the outcome, also of a trial that was taken for lost. Raises UsageError for one that was
+        never asked or has an outcome already."""
         if values is not None and not all(math.isfinite(value) for value in values):
             state, note, values = "failed", note or f"objective is not finite: {list(values)}", None
         with self._transaction() as db:
             row = db.execute(
                 "SELECT state FROM trial WHERE study = ? AND number = ?", (study, number)
             ).fetchone()
-            if row is None or row[0] != "running":
+            if row is None or row[0] not in ("running", "lost"):
                 raise UsageError(
                     f"trial {number} cannot be told",
                     where=study,
@@ -244,26 +257,23 @@ class StudyFile:
             )
 
     def give_up(self, study: str, older_than_s: float = _SILENT_S) -> list[int]:
-        """Mark running trials without a sign of life for that long as failed, and those that a process of
-        this machine asked for that is no more; returns their numbers."""
+        """Mark running trials as lost whose process of this machine is no more, and those of other machines
+        without a sign of life for that long; at the third death at one point, as failed. Returns their
+        numbers."""
         with self._transaction() as db:
             rows = db.execute(
-                "SELECT number, seen, machine, process FROM trial LEFT JOIN asker USING (study, number) "
-                "WHERE study = ? AND state = 'running'",
+                "SELECT number, seen, asked, machine, process FROM trial "
+                "LEFT JOIN asker USING (study, number) WHERE study = ? AND state = 'running'",
                 (study,),
             ).fetchall()
             silent = time.time() - older_than_s
             numbers = [
                 int(number)
-                for number, seen, machine, process in rows
-                if seen < silent or (machine == platform.node() and not _lives(process))
+                for number, seen, asked, machine, process in rows
+                if (seen < silent if machine != platform.node() else not _lives(process, asked))
             ]
             for number in numbers:
-                db.execute(
-                    "UPDATE trial SET state = 'failed', note = 'its worker died', told = ? "
-                    "WHERE study = ? AND number = ?",
-                    (time.time(), study, number),
-                )
+                _lose(db, study, number)
         return numbers
 
     def trials(self, study: str) -> list[Trial]:
@@ -295,11 +305,42 @@ class StudyFile:
         ]
 
 
-def _lives(process: int) -> bool:
+def _lose(db: sqlite3.Connection, study: str, number: int) -> None:
+    """Mark a running trial as lost, or as failed where its point has cost too many workers."""
+    deaths = 1 + int(
+        db.execute(
+            "SELECT COUNT(*) FROM trial JOIN trial AS this USING (study, parameters) "
+            "WHERE study = ? AND this.number = ? AND trial.state = 'lost'",
+            (study, number),
+        ).fetchone()[0]
+    )
+    state, note = (
+        ("lost", _DIED) if deaths < _DEATHS else ("failed", f"{_DIED}, {deaths} times at this point")
+    )
+    db.execute(
+        "UPDATE trial SET state = ?, note = ?, told = ? WHERE study = ? AND number = ? AND state = 'running'",
+        (state, note, time.time(), study, number),
+    )
+
+
+def _lives(process: int, since: float) -> bool:
+    """Whether the process that was there at the time ``since`` still is."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
     except PermissionError:  # somebody else's
         pass
-    return True
+    began = _began(process)
+    return began is None or began <= since + _CLOCKS_S  # a later one has got its number
+
+
+def _began(process: int) -> float | None:
+    """When a process began, in seconds since the epoch; None where the system does not tell (not Linux)."""
+    try:
+        ticks = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19]
+        system = Path("/proc/stat").read_text().splitlines()
+        boot = next(line for line in system if line.startswith("btime ")).split()[1]
+        return int(boot) + int(ticks) / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError, IndexError, StopIteration):
+        return None

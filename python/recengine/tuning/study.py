@@ -77,8 +77,8 @@ class Study:
     def ask_many(self, n: int) -> list[Trial]:
         """n points to be tried side by side.
 
-        Trials whose process is no more are given up first. When another worker has asked or told meanwhile,
-        the tuner is asked again with what is known now.
+        Trials whose process is no more are marked as lost first. When another worker has asked or told
+        meanwhile, the tuner is asked again with what is known now.
         """
         self.file.give_up(self.name)
         asked: list[Trial] = []
@@ -89,7 +89,7 @@ class Study:
         for attempt in range(_ATTEMPTS):
             known = self.file.trials(self.name)
             pending = [trial.parameters for trial in known if trial.state == "running"]
-            history = [observation(trial) for trial in known if trial.state != "running"]
+            history = [observation(trial) for trial in known if trial.ended]
             points = self._propose(history, pending, n - len(asked))
             if attempt == _ATTEMPTS - 1 or _progress(self.file.trials(self.name)) == _progress(known):
                 break
@@ -100,9 +100,11 @@ class Study:
         return asked
 
     def _needs_default(self) -> bool:
-        """The default was not measured yet, and has not failed twice (a worker may have died of it)."""
+        """The default was not measured yet, and has not failed for good: its last worker died, or it failed
+        the first time."""
         states = [t.state for t in self.trials() if self._same(t.parameters, self.space.default)]
-        return all(state == "failed" for state in states) and len(states) < _DEFAULT_ATTEMPTS
+        unmeasured = all(state in ("failed", "lost") for state in states)
+        return unmeasured and (len(states) < _DEFAULT_ATTEMPTS or states[-1] == "lost")
 
     def _propose(
         self, history: list[Observation], pending: list[dict[str, Any]], n: int
@@ -113,7 +115,10 @@ class Study:
         return [dict(point) for point in proposals]
 
     def _begin(self, point: dict[str, Any], facts: dict[str, Any]) -> Trial:
-        known = sum(self._same(trial.parameters, point) for trial in self.file.trials(self.name))
+        known = sum(
+            trial.state != "lost" and self._same(trial.parameters, point)
+            for trial in self.file.trials(self.name)
+        )
         # a repeat of the same point gets another seed, so that repeats measure the noise
         seed = int(np.random.SeedSequence([self.seed, known]).generate_state(1)[0] % 2**31)
         number = self.file.begin(self.name, point, seed, facts)
@@ -148,6 +153,14 @@ class Study:
 
     def trials(self) -> list[Trial]:
         return self.file.trials(self.name)
+
+    def ended(self) -> list[Trial]:
+        """Trials that have an outcome: what ``run`` counts."""
+        return [trial for trial in self.trials() if trial.ended]
+
+    def history(self) -> list[Observation]:
+        """What the tuner is told: the trials that have an outcome."""
+        return [observation(trial) for trial in self.trials() if trial.ended]
 
     def done(self) -> list[Trial]:
         """Trials that gave values, feasible or not."""
@@ -222,7 +235,7 @@ class Study:
                 self.run(objective, trials, executor=pool, workers=workers, finished=finished)
             return
         if executor is None:
-            while self._finished() < trials:
+            while len(self.ended()) < trials:
                 trial = self.ask()
                 point = dict(trial.parameters)
                 report = self._reporter(trial)
@@ -245,8 +258,8 @@ class Study:
         finished: Callable[[Trial], None] | None,
         running: dict[Future[Any], Trial],
     ) -> None:
-        while self._finished() < trials or running:
-            room = min(workers - len(running), trials - self._finished() - len(running))
+        while (left := trials - len(self.ended())) > 0 or running:
+            room = min(workers, left) - len(running)
             if room > 0:
                 for trial in self.ask_many(room):
                     point = dict(trial.parameters)
@@ -283,11 +296,8 @@ class Study:
         if finished is not None:
             finished(trial)
 
-    def _finished(self) -> int:
-        return sum(trial.state != "running" for trial in self.trials())
-
     def _check_hope(self) -> None:
-        known = [trial for trial in self.trials() if trial.state != "running"]
+        known = self.ended()
         if len(known) >= 5 and all(trial.state == "failed" for trial in known):
             raise UsageError(
                 "all trials failed",
