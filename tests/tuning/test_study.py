@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recengine.config import Config, knob
-from recengine.errors import ConfigError, DataError, UsageError
+from recengine.errors import ConfigError, DataError, RecengineError, UsageError
 from recengine.tuning import LinearLimit, Parameter, Space, Study, StudyFile
 from recengine.tuning.study import observation
 from recengine_plugins.tuners.config import SearchConfig
@@ -530,6 +530,22 @@ def test_a_trial_of_a_dead_worker_says_nothing_and_is_asked_for_again(tmp_path: 
     # it costs neither a trial nor another course
     kept = [(trial.parameters, trial.seed, trial.values) for trial in made.ended()]
     assert kept == [(trial.parameters, trial.seed, trial.values) for trial in whole.trials()]
+
+
+def deadly_in_one(point: dict[str, Any], seed: int) -> float:
+    if point != SPACE.default:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return worth(point, seed)
+
+
+def test_a_worker_that_is_killed_ends_the_run_with_what_to_do(tmp_path: Path) -> None:
+    made = study(tmp_path / "s.db")
+    made.run(worth, 1)
+    with pytest.raises(RecengineError, match=r"(?s)a worker process died.*lost.*trials 1.*goes on"):
+        made.run(deadly_in_one, 4, workers=2)
+    assert {trial.state for trial in made.trials()} == {"done", "lost"}
+    made.run(worth, 4)
+    assert len(made.done()) == 4
 
 
 def test_the_third_death_at_one_point_is_a_failure_of_the_point(tmp_path: Path) -> None:

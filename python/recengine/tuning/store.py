@@ -256,6 +256,11 @@ class StudyFile:
                 "UPDATE trial SET seen = ? WHERE study = ? AND number = ?", (time.time(), study, number)
             )
 
+    def lose(self, study: str, number: int) -> None:
+        """Mark a running trial as lost; at the third death at one point, as failed."""
+        with self._transaction() as db:
+            _lose(db, study, number)
+
     def give_up(self, study: str, older_than_s: float = _SILENT_S) -> list[int]:
         """Mark running trials as lost whose process of this machine is no more, and those of other machines
         without a sign of life for that long; at the third death at one point, as failed. Returns their
@@ -314,9 +319,9 @@ def _lose(db: sqlite3.Connection, study: str, number: int) -> None:
             (study, number),
         ).fetchone()[0]
     )
-    state, note = (
-        ("lost", _DIED) if deaths < _DEATHS else ("failed", f"{_DIED}, {deaths} times at this point")
-    )
+    state, note = "lost", _DIED
+    if deaths >= _DEATHS:
+        state, note = "failed", f"{_DIED}, {deaths} times at this point"
     db.execute(
         "UPDATE trial SET state = ?, note = ?, told = ? WHERE study = ? AND number = ? AND state = 'running'",
         (state, note, time.time(), study, number),

@@ -11,7 +11,7 @@ Larger values are better. The default point is always the first trial.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from recengine.contracts.tuner import Observation, Tuner
-from recengine.errors import UsageError
+from recengine.errors import RecengineError, UsageError
 from recengine.tuning.space import Space
 from recengine.tuning.stopping import HopelessError, Reporter, Watched, hopeless
 from recengine.tuning.store import StudyFile, Trial
@@ -227,7 +227,8 @@ class Study:
         another. finished: called with each trial that ended.
 
         A trial that raises is recorded as failed and the study goes on; when the first five all fail, it
-        stops (UsageError). Ctrl-C forgets the trials that are running, so that they are asked again.
+        stops (UsageError). Ctrl-C forgets the trials that are running, so that they are asked again. The
+        death of a worker process ends the run (RecengineError) and loses what was running, nothing else.
         """
         if executor is None and workers > 1:
             # torch's threads do not survive a fork
@@ -241,13 +242,22 @@ class Study:
                 report = self._reporter(trial)
                 self._settle(trial, partial(_measured, objective, report, point, trial.seed), finished)
             return
-        running: dict[Future[Any], Trial] = {}
+        under_way: set[int] = set()
         try:
-            self._side_by_side(objective, trials, executor, workers, finished, running)
+            self._side_by_side(objective, trials, executor, workers, finished, under_way)
         except KeyboardInterrupt:
-            for trial in running.values():
-                self.file.withdraw(self.name, trial.number)
+            for number in under_way:
+                self.file.withdraw(self.name, number)
             raise
+        except BrokenExecutor as broken:  # it ends all of its processes, whichever died
+            for number in under_way:
+                self.file.lose(self.name, number)
+            raise RecengineError(
+                "a worker process died",
+                where=f"study '{self.name}' in {self.file.path}",
+                found="lost with it: trials " + ", ".join(map(str, sorted(under_way))),
+                fix="run the same again, it goes on from here; with fewer workers where memory ran out",
+            ) from broken
 
     def _side_by_side(
         self,
@@ -256,19 +266,26 @@ class Study:
         executor: Executor,
         workers: int,
         finished: Callable[[Trial], None] | None,
-        running: dict[Future[Any], Trial],
+        under_way: set[int],
     ) -> None:
+        """under_way: kept up to date with the numbers of the trials that were asked and not told."""
+        running: dict[Future[Any], Trial] = {}
         while (left := trials - len(self.ended())) > 0 or running:
             room = min(workers, left) - len(running)
             if room > 0:
-                for trial in self.ask_many(room):
+                asked = self.ask_many(room)
+                under_way.update(trial.number for trial in asked)
+                for trial in asked:
                     point = dict(trial.parameters)
                     running[
                         executor.submit(_measured, objective, self._reporter(trial), point, trial.seed)
                     ] = trial
             ready, _ = wait(running, return_when=FIRST_COMPLETED)
-            for future in ready:
-                self._settle(running.pop(future), future.result, finished)
+            # what gave a value is told before a broken pool ends the run
+            for future in sorted(ready, key=lambda future: future.exception() is not None):
+                trial = running.pop(future)
+                self._settle(trial, future.result, finished)
+                under_way.remove(trial.number)
 
     def _reporter(self, trial: Trial) -> Reporter:
         return Reporter(self.file.path, self.name, trial.number)
@@ -286,6 +303,8 @@ class Study:
             self.stop(trial, ended.value)
         except KeyboardInterrupt:
             self.file.withdraw(self.name, trial.number)
+            raise
+        except BrokenExecutor:  # says nothing of this trial
             raise
         except UsageError as error:  # not this trial's fault: no trial can succeed
             self.fail(trial, error.problem)
