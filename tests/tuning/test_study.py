@@ -253,7 +253,61 @@ def test_another_space_is_refused_and_can_warm_start(tmp_path: Path) -> None:
     recall = Study.open(path, "recall", narrow, new.tuner, objectives=("recall",))
     with pytest.raises(UsageError, match="measured something else"):
         recall.warm_start(StudyFile(path), "s")
-    assert all(1e-4 <= t.parameters["rate"] <= 1e-2 for t in new.done())
+    assert all(1e-4 <= t.parameters["rate"] <= 1e-2 for t in new.trials())
+
+
+def opened(path: Path, name: str, space: Space, **about: str) -> Study:
+    return Study.open(path, name, space, RandomSearch(SearchConfig(), space, 0), about=about)
+
+
+X, Y = Parameter("x", "float", 0.5, 0.0, 1.0), Parameter("y", "float", 0.1, 0.0, 1.0)
+
+
+def slope(point: dict[str, Any], seed: int) -> float:
+    return 10 * float(point.get("y", 0.1)) + float(point["x"])
+
+
+def test_copied_trials_inform_the_tuner_and_count_for_nothing_else(tmp_path: Path) -> None:
+    old, new = (opened(tmp_path / f"{name}.db", "s", Space((X, Y))) for name in "ab")
+    old.run(slope, 10)
+    assert new.warm_start(old.file, "s") == 10
+    assert [seen.values for seen in new.history()] == [trial.values for trial in old.trials()]
+    with pytest.raises(UsageError, match="no trial has succeeded"):
+        new.best()
+    measured: list[dict[str, Any]] = []
+    new.run(lambda point, seed: measured.append(point) or 0.0, 3)  # type: ignore[func-returns-value]
+    assert len(measured) == 3
+    assert measured[0] == new.space.default
+    assert new.best().values == (0.0,)
+
+
+def test_only_trials_that_measured_a_point_of_this_space_are_copied(tmp_path: Path) -> None:
+    both = opened(tmp_path / "a.db", "both", Space((X, Y)), epochs="5")
+    both.run(slope, 6)
+    at = both.trials()[3].parameters["y"]
+    for number, about in ((0, {}), (0, {"y": "0.1"}), (3, {"y": str(at)})):
+        part = opened(tmp_path / "b.db", f"part{about}", Space((X,)), **about)
+        assert part.warm_start(both.file, "both") == 1
+        assert part.trials()[0].parameters == {"x": both.trials()[number].parameters["x"]}
+    for y, copied in (("0.1", 3), ("0.7", 0)):
+        part = opened(tmp_path / "c.db", y, Space((X,)), y=y)
+        part.run(slope, 3)
+        whole = opened(tmp_path / "d.db", y, Space((X, Y)))
+        assert whole.warm_start(part.file, y) == copied
+        assert all(trial.parameters["y"] == 0.1 for trial in whole.trials())
+
+
+def test_warm_starts_from_another_question_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.db"
+    one = opened(path, "one", Space((X,)), model="ease", data="abc")
+    one.run(slope, 3)
+    with pytest.raises(UsageError, match="from itself"):
+        one.warm_start(StudyFile(path), "one")
+    with pytest.raises(UsageError, match=r"(?s)something else.*model = ease.*model = mf"):
+        opened(path, "two", Space((X, Y)), model="mf", data="abc").warm_start(one.file, "one")
+    with pytest.raises(UsageError, match="nothing in common"):
+        opened(path, "three", Space((Y,))).warm_start(one.file, "one")
+    assert opened(path, "four", Space((X, Y)), model="ease").warm_start(one.file, "one") == 3
 
 
 def test_other_data_behind_the_same_space_is_refused(tmp_path: Path) -> None:

@@ -43,7 +43,10 @@ def tune(
     ] = None,
     warm_start: Annotated[
         str | None,
-        typer.Option(metavar="FILE[#NAME]", help="Copy the trials of another study that fit, once."),
+        typer.Option(
+            metavar="FILE[#NAME]",
+            help="Tell the tuner the trials of another study of the same model and data, once.",
+        ),
     ] = None,
     metric: Annotated[
         str | None,
@@ -142,7 +145,7 @@ def _warm(study: Study, text: str) -> None:
 
 def _run(study: Study, objective: FitObjective, trials: int, workers: int) -> None:
     def told(trial: Trial) -> None:
-        known = study.trials()
+        known = study.ended()
         values = [t.values[0] for t in known if t.values and t.feasible]
         ended = next(t for t in known if t.number == trial.number)
         why = ": " + ended.note.splitlines()[0] if ended.state == "failed" and ended.note else ""
@@ -151,7 +154,7 @@ def _run(study: Study, objective: FitObjective, trials: int, workers: int) -> No
             if ended.values and ended.state == "done"
             else f"  ({ended.state}{why})"
         )
-        done = len(study.ended())
+        done = len(known)
         best = f"  best {study.objectives[0]} {max(values):.4f}" if values else ""
         note(f"trial {done}/{trials}{how}{best}")
 

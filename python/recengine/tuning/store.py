@@ -23,6 +23,7 @@ from recengine.errors import DataError, UsageError
 
 State = Literal["running", "done", "failed", "stopped", "lost"]
 _LAYOUT = 1
+COPIED = "study '"  # how the origin of a trial of another study begins
 _SILENT_S = 24 * 3600.0
 _DEATHS = 3  # at one point: then it is the point's fault
 _DIED = "its worker died"
@@ -81,6 +82,11 @@ class Trial:
     def ended(self) -> bool:
         """Whether it has an outcome."""
         return self.state in ("done", "failed", "stopped")
+
+    @property
+    def copied(self) -> bool:
+        """Whether another study measured it."""
+        return str(self.facts.get("origin", "")).startswith(COPIED)
 
 
 class StudyFile:
@@ -176,6 +182,18 @@ class StudyFile:
         with self._transaction() as db:
             return [row[0] for row in db.execute("SELECT name FROM study ORDER BY created")]
 
+    def about(self, study: str) -> dict[str, str]:
+        """What else decides what a value of the study means, as it was told when the study was opened."""
+        with self._transaction() as db:
+            return dict(db.execute("SELECT name, value FROM about WHERE study = ?", (study,)).fetchall())
+
+    def default(self, study: str) -> dict[str, Any]:
+        """The point that the study began at. Raises UsageError when the file has no such study."""
+        self.objectives(study)
+        with self._transaction() as db:
+            (space,) = db.execute("SELECT space FROM study WHERE name = ?", (study,)).fetchone()
+        return {name: facts["default"] for name, facts in json.loads(space).items()}
+
     def objectives(self, study: str) -> tuple[str, ...]:
         """What a study measures. Raises UsageError when the file has no such study."""
         with self._transaction() as db:
@@ -202,6 +220,23 @@ class StudyFile:
             asker = (study, number, platform.node(), os.getpid())
             db.execute("INSERT OR REPLACE INTO asker VALUES (?, ?, ?, ?)", asker)
         return number
+
+    def add(self, study: str, trials: Sequence[Trial]) -> None:
+        """Record trials that ended elsewhere, under numbers of this study."""
+        now = time.time()
+        with self._transaction() as db:
+            query = "SELECT COALESCE(MAX(number) + 1, 0) FROM trial WHERE study = ?"
+            first = int(db.execute(query, (study,)).fetchone()[0])
+            for number, trial in enumerate(trials, start=first):
+                db.execute(
+                    "INSERT INTO trial (study, number, state, parameters, trial_values, feasible, seed, "
+                    "note, facts, asked, seen, told) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                    (
+                        study, number, trial.state, json.dumps(trial.parameters),
+                        None if trial.values is None else json.dumps(list(trial.values)),
+                        int(trial.feasible), trial.seed, trial.note, json.dumps(trial.facts), now, now, now,
+                    ),
+                )  # fmt: skip
 
     def withdraw(self, study: str, number: int) -> None:
         """Forget a running trial, as if it had never been asked."""

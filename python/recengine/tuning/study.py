@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ProcessPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -24,7 +24,8 @@ from recengine.contracts.tuner import Observation, Tuner
 from recengine.errors import RecengineError, UsageError
 from recengine.tuning.space import Space
 from recengine.tuning.stopping import HopelessError, Reporter, Watched, hopeless
-from recengine.tuning.store import StudyFile, Trial
+from recengine.tuning.store import COPIED, StudyFile, Trial
+from recengine.tuning.transfer import translated
 
 _ATTEMPTS = 3  # to propose while other workers go on
 _DEFAULT_ATTEMPTS = 2
@@ -102,7 +103,11 @@ class Study:
     def _needs_default(self) -> bool:
         """The default was not measured yet, and has not failed for good: its last worker died, or it failed
         the first time."""
-        states = [t.state for t in self.trials() if self._same(t.parameters, self.space.default)]
+        states = [
+            trial.state
+            for trial in self.trials()
+            if self._same(trial.parameters, self.space.default) and not trial.copied
+        ]
         unmeasured = all(state in ("failed", "lost") for state in states)
         return unmeasured and (len(states) < _DEFAULT_ATTEMPTS or states[-1] == "lost")
 
@@ -155,16 +160,16 @@ class Study:
         return self.file.trials(self.name)
 
     def ended(self) -> list[Trial]:
-        """Trials that have an outcome: what ``run`` counts."""
-        return [trial for trial in self.trials() if trial.ended]
+        """Trials of this study that have an outcome: what ``run`` counts."""
+        return [trial for trial in self.trials() if trial.ended and not trial.copied]
 
     def history(self) -> list[Observation]:
-        """What the tuner is told: the trials that have an outcome."""
+        """What the tuner is told: the trials that have an outcome, copied ones among them."""
         return [observation(trial) for trial in self.trials() if trial.ended]
 
     def done(self) -> list[Trial]:
-        """Trials that gave values, feasible or not."""
-        return [trial for trial in self.trials() if trial.state == "done"]
+        """Trials of this study that gave values, feasible or not."""
+        return [trial for trial in self.ended() if trial.state == "done"]
 
     def best(self) -> Trial:
         """The feasible trial with the largest first value. Raises UsageError when there is none."""
@@ -180,29 +185,51 @@ class Study:
         return max(candidates, key=lambda trial: (trial.values or (0.0,))[0])
 
     def warm_start(self, file: StudyFile, name: str) -> int:
-        """Copy the finished trials of another study that fit into this space, once; returns how many.
+        """Copy the trials of another study that measured a point of this space, once; returns how many.
 
-        Settings that the other study does not know are at their default here. Raises UsageError when there
-        is no such study or it measured something else.
+        The tuner is told of them; they count neither as trials of this study nor for its ``best``. A setting
+        that only the other study searches must have been at what this one fixes it to (``about``; where that
+        does not say: at the other's default). Raises UsageError when there is no such study, it is this one,
+        the two search nothing in common, or it measured something else: other objectives, or another entry of
+        ``about`` (model, data, settings that are not searched).
         """
+        where = f"{file.path}, study '{name}'"
+        if name == self.name and file.path.samefile(self.file.path):
+            raise UsageError("a study cannot warm-start from itself", where=where, fix="name another study")
         if file.objectives(name) != self.objectives:
             raise UsageError(
                 "the other study measured something else",
-                where=f"{file.path}, study '{name}'",
+                where=where,
                 found=", ".join(file.objectives(name)),
                 expected=", ".join(self.objectives),
             )
-        origin = f"study '{name}' of {file.path.resolve()}"
-        copied = {t.facts.get("number") for t in self.trials() if t.facts.get("origin") == origin}
-        known = copied.copy()
-        for trial in file.trials(name):
-            point = {key: trial.parameters.get(key, self.space.default[key]) for key in self.space.names}
-            fits = all(p.contains(point[p.name]) for p in self.space.parameters) and self.space.allows(point)
-            if trial.state == "done" and trial.values is not None and fits and trial.number not in known:
-                begun = self._begin(point, {"origin": origin, "number": trial.number})
-                self.file.finish(self.name, begun.number, "done", trial.values, feasible=trial.feasible)
-                copied.add(trial.number)
-        return len(copied - known)
+        theirs, ours, default = file.about(name), self.file.about(self.name), file.default(name)
+        differ = sorted(key for key in theirs.keys() & ours.keys() if theirs[key] != ours[key])
+        if differ:
+            raise UsageError(
+                "the trials of the other study measured something else",
+                where=where,
+                found=", ".join(f"{key} = {theirs[key]}" for key in differ),
+                expected=", ".join(f"{key} = {ours[key]}" for key in differ),
+                fix="begin without it",
+            )
+        if not set(default) & set(self.space.names):
+            raise UsageError(
+                "the two studies search nothing in common",
+                where=where,
+                found=", ".join(default),
+                expected=", ".join(self.space.names),
+            )
+        origin = f"{COPIED}{name}' of {file.path.resolve()}"
+        known = {t.facts.get("number") for t in self.trials() if t.facts.get("origin") == origin}
+        found = [
+            replace(trial, parameters=point, facts={"origin": origin, "number": trial.number})
+            for trial in file.trials(name)
+            if trial.state == "done" and trial.number not in known
+            and (point := translated(trial.parameters, default, theirs, self.space, ours)) is not None
+        ]  # fmt: skip
+        self.file.add(self.name, found)
+        return len(found)
 
     def _same(self, first: dict[str, Any], second: dict[str, Any]) -> bool:
         return all(first.get(name) == second.get(name) for name in self.space.names)
