@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -208,6 +209,51 @@ def test_default_comes_first_and_the_study_goes_on(tmp_path: Path) -> None:
     assert len(again.done()) == 12
     assert len({json.dumps(t.parameters, sort_keys=True) for t in again.trials()}) == 12
     assert again.best().values == max(t.values for t in again.done() if t.values)
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.int64, np.asarray, lambda value: torch.tensor(value)])
+def test_numbers_of_numpy_and_torch_are_told_as_they_are(tmp_path: Path, kind: Any) -> None:
+    made = study(tmp_path / "s.db")
+    made.tell(made.ask(), kind(3.0))
+    assert made.best().values == (3.0,)
+    assert not made.report(made.ask(), 0, kind(2.0))
+    assert made.trials()[1].reports == ((0, 2.0),)
+    both = Study.open(tmp_path / "s.db", "two", SPACE, made.tuner, objectives=("a", "b"))
+    both.tell(both.ask(), [kind(1.0), kind(2.0)])
+    both.tell(both.ask(), torch.tensor([1.0, 2.0]))
+    assert [trial.values for trial in both.trials()] == [(1.0, 2.0)] * 2
+
+
+@pytest.mark.parametrize("value", [None, "3", {"ndcg": 0.3}, [None], np.ones((2, 2))])
+def test_what_is_no_number_is_refused(tmp_path: Path, value: Any) -> None:
+    made = study(tmp_path / "s.db")
+    with pytest.raises(UsageError, match="this is no number"):
+        made.tell(made.ask(), value)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_report_that_is_not_finite_is_none(tmp_path: Path, value: float) -> None:
+    made = study(tmp_path / "s.db")
+    assert not made.report(made.ask(), 0, value)
+    assert made.trials()[0].reports == ()
+
+
+def test_choices_come_back_from_the_file_as_they_are(tmp_path: Path) -> None:
+    layers = Parameter("layers", "choice", (64, 32), choices=((64, 32), (128, 64), (8,)))
+    space = Space((layers, X))
+    made = Study.open(tmp_path / "s.db", "s", space, RandomSearch(SearchConfig(), space, 0))
+    made.run(lambda point, seed: float(point["layers"][0]), 8)
+    points = [trial.parameters for trial in made.trials()]
+    assert points.count(space.default) == 1
+    assert {point["layers"] for point in points} == set(layers.choices)
+    assert space.changed(made.best().parameters)
+
+
+def test_choices_that_a_file_cannot_keep_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"(?s)cannot keep this choice.*int64"):
+        Parameter("n", "choice", np.int64(8), choices=(np.int64(8), np.int64(16)))
+    with pytest.raises(ConfigError, match="twice"):
+        Parameter("n", "choice", (8,), choices=((8,), [8]))
 
 
 def test_repeats_get_other_seeds(tmp_path: Path) -> None:

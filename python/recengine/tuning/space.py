@@ -52,7 +52,7 @@ class Parameter:
         if self.kind == "choice":
             if not self.choices:
                 raise ConfigError("a choice needs choices", where=where)
-            if len({_key(value) for value in self.choices}) != len(self.choices):
+            if len({_kept(value, where) for value in self.choices}) != len(self.choices):
                 raise ConfigError("a choice is listed twice", where=where, found=list(self.choices))
         elif not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
             raise ConfigError(
@@ -85,6 +85,13 @@ class Parameter:
             return True
         inside = self.low * (1 - 1e-12) - 1e-300 <= value <= self.high * (1 + 1e-12) + 1e-300
         return inside and (self.kind == "float" or float(value).is_integer())
+
+    def restored(self, value: Any) -> Any:
+        """The choice that a study's file kept as ``value`` (a tuple comes back as a list); else ``value``."""
+        if self.kind != "choice" or self.contains(value):
+            return value
+        kept = _kept(value, self.name)
+        return next((choice for choice in self.choices if _kept(choice, self.name) == kept), value)
 
     @property
     def width(self) -> int:
@@ -272,6 +279,13 @@ class Space:
             }
         )
 
+    def restored(self, point: Mapping[str, Any]) -> dict[str, Any]:
+        """``point`` as a study's file keeps it, with the choices of this space."""
+        known = {parameter.name: parameter for parameter in self.parameters}
+        return {
+            name: known[name].restored(value) if name in known else value for name, value in point.items()
+        }
+
     def settle(self, point: Mapping[str, Any]) -> dict[str, Any]:
         """``point`` with every inactive parameter at its default."""
         settled = dict(point)
@@ -360,6 +374,20 @@ def _asked(
                 where=where,
             )
     return asked
+
+
+def _kept(value: Any, where: str) -> str:
+    """A choice as a study's file keeps it."""
+    try:
+        return json.dumps(value)
+    except (TypeError, ValueError):
+        raise ConfigError(
+            "a study's file cannot keep this choice",
+            where=where,
+            found=f"{value!r}, a {type(value).__name__}",
+            expected="None, True, False, a number or a text of Python's own, or a tuple of these",
+            fix="name the choices by texts, and look them up in the objective",
+        ) from None
 
 
 def _key(value: Any) -> str:

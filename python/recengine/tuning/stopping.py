@@ -10,6 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from recengine.tuning.store import StudyFile, Trial
+from recengine.tuning.values import number
 
 AT_LEAST = 5  # finished trials to judge by
 Report = Callable[[int, float], None]
@@ -63,7 +64,7 @@ class Reporter:
     def __call__(self, step: int, value: float) -> None:
         """Raises HopelessError when the trial should end."""
         file = StudyFile(self.path)
-        file.report(self.study, self.trial, step, value)
+        file.report(self.study, self.trial, step, number(value, "report"))
         trials = file.trials(self.study)
         if hopeless(trials, self.trial, step):
             raise HopelessError(max(v for t in trials if t.number == self.trial for _, v in t.reports))

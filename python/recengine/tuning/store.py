@@ -284,9 +284,10 @@ class StudyFile:
             )
 
     def report(self, study: str, number: int, step: int, value: float) -> None:
-        """Record an intermediate value (and a sign of life)."""
+        """Record an intermediate value, if it is finite, and a sign of life."""
         with self._transaction() as db:
-            db.execute("INSERT OR REPLACE INTO report VALUES (?, ?, ?, ?)", (study, number, step, value))
+            if math.isfinite(value):
+                db.execute("INSERT OR REPLACE INTO report VALUES (?, ?, ?, ?)", (study, number, step, value))
             db.execute(
                 "UPDATE trial SET seen = ? WHERE study = ? AND number = ?", (time.time(), study, number)
             )

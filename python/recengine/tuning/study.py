@@ -26,6 +26,7 @@ from recengine.tuning.space import Space
 from recengine.tuning.stopping import HopelessError, Reporter, Watched, hopeless
 from recengine.tuning.store import COPIED, StudyFile, Trial
 from recengine.tuning.transfer import translated
+from recengine.tuning.values import number, numbers
 
 _ATTEMPTS = 3  # to propose while other workers go on
 _DEFAULT_ATTEMPTS = 2
@@ -88,7 +89,7 @@ class Study:
         if len(asked) == n:
             return asked
         for attempt in range(_ATTEMPTS):
-            known = self.file.trials(self.name)
+            known = self.trials()
             pending = [trial.parameters for trial in known if trial.state == "running"]
             history = [observation(trial) for trial in known if trial.ended]
             points = self._propose(history, pending, n - len(asked))
@@ -120,18 +121,16 @@ class Study:
         return [dict(point) for point in proposals]
 
     def _begin(self, point: dict[str, Any], facts: dict[str, Any]) -> Trial:
-        known = sum(
-            trial.state != "lost" and self._same(trial.parameters, point)
-            for trial in self.file.trials(self.name)
-        )
+        known = sum(trial.state != "lost" and self._same(trial.parameters, point) for trial in self.trials())
         # a repeat of the same point gets another seed, so that repeats measure the noise
         seed = int(np.random.SeedSequence([self.seed, known]).generate_state(1)[0] % 2**31)
         number = self.file.begin(self.name, point, seed, facts)
         return Trial(number, "running", dict(point), seed, facts=facts)
 
     def tell(self, trial: Trial, value: float | Sequence[float], *, feasible: bool = True) -> None:
-        """Record what a trial was worth. A value that is not finite counts as a failed trial."""
-        values = [float(value)] if isinstance(value, (int, float)) else [float(v) for v in value]
+        """Record what a trial was worth. A value that is not finite counts as a failed trial. Raises
+        UsageError for what is no number, or not one an objective."""
+        values = numbers(value, "tell")
         if len(values) != len(self.objectives):
             raise UsageError(
                 f"the study has {len(self.objectives)} objectives",
@@ -146,18 +145,22 @@ class Study:
 
     def report(self, trial: Trial, step: int, value: float) -> bool:
         """Record an intermediate value; True when the trial is hopeless and should stop (median rule:
-        recengine.tuning.stopping)."""
-        self.file.report(self.name, trial.number, step, value)
+        recengine.tuning.stopping). One that is not finite is no report."""
+        self.file.report(self.name, trial.number, step, number(value, "report"))
         return hopeless(self.trials(), trial.number, step)
 
     def stop(self, trial: Trial, value: float) -> None:
         """Record a trial that was stopped early, with the value it had reached."""
-        self.file.finish(self.name, trial.number, "stopped", [float(value)])
+        self.file.finish(self.name, trial.number, "stopped", [number(value, "stop")])
 
     # --- reading --------------------------------------------------------------------------------
 
     def trials(self) -> list[Trial]:
-        return self.file.trials(self.name)
+        """All trials by number, with the space's own choices for what the file could keep of them."""
+        return [
+            replace(trial, parameters=self.space.restored(trial.parameters))
+            for trial in self.file.trials(self.name)
+        ]
 
     def ended(self) -> list[Trial]:
         """Trials of this study that have an outcome: what ``run`` counts."""
@@ -226,7 +229,9 @@ class Study:
             replace(trial, parameters=point, facts={"origin": origin, "number": trial.number})
             for trial in file.trials(name)
             if trial.state == "done" and trial.number not in known
-            and (point := translated(trial.parameters, default, theirs, self.space, ours)) is not None
+            and (point := translated(
+                self.space.restored(trial.parameters), default, theirs, self.space, ours
+            )) is not None
         ]  # fmt: skip
         self.file.add(self.name, found)
         return len(found)
