@@ -170,6 +170,10 @@ def test_every_model_and_loss_of_the_box_can_be_tuned() -> None:
         (lambda: Parameter("x", "float", 0.5, 1.0, 0.0), "empty"),
         (lambda: Parameter("x", "float", 0.5, 0.0, 1.0, log=True), "positive"),
         (lambda: Parameter("x", "choice", "a"), "needs choices"),
+        (lambda: Parameter("x", "float", 0.5, 0.0, 1.0, cost=0.0), r"(?s)cost something.*0.0"),
+        (lambda: Parameter("x", "float", 0.5, 0.0, 1.0, cost=-1.0), "cost something"),
+        (lambda: Parameter("x", "float", 0.5, 0.0, 1.0, cost=float("nan")), "cost something"),
+        (lambda: Parameter("x", "float", 0.5, 0.0, 1.0, cost=float("inf")), "cost something"),
         (lambda: Parameter("x", "choice", "a", choices=("a", "a")), "twice"),
     ],
 )

@@ -33,7 +33,7 @@ class Parameter:
     twentieth of the unit interval, the range itself the rest.
 
     when: values of other parameters that make this one matter; otherwise it stays at its default.
-    cost: of changing it away from the default, for policies that weigh changes.
+    cost: of changing it away from the default (finite, above 0), for policies that weigh changes.
     """
 
     name: str
@@ -49,6 +49,10 @@ class Parameter:
 
     def __post_init__(self) -> None:
         where = f"parameter '{self.name}'"
+        if not (math.isfinite(self.cost) and self.cost > 0):
+            raise ConfigError(
+                "a change must cost something", where=where, found=self.cost, expected="a finite cost above 0"
+            )
         if self.kind == "choice":
             if not self.choices:
                 raise ConfigError("a choice needs choices", where=where)
