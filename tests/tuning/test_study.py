@@ -605,6 +605,36 @@ def test_a_disk_that_is_full_loses_no_trial(tmp_path: Path) -> None:
     assert [t.values for t in made.trials()][: len(before)] == [t.values for t in before]
 
 
+def test_a_value_that_cannot_be_written_is_in_the_error_and_can_be_told_again(
+    tmp_path: Path, monkeypatch: Any
+) -> None:
+    made = study(tmp_path / "s.db")
+
+    def full(*told: Any) -> None:
+        raise DataError("the study file could not be written", found="disk is full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(StudyFile, "_finish", full)
+        with pytest.raises(DataError, match=r"full; trial 0 done: 0\.987654"):
+            made.run(lambda point, seed: 0.987654, 3)
+    made.tell(made.trials()[0], 0.987654)
+    assert made.best().values == (0.987654,)
+
+
+def test_an_outcome_is_written_once_more_where_it_was_refused(tmp_path: Path, monkeypatch: Any) -> None:
+    made = study(tmp_path / "s.db")
+    write, refusals = StudyFile._finish, [DataError("no room")]
+
+    def refusing(*told: Any) -> None:
+        if refusals:
+            raise refusals.pop()
+        write(*told)
+
+    monkeypatch.setattr(StudyFile, "_finish", refusing)
+    made.tell(made.ask(), 1.0)
+    assert made.best().values == (1.0,)
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 def test_values_that_are_not_finite_fail_the_trial_and_not_the_study(tmp_path: Path, value: float) -> None:
     made = study(tmp_path / "s.db")

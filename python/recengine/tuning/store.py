@@ -27,6 +27,7 @@ COPIED = "study '"  # how the origin of a trial of another study begins
 _SILENT_S = 24 * 3600.0
 _DEATHS = 3  # at one point: then it is the point's fault
 _DIED = "its worker died"
+_RETRY_S = (0.5, 2.0)  # before an outcome is written once more
 _CLOCKS_S = 2.0  # by which the system's times of a process and of the day may differ
 _ANOTHER = "choose another name or file, or warm-start a new study from it"
 _SCHEMA = """
@@ -256,9 +257,33 @@ class StudyFile:
         note: str = "",
     ) -> None:
         """Record the outcome, also of a trial that was taken for lost. Raises UsageError for one that was
-        never asked or has an outcome already."""
+        never asked or has an outcome already, DataError with the outcome where it cannot be written."""
         if values is not None and not all(math.isfinite(value) for value in values):
             state, note, values = "failed", note or f"objective is not finite: {list(values)}", None
+        for wait in (*_RETRY_S, None):
+            try:
+                self._finish(study, number, state, values, feasible, note)
+                return
+            except DataError as refused:
+                if wait is None:
+                    outcome = note if values is None else ", ".join(map(repr, values))
+                    raise DataError(
+                        refused.problem,
+                        where=refused.where,
+                        found=f"{refused.found}; trial {number} {state}: {outcome}",
+                        fix=refused.fix,
+                    ) from refused
+                time.sleep(wait)
+
+    def _finish(
+        self,
+        study: str,
+        number: int,
+        state: State,
+        values: Sequence[float] | None,
+        feasible: bool,
+        note: str,
+    ) -> None:
         with self._transaction() as db:
             row = db.execute(
                 "SELECT state FROM trial WHERE study = ? AND number = ?", (study, number)

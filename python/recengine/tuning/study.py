@@ -130,14 +130,17 @@ class Study:
     def tell(self, trial: Trial, value: float | Sequence[float], *, feasible: bool = True) -> None:
         """Record what a trial was worth. A value that is not finite counts as a failed trial. Raises
         UsageError for what is no number, or not one an objective."""
-        values = numbers(value, "tell")
+        self.file.finish(self.name, trial.number, "done", self._values(value), feasible=feasible)
+
+    def _values(self, value: float | Sequence[float]) -> list[float]:
+        values = numbers(value, "value of a trial")
         if len(values) != len(self.objectives):
             raise UsageError(
                 f"the study has {len(self.objectives)} objectives",
-                where="tell",
+                where="value of a trial",
                 found=f"{len(values)} values",
             )
-        self.file.finish(self.name, trial.number, "done", values, feasible=feasible)
+        return values
 
     def fail(self, trial: Trial, reason: str) -> None:
         """Record that a trial gave no value."""
@@ -330,12 +333,19 @@ class Study:
     ) -> None:
         """Record how a trial ended."""
         try:
-            self.tell(trial, outcome())
-        except HopelessError as ended:
-            self.stop(trial, ended.value)
+            self._record(trial, outcome)
         except KeyboardInterrupt:
             self.file.withdraw(self.name, trial.number)
             raise
+        self._check_hope()
+        if finished is not None:
+            finished(trial)
+
+    def _record(self, trial: Trial, outcome: Callable[[], float | Sequence[float]]) -> None:
+        try:
+            values = self._values(outcome())
+        except HopelessError as ended:
+            self.stop(trial, ended.value)
         except BrokenExecutor:  # says nothing of this trial
             raise
         except UsageError as error:  # not this trial's fault: no trial can succeed
@@ -343,9 +353,8 @@ class Study:
             raise
         except Exception as error:  # a trial may fail in any way
             self.fail(trial, f"{type(error).__name__}: {error}")
-        self._check_hope()
-        if finished is not None:
-            finished(trial)
+        else:  # an error of writing it is no failure of the trial
+            self.tell(trial, values)
 
     def _check_hope(self) -> None:
         known = self.ended()
