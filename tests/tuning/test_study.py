@@ -90,6 +90,49 @@ def test_narrowing_fixing_and_costs() -> None:
         Space.of_config(Knobs, fixed=["layer"])
 
 
+@pytest.mark.parametrize("narrowed", [{"fixed": ["loss"]}, {"only": ["temperature", "rate"]}])
+def test_what_depends_on_a_fixed_setting_is_searched_where_its_value_asks_for_it(narrowed: Any) -> None:
+    row = np.full(20, 0.9)
+    for loss, searched in (("softmax", True), ("bce", False)):
+        space = Space.of_config(Knobs, default={"loss": loss}, prefix="model.", **narrowed)
+        assert (space.decode(row[: space.width])["model.temperature"] != 1.0) is searched
+        again = space.restarted(space.default)
+        assert again.decode(row[: space.width]) == space.decode(row[: space.width])
+
+
+def test_a_condition_may_name_a_setting_of_a_section_below() -> None:
+    class Inner(Config):
+        kind: str = knob("b", "a kind")
+
+    class Outer(Config):
+        inner: Inner = knob(Inner(), "a section")
+        beta: float = knob(2.0, "a beta", low=1, high=4, when={"inner.kind": ["b"]})
+
+    space = Space.of_config(Outer, prefix="model.")
+    assert space.decode(np.ones(1)) == {"model.beta": 4}
+    assert Space.of_config(Outer, default={"inner": {"kind": "a"}}).decode(np.ones(1)) == {"beta": 2.0}
+
+
+def test_a_condition_on_something_unknown_is_refused() -> None:
+    child = Parameter("child", "float", 0.5, 0.0, 1.0, when=(("parent", ("a",)),))
+    with pytest.raises(ConfigError, match=r"(?s)'parent', of which nothing is known"):
+        Space((child,))
+
+
+def test_limits_are_read_sign_by_sign() -> None:
+    from recengine.cli.search_space import linear_limit
+
+    assert linear_limit("-a.b + 2*c - d >= -3").coefficients == (("a.b", 1.0), ("c", -2.0), ("d", 1.0))
+    for text in ("a b <= 5", "a + b 2*c <= 5", "a + <= 5", "a ++ b <= 5"):
+        with pytest.raises(UsageError, match="cannot read the sum"):
+            linear_limit(text)
+
+
+def test_no_points_are_not_asked_for(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"(?s)at least 1"):
+        study(tmp_path / "s.db").ask_many(0)
+
+
 def test_any_setting_becomes_a_knob_where_the_user_gives_it_a_range() -> None:
     from recengine.cli.search_space import search_space
 

@@ -39,6 +39,7 @@ def search_space(
     narrowed = dict(_range(text) for text in ranges)
     weights = {key: _number(value, text) for text in costs for key, value in [_assignment(text)]}
     parameters: list[Parameter] = []
+    unsearched: list[tuple[str, Any]] = []
     known: list[str] = []
     settable: list[str] = []
     sections = tuple(name for name in SECTIONS if name != "training" or not fits_directly(model))
@@ -77,10 +78,11 @@ def search_space(
             prefix=f"{section}.",
         )
         parameters += below.parameters
+        unsearched += below.fixed
     for asked in [*(only or []), *fixed, *narrowed, *weights]:
         if asked not in known:
             raise _unknown(asked, known, settable)
-    return Space(tuple(parameters), tuple(linear_limit(text) for text in limits))
+    return Space(tuple(parameters), tuple(linear_limit(text) for text in limits), tuple(unsearched))
 
 
 def start_within(
@@ -185,7 +187,7 @@ def linear_limit(text: str) -> LinearLimit:
     left = left.strip()
     while at < len(left):
         term = _TERM.match(left, at)
-        if term is None or term.end() == at:
+        if term is None or (at and not term[1]):
             raise UsageError("cannot read the sum", found=left[at:], where=f"--limit {text!r}")
         factor = float(term[2] or 1.0) * (-1.0 if term[1] == "-" else 1.0)
         terms.append((term[3], sign(factor)))

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
+from operator import attrgetter
 from typing import Any, Literal
 
 import numpy as np
@@ -164,10 +165,12 @@ class LinearLimit:
 
 @dataclass(frozen=True)
 class Space:
-    """Parameters in order, and linear limits among them."""
+    """Parameters in order, and linear limits among them. fixed: values of settings that are not searched and
+    that a parameter's ``when`` names."""
 
     parameters: tuple[Parameter, ...]
     limits: tuple[LinearLimit, ...] = ()
+    fixed: tuple[tuple[str, Any], ...] = ()
 
     def __post_init__(self) -> None:
         names = [parameter.name for parameter in self.parameters]
@@ -176,6 +179,16 @@ class Space:
             raise ConfigError("parameters share a name", where="search space", found=", ".join(repeated))
         if not names:
             raise ConfigError("nothing is left to tune", where="search space", fix="free at least one knob")
+        known = {*names, *(name for name, _ in self.fixed)}
+        for parameter in self.parameters:
+            for other, _ in parameter.when:
+                if other not in known:
+                    raise ConfigError(
+                        f"it depends on '{other}', of which nothing is known",
+                        where=f"parameter '{parameter.name}'",
+                        expected="a parameter of the space, or a fixed value",
+                        fix=f"Space(..., fixed=(('{other}', VALUE),))",
+                    )
         numeric = {p.name for p in self.parameters if p.kind != "choice"}
         for limit in self.limits:
             for name, _ in limit.coefficients:
@@ -250,7 +263,15 @@ class Space:
             off = search.log and value == 0  # declared as a logarithm, switched off by default
             ends = float(low), float(high)
             made.append(Parameter(prefix + name, kind, value, *ends, search.log, (), when, cost, off))
-        return cls(tuple(made), tuple(limits))
+        searched = {parameter.name for parameter in made}
+        parents = {
+            prefix + other: attrgetter(other)(instance)
+            for name, search in declared.items()
+            if prefix + name in searched
+            for other, _ in search.when
+            if prefix + other not in searched
+        }
+        return cls(tuple(made), tuple(limits), tuple(parents.items()))
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -292,9 +313,9 @@ class Space:
 
     def settle(self, point: Mapping[str, Any]) -> dict[str, Any]:
         """``point`` with every inactive parameter at its default."""
-        settled = dict(point)
+        settled, fixed = dict(point), dict(self.fixed)
         for parameter in self.parameters:
-            if parameter.when and not all(settled.get(other) in values for other, values in parameter.when):
+            if not all(settled.get(other, fixed.get(other)) in values for other, values in parameter.when):
                 settled[parameter.name] = parameter.default
         return settled
 
@@ -336,7 +357,7 @@ class Space:
     def restarted(self, default: Mapping[str, Any]) -> Space:
         """The same space around another default point."""
         self.check(default, where="default point")
-        return Space(tuple(replace(p, default=default[p.name]) for p in self.parameters), self.limits)
+        return replace(self, parameters=tuple(replace(p, default=default[p.name]) for p in self.parameters))
 
     def fingerprint(self) -> str:
         """Hash of everything that decides whether two studies can share trials (costs are left out)."""

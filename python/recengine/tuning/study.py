@@ -82,6 +82,8 @@ class Study:
         Trials whose process is no more are marked as lost first. When another worker has asked or told
         meanwhile, the tuner is asked again with what is known now.
         """
+        if n < 1:
+            raise UsageError("a study is asked for points", where="ask_many", found=n, expected="at least 1")
         self.file.give_up(self.name)
         asked: list[Trial] = []
         if self._needs_default():
