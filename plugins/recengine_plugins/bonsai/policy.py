@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from recengine.contracts.tuner import Conclusion, Observation
 from recengine.errors import UsageError
-from recengine.tuning import Space
+from recengine.tuning import Space, walk
 from recengine_plugins.bonsai.config import BonsaiConfig
 from recengine_plugins.bonsai.limits import Limits
 from recengine_plugins.bonsai.revert import Reverted, revert
@@ -103,7 +104,8 @@ class Bonsai:
     # --- the two kinds of proposal ----------------------------------------------------------------
 
     def _sobol(self, at: int) -> dict[str, Any]:
-        """Member ``at`` of the scrambled Sobol points that meet the limits."""
+        """Member ``at`` of the scrambled Sobol points that meet the limits, and of a walk within them when
+        these are used up."""
         engine = torch.quasirandom.SobolEngine(self.space.width, scramble=True, seed=self.seed)
         if not self.space.limits:
             engine.fast_forward(at)
@@ -114,7 +116,8 @@ class Bonsai:
             met += self.space.allows(point)
             if met == at:
                 return point
-        raise UsageError("no point meets the linear limits", where="limits", fix="loosen the limits")
+        walked = walk(self.space, np.random.default_rng(self.seed))
+        return next(islice(walked, at - met - 1, None))
 
     def _model_based(
         self, known: Knowledge, taken: Sequence[Mapping[str, Any]], i: int, at: int

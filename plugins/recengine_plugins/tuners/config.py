@@ -6,9 +6,9 @@ from recengine.config import Config, knob
 
 
 class SearchConfig(Config):
-    """Linear limits are met by drawing again."""
+    """Linear limits are met by drawing again, then by a walk within them."""
 
-    most_draws: int = knob(10_000, "draws until the linear limits must have been met", ge=1)
+    most_draws: int = knob(10_000, "draws until points are taken from a walk within the linear limits", ge=1)
 
 
 class TPEConfig(Config):
@@ -16,4 +16,6 @@ class TPEConfig(Config):
 
     startup: int = knob(10, "random trials before the estimators are used", ge=0)
     candidates: int = knob(24, "draws of which the most promising is proposed", ge=1)
-    most_draws: int = knob(1_000, "proposals until the linear limits must have been met", ge=1)
+    most_draws: int = knob(
+        1_000, "proposals until points are taken from a walk within the linear limits", ge=1
+    )

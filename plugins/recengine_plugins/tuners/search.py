@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
 from scipy.stats import qmc
 
 from recengine.contracts.tuner import Observation
-from recengine.errors import UsageError
-from recengine.tuning import Space
+from recengine.tuning import Space, walk
 from recengine_plugins.tuners.config import SearchConfig
 
 
 class RandomSearch:
-    """Uniform draws in the unit cube (logarithmic where the parameter is), independent of what is known."""
+    """Uniform draws in the unit cube (logarithmic where the parameter is), independent of what is known; from
+    a walk within the limits where they bar nearly all of it."""
 
     def __init__(self, config: SearchConfig, space: Space, seed: int) -> None:
         self.config, self.space, self.seed = config, space, seed
@@ -31,16 +32,12 @@ class RandomSearch:
                 found.append(point)
                 if len(found) == n:
                     return found
-        raise UsageError(
-            "no point meets the linear limits",
-            where="limits",
-            found=f"{len(found)} of {self.config.most_draws} draws",
-            fix="loosen the limits",
-        )
+        return [*found, *islice(walk(self.space, generator), n - len(found))]
 
 
 class SobolSearch:
-    """The next points of a scrambled Sobol sequence that meet the limits."""
+    """The next points of a scrambled Sobol sequence that meet the limits; of a walk within them when its
+    first ``most_draws`` are used up."""
 
     def __init__(self, config: SearchConfig, space: Space, seed: int) -> None:
         self.config, self.space, self.seed = config, space, seed
@@ -57,4 +54,5 @@ class SobolSearch:
                 found.append(point)
                 if len(found) == wanted:
                     return found[-n:]
-        raise UsageError("no further point meets the linear limits", where="limits", fix="loosen the limits")
+        found += islice(walk(self.space, np.random.default_rng(self.seed)), wanted - len(found))
+        return found[-n:]

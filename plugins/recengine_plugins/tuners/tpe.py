@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
 
 from recengine.contracts.tuner import Observation
 from recengine.errors import UsageError
-from recengine.tuning import Parameter, Space
+from recengine.tuning import Parameter, Space, walk
 from recengine_plugins.tuners.config import TPEConfig
 
 try:
@@ -55,12 +56,8 @@ class TPE:
                     return found
             else:
                 study.tell(trial, state=TrialState.FAIL)
-        raise UsageError(
-            "no point meets the linear limits",
-            where="limits",
-            found=f"{len(found)} of {self.config.most_draws} draws",
-            fix="loosen the limits",
-        )
+        generator = np.random.default_rng([self.seed, len(history), len(pending)])
+        return [*found, *islice(walk(self.space, generator), n - len(found))]
 
     def _study(self, history: Sequence[Observation], pending: Sequence[Mapping[str, Any]]) -> Any:
         """An Optuna study in memory that knows what is known; nothing of it is kept."""

@@ -1,6 +1,7 @@
 """The tuning room: search spaces, studies that survive anything, ask and tell. No named tuner lives here."""
 
 from recengine.tuning.decision import Decision, decide
+from recengine.tuning.region import walk
 from recengine.tuning.space import LinearLimit, Parameter, Space
 from recengine.tuning.stopping import HopelessError, Watched
 from recengine.tuning.store import StudyFile, Trial
@@ -17,4 +18,5 @@ __all__ = [
     "Trial",
     "Watched",
     "decide",
+    "walk",
 ]

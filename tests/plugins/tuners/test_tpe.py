@@ -69,6 +69,11 @@ def test_linear_limits_hold_or_are_named() -> None:
     narrow = Space(ends, (LinearLimit((("x", 1.0), ("y", 1.0)), 0.5),))
     drawn = TPE(TPEConfig(), narrow, 0).propose([], 20)
     assert all(point["x"] + point["y"] <= 0.5 for point in drawn)
-    tight = Space(ends, (LinearLimit((("x", 1.0), ("y", 1.0)), 0.2),))
+    small = Space(ends, (LinearLimit((("x", 1.0), ("y", 1.0)), 0.2),))
+    drawn = TPE(TPEConfig(most_draws=3), small, 0).propose([], 5)
+    assert all(small.allows(point) for point in drawn)
+    assert len({point["x"] for point in drawn}) == 5
+    at = tuple(Parameter(name, "float", 0.0, 0.0, 1.0) for name in "xy")
+    tight = Space(at, (LinearLimit((("x", 1.0), ("y", 1.0)), 0.0),))
     with pytest.raises(UsageError, match="linear limits"):
         TPE(TPEConfig(most_draws=3), tight, 0).propose([], 3)
