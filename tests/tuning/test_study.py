@@ -725,6 +725,20 @@ def test_a_worker_that_is_killed_ends_the_run_with_what_to_do(tmp_path: Path) ->
     assert len(made.done()) == 4
 
 
+def test_processes_that_share_a_study_share_its_trials(tmp_path: Path) -> None:
+    made = study(tmp_path / "s.db")
+    others = [made.ask(), made.ask()]
+    with sqlite3.connect(tmp_path / "s.db") as db:
+        db.execute("UPDATE asker SET process = ?", (os.getppid(),))
+    for workers in (1, 2):
+        with ThreadPoolExecutor(2) as pool:
+            made.run(worth, 4 + workers, executor=pool if workers == 2 else None, workers=workers)
+        assert len(made.ended()) == 2 + workers
+    for trial in others:
+        made.tell(trial, 0.0)
+    assert len(made.ended()) == 6
+
+
 def test_the_third_death_at_one_point_is_a_failure_of_the_point(tmp_path: Path) -> None:
     for _ in range(3):
         killed_in_trial(tmp_path / "s.db", 2)

@@ -130,6 +130,9 @@ def tune(
     except KeyboardInterrupt:
         note(f"interrupted; what has ended is kept in {study}, the same command goes on")
         raise typer.Exit(INTERRUPTED) from None
+    missing = trials - len(made.ended())
+    if missing > 0:
+        note(f"{missing} of {trials} trials are under way in other processes; what follows is without them")
     given = [*(["--config", str(config)] if config else []), *(f"--set={one}" for one in sets or [])]
     conclude(made, objective, confirm, judge, report, as_json, given)
 

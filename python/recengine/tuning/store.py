@@ -317,6 +317,15 @@ class StudyFile:
                 "UPDATE trial SET seen = ? WHERE study = ? AND number = ?", (time.time(), study, number)
             )
 
+    def elsewhere(self, study: str) -> int:
+        """How many trials run that another process asked for."""
+        with self._transaction() as db:
+            query = (
+                "SELECT COUNT(*) FROM trial JOIN asker USING (study, number) "
+                "WHERE study = ? AND state = 'running' AND NOT (machine = ? AND process = ?)"
+            )
+            return int(db.execute(query, (study, platform.node(), os.getpid())).fetchone()[0])
+
     def lose(self, study: str, number: int) -> None:
         """Mark a running trial as lost; at the third death at one point, as failed."""
         with self._transaction() as db:

@@ -255,8 +255,8 @@ class Study:
         workers: int = 1,
         finished: Callable[[Trial], None] | None = None,
     ) -> None:
-        """Ask, measure and tell until ``trials`` are done, stopped or failed; goes on where an earlier run
-        ended.
+        """Ask, measure and tell until ``trials`` are done, stopped or failed, or under way in other
+        processes; goes on where an earlier run ended.
 
         objective: value(s) of (point, seed). One that is Watched reports while it runs, and its hopeless
         trials are stopped. executor: any concurrent.futures executor (the objective is sent to it); without
@@ -273,7 +273,7 @@ class Study:
                 self.run(objective, trials, executor=pool, workers=workers, finished=finished)
             return
         if executor is None:
-            while len(self.ended()) < trials:
+            while self._left(trials) > 0:
                 trial = self.ask()
                 point = dict(trial.parameters)
                 report = self._reporter(trial)
@@ -307,7 +307,7 @@ class Study:
     ) -> None:
         """under_way: kept up to date with the numbers of the trials that were asked and not told."""
         running: dict[Future[Any], Trial] = {}
-        while (left := trials - len(self.ended())) > 0 or running:
+        while (left := self._left(trials)) > 0 or running:
             room = min(workers, left) - len(running)
             if room > 0:
                 asked = self.ask_many(room)
@@ -323,6 +323,11 @@ class Study:
                 trial = running.pop(future)
                 self._settle(trial, future.result, finished)
                 under_way.remove(trial.number)
+
+    def _left(self, trials: int) -> int:
+        """How many of ``trials`` have not ended and are not under way in another process."""
+        self.file.give_up(self.name)
+        return trials - len(self.ended()) - self.file.elsewhere(self.name)
 
     def _reporter(self, trial: Trial) -> Reporter:
         return Reporter(self.file.path, self.name, trial.number)
