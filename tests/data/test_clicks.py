@@ -194,6 +194,42 @@ def test_a_split_by_time_keeps_the_future_out_of_training():
     assert made.validation.times.max() < made.test.times.min()
 
 
+@pytest.mark.parametrize("text", [False, True])
+def test_times_have_one_unit_over_all_batches(text, monkeypatch):
+    """Fractions of a second in one batch alone must not make its times a million times the others."""
+    monkeypatch.setattr("recengine.data.clicks.log.ClickLog.batches", _small(ClickLog.batches))
+    whole = np.datetime64("2024-01-01", "us") + np.arange(200) * np.timedelta64(1, "s")
+    whole[3] += np.timedelta64(500, "ms")
+    times = pl.Series(whole)
+    given = times.dt.to_string("%Y-%m-%dT%H:%M:%S%.f") if text else times
+    made = prepare(ClickLog.from_frame(log(200).with_columns(time=given)), ClickDataConfig(time="time"))
+    assert made.train.times.tolist() == times[:160].to_physical().to_list()
+    assert made.validation.times.tolist() == times[160:180].to_physical().to_list()
+    assert made.test.times.tolist() == times[180:].to_physical().to_list()
+
+
+def test_times_of_two_kinds_are_refused(tmp_path: Path):
+    frame = log()
+    frame[:100].write_parquet(tmp_path / "train.parquet")
+    dates = pl.lit("2024-01-01").alias("time")
+    frame[100:].with_columns(dates).write_parquet(tmp_path / "test.parquet")
+    with pytest.raises(DataError, match="some times are whole numbers, others dates"):
+        prepare(ClickLog.open(tmp_path), ClickDataConfig(time="time"))
+
+
+def test_times_that_hardly_differ_are_told():
+    config = ClickDataConfig(time="time")
+    with pytest.raises(DataError, match=r"(?s)column 'time': no time is early enough.*100% of the rows"):
+        prepare(ClickLog.from_frame(log().with_columns(time=pl.lit(7))), config)
+    halves = log().with_columns(time=pl.int_range(200) // 100)
+    made = prepare(ClickLog.from_frame(halves), config)
+    assert made.validation is None
+    (told,) = (one for one in audit_clicks(made) if one.check == "no_validation")
+    assert "100 rows train, 100 test" in told.message
+    wanted_none = prepare(ClickLog.from_frame(halves), config, ClickSplitConfig(validation_share=0))
+    assert all(one.check != "no_validation" for one in audit_clicks(wanted_none))
+
+
 def test_the_vocabulary_is_learned_from_training_rows_alone():
     frame = pl.DataFrame(
         {"a": ["x", "y", "z"] * 2, "label": [0, 1] * 3, "part": ["train", "train", "test"] * 2}

@@ -109,6 +109,14 @@ def whole_times(column: pl.Series, place: Place, form: str | None = None) -> NDA
     """int64 times: whole numbers as they are, dates and date-times as seconds since 1970 (microseconds
     where fractions of a second occur), ISO 8601 text likewise, or text of the given form (strftime's signs).
     Raises DataError for anything else."""
+    times, dated = micro_times(column, place, form)
+    return times // 1_000_000 if dated and not bool((times % 1_000_000).any()) else times
+
+
+def micro_times(column: pl.Series, place: Place, form: str | None = None) -> tuple[NDArray[np.int64], bool]:
+    """int64 times in a unit that does not depend on the rows, for columns that are read in batches: whole
+    numbers as they are, dates, date-times and text of them as microseconds since 1970; and whether they are
+    dates. Raises DataError for anything else."""
     import polars as pl
 
     _no_nulls(column, place, "a time")
@@ -117,8 +125,7 @@ def whole_times(column: pl.Series, place: Place, form: str | None = None) -> NDA
     if column.dtype == pl.Date:
         column = column.cast(pl.Datetime("us"))
     if isinstance(column.dtype, pl.Datetime):
-        micro = column.dt.timestamp("us").to_numpy()
-        return micro if bool((micro % 1_000_000).any()) else micro // 1_000_000
+        return column.dt.timestamp("us").to_numpy(), True
     if column.dtype.is_float():
         column = _whole(column, place, "a time")
     if not column.dtype.is_integer():
@@ -130,7 +137,7 @@ def whole_times(column: pl.Series, place: Place, form: str | None = None) -> NDA
             fix="convert it, or name another column",
         )
     _fits(column, place, "a time")
-    return column.cast(pl.Int64).to_numpy()
+    return column.cast(pl.Int64).to_numpy(), False
 
 
 def finite_weights(column: pl.Series, place: Place) -> NDArray[np.float32]:

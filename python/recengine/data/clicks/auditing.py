@@ -9,9 +9,9 @@ from recengine.data.findings import Finding
 
 
 def audit_clicks(split: ClickSplit) -> list[Finding]:
-    """What is worth knowing of a click split: one label only, rare clicks, many unknown or constant values,
-    rows that training and test share."""
-    found = []
+    """What is worth knowing of a click split: no validation rows though some were wanted, one label only,
+    rare clicks, many unknown or constant values."""
+    found = _without_validation(split)
     for name, table in split.tables().items():
         rate = float(table.labels.mean())
         if rate in (0.0, 1.0):
@@ -33,3 +33,13 @@ def audit_clicks(split: ClickSplit) -> list[Finding]:
             message = f"{share:.0%} of the test values of '{name}' are unknown to training"
             found.append(Finding("unknown_values", "warn", message, {"share": share}))
     return found
+
+
+def _without_validation(split: ClickSplit) -> list[Finding]:
+    told = split.description
+    drawn = told.get("strategy") in ("random", "time") and told["settings"]["validation_share"] > 0
+    if split.validation is not None or not drawn:
+        return []
+    why = "rows of one time stay in one part" if told["strategy"] == "time" else "the rows are too few"
+    rows = f"{len(split.train):,} rows train, {len(split.test):,} test"
+    return [Finding("no_validation", "warn", f"no row is left for validation ({rows}): {why}")]

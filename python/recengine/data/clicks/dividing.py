@@ -39,15 +39,25 @@ def divided(log: ClickLog, config: ClickSplitConfig) -> tuple[NDArray[np.float32
     wanted = [column for column in (about.label, about.time, about.part) if column]
     labels: list[Any] = []
     times: list[Any] = []
+    kinds: set[bool] = set()
     given: list[Any] = []
     for frame in log.batches(wanted):
         labels.append(labels_of(frame, about))
         if about.time:
-            times.append(whole(frame, about.time))
+            found, dated = times_of(frame, about.time)
+            times.append(found)
+            kinds.add(dated)
         if PART in frame.columns:
             given.append(frame[PART].to_numpy())
         elif about.part:
             given.append(_named_parts(frame, about.part))
+    if len(kinds) > 1:
+        raise DataError(
+            "some times are whole numbers, others dates",
+            where=f"time column '{about.time}'",
+            expected="one kind throughout: their units differ",
+            fix="convert the column",
+        )
     every = np.concatenate(labels) if labels else np.zeros(0, np.float32)
     strategy = config.strategy
     if strategy == "auto":
@@ -66,7 +76,7 @@ def divided(log: ClickLog, config: ClickSplitConfig) -> tuple[NDArray[np.float32
             raise DataError(
                 "a split by time needs a time column", where="split.strategy", fix="set data.time"
             )
-        parts = _by_time(np.concatenate(times), config)
+        parts = _by_time(np.concatenate(times), config, about.time)
     else:
         parts = _by_chance(every.size, config)
     for name, number in (("train", TRAIN), ("test", TEST)):
@@ -75,11 +85,11 @@ def divided(log: ClickLog, config: ClickSplitConfig) -> tuple[NDArray[np.float32
     return every, parts, {"strategy": strategy, "settings": config.model_dump(mode="json")}
 
 
-def whole(frame: pl.DataFrame, column: str) -> NDArray[np.int64]:
-    """Times: whole numbers or dates."""
-    from recengine.data.frames import Place, whole_times
+def times_of(frame: pl.DataFrame, column: str) -> tuple[NDArray[np.int64], bool]:
+    """Times, whole numbers as they are or dates in microseconds whatever the batch, and whether dates."""
+    from recengine.data.frames import Place, micro_times
 
-    return whole_times(frame[column], Place("log", column))
+    return micro_times(frame[column], Place("log", column))
 
 
 def labels_of(frame: pl.DataFrame, config: ClickDataConfig) -> NDArray[np.float32]:
@@ -134,12 +144,22 @@ def _by_chance(n: int, config: ClickSplitConfig) -> Parts:
     return _of_ranks(rank, n, config)
 
 
-def _by_time(times: NDArray[np.int64], config: ClickSplitConfig) -> Parts:
+def _by_time(times: NDArray[np.int64], config: ClickSplitConfig, column: str) -> Parts:
     """The latest rows are the test; rows of one time stay in one part (the later one)."""
     _shares(config)
     ordered = np.sort(times)
-    first = np.searchsorted(ordered, times, side="right") - 1
-    return _of_ranks(first, times.size, config)
+    last = np.searchsorted(ordered, times, side="right") - 1
+    parts = _of_ranks(last, times.size, config)
+    if times.size and not (parts == TRAIN).any():
+        share = np.searchsorted(ordered, ordered[0], side="right") / times.size
+        raise DataError(
+            "no time is early enough to learn from: rows of one time stay in one part",
+            where=f"time column '{column}'",
+            found=f"{share:.0%} of the rows have the earliest time",
+            expected=f"at most {1 - config.validation_share - config.test_share:.0%}",
+            fix="name a column with finer times, or set split.strategy to random",
+        )
+    return parts
 
 
 def _of_ranks(rank: NDArray[np.int64], n: int, config: ClickSplitConfig) -> Parts:

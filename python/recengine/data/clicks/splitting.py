@@ -20,7 +20,7 @@ from recengine.data.clicks.dividing import (
     Parts,
     divided,
     labels_of,
-    whole,
+    times_of,
 )
 from recengine.data.clicks.encoder import FeatureEncoder, Seen
 from recengine.data.clicks.log import ClickLog
@@ -180,7 +180,7 @@ def _table(frame: pl.DataFrame, encoder: FeatureEncoder, training: bool, seen: S
         encoder.encode(frame, seen),
         labels,
         text_hash(as_text(frame[about.group], f"column '{about.group}'")) if about.group else None,
-        whole(frame, about.time) if about.time else None,
+        times_of(frame, about.time)[0] if about.time else None,
         weights,
         _positive(frame, about.propensity, "a propensity") if about.propensity else None,
     )

@@ -53,7 +53,8 @@ class ClickArrays:
 @dataclass(frozen=True, repr=False)
 class ClickTable:
     """n rows. columns: by feature. labels: float32 [n], 0 or 1. groups: int64 [n], a hash of whose row it is.
-    times: int64 [n]. weights: float32 [n], in the training loss. propensities: float32 [n]."""
+    times: int64 [n], dates in microseconds since 1970. weights: float32 [n], in the training loss.
+    propensities: float32 [n]."""
 
     columns: dict[str, Column]
     labels: NDArray[np.float32]
