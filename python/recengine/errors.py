@@ -78,3 +78,7 @@ class CheckpointError(RecengineError):
 
 class PluginWarning(UserWarning):
     """A plugin was skipped; the engine goes on without it."""
+
+
+class DataWarning(UserWarning):
+    """Data that can be used, though hardly as it is meant."""

@@ -14,7 +14,7 @@ import pytest
 import typer
 
 from recengine.cli.failures import explained
-from recengine.errors import DataError, LeakageError, PluginError, PluginWarning, RecengineError
+from recengine.errors import DataError, DataWarning, LeakageError, PluginError, PluginWarning, RecengineError
 
 
 def _exit_code(error: BaseException, *, as_json: bool = False) -> int:
@@ -72,10 +72,11 @@ def test_a_closed_pipe_is_left_to_the_caller() -> None:
         raise BrokenPipeError(errno.EPIPE, "Broken pipe")
 
 
-def test_plugin_warnings_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("category", [PluginWarning, DataWarning])
+def test_own_warnings_are_one_line(capsys: pytest.CaptureFixture[str], category: type[Warning]) -> None:
     with warnings.catch_warnings(), explained(as_json=False):
         warnings.simplefilter("always")
-        warnings.warn("plugin 'x' was skipped: why", PluginWarning, stacklevel=1)
+        warnings.warn("plugin 'x' was skipped: why", category, stacklevel=1)
     assert capsys.readouterr().err == "warning: plugin 'x' was skipped: why\n"
 
 

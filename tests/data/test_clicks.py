@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import warnings
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +25,7 @@ from recengine.data.clicks import (
     prepare,
     serving_rows,
 )
-from recengine.errors import ConfigError, DataError
+from recengine.errors import CheckpointError, ConfigError, DataError, DataWarning
 
 KINDS = {
     "user": FeatureSpec(group="person"),
@@ -102,11 +104,92 @@ def test_min_count_sends_rare_values_to_the_unknown_row():
     assert made.encode(frame)["a"].tolist() == [2, 2, 1]
 
 
-def test_whole_floats_integers_and_text_are_one_value():
+@pytest.mark.parametrize("known", [[3, 4], [3.0, 4.0], ["3", "4"], ["3.0", "4.0"]])
+def test_whole_floats_integers_and_text_are_one_value(known):
+    config = ClickDataConfig(label="click", features={"a": FeatureSpec(), "b": FeatureSpec(kind="multi")})
+    made = FeatureEncoder.fit(config, [pl.DataFrame({"a": known, "b": [known, known]})])
+    assert made.vocabularies == {"a": ["3", "4"], "b": ["3", "4"]}
+    for value in (3.0, "3", "3.0", "3.00", 3, Decimal("3.0")):
+        columns = made.encode(pl.DataFrame({"a": [value], "b": [[value, None]]}))
+        assert columns["a"].tolist() == columns["b"].values.tolist() == [2]
+    assert made.encode(pl.DataFrame({"a": ["3"], "b": ["4.0|3.0"]}))["b"].values.tolist() == [3, 2]
+    for value in ("03", "03.0", "3.1", "3.", "x3.0"):
+        assert made.encode(pl.DataFrame({"a": [value], "b": [[value]]}))["a"].tolist() == [1]
+
+
+def test_truth_is_one_value_however_it_is_written():
+    config = ClickDataConfig(label="click", features={"a": FeatureSpec(), "b": FeatureSpec(kind="multi")})
+    made = FeatureEncoder.fit(config, [pl.DataFrame({"a": [True, False], "b": [[True, False]] * 2})])
+    for pair in ([True, False], [1, 0], [1.0, 0.0], ["true", "false"], ["True", "False"]):
+        columns = made.encode(pl.DataFrame({"a": pair, "b": [pair, []]}))
+        assert columns["a"].tolist() == columns["b"].values[:2].tolist() == [3, 2]
+
+
+def test_a_number_that_is_none_is_missing():
+    config = ClickDataConfig(label="click", features={"a": FeatureSpec(), "b": FeatureSpec(kind="multi")})
+    holes = pl.DataFrame({"a": [3.0, np.nan, None], "b": [[3.0, np.nan], [np.nan], None]})
+    made = FeatureEncoder.fit(config, [holes])
+    assert made.vocabularies == {"a": ["3"], "b": ["3"]}
+    columns = made.encode(holes)
+    assert columns["a"].tolist() == columns["b"].values.tolist() == [2, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        (1.5, "fraction"),
+        (Decimal("1.5"), "fraction"),
+        (float("inf"), "too large"),
+        (1e20, "too large"),
+        ([1], "several values|lists or structures"),
+        ({"x": 1}, "several values|lists or structures"),
+    ],
+)
+def test_what_is_no_category_is_told_with_its_row(value, says):
     config = ClickDataConfig(label="click", features={"a": FeatureSpec()})
-    made = FeatureEncoder.fit(config, [pl.DataFrame({"a": [3, 4]})])
-    for column in ([3.0], ["3"], [3]):
-        assert made.encode(pl.DataFrame({"a": column}))["a"].tolist() == [2]
+    many = ClickDataConfig(label="click", features={"a": FeatureSpec(kind="multi")})
+    none = None if isinstance(value, list | dict) else type(value)(2)
+    with pytest.raises(DataError, match=says) as one:
+        FeatureEncoder.fit(config, [pl.DataFrame({"a": [none, value]})])
+    lists = pl.Series("a", [[none, none], [none, value]], strict=False)
+    if isinstance(value, Decimal):  # polars guesses no places for lists of them
+        lists = pl.Series("a", [[2.0, 2.0], [2.0, 1.5]]).cast(pl.List(pl.Decimal(10, 2)))
+    with pytest.raises(DataError, match=says) as several:
+        FeatureEncoder.fit(many, [lists.to_frame()])
+    if none is not None:
+        assert one.value.where == several.value.where == "column 'a', row 1"
+
+
+def test_features_that_training_hardly_knew_are_told():
+    config = ClickDataConfig(
+        label="click", features={"a": FeatureSpec(), "b": FeatureSpec(kind="multi"), "c": FeatureSpec()}
+    )
+    ids = [str(number) for number in range(40)]
+    made = FeatureEncoder.fit(config, [pl.DataFrame({"a": ids, "b": [[i] for i in ids], "c": ids})])
+    odd = [f"id{number}" for number in range(40)]
+    strange = pl.DataFrame({"a": odd, "b": [[i, i] for i in odd], "c": ids[:5] + odd[:35]})
+    with pytest.warns(DataWarning, match="hardly a value of a, b is known"):
+        serving_rows(made, strange)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        serving_rows(made, strange[:9])
+        serving_rows(made, strange.with_columns(a=pl.lit(None, pl.String), b=pl.lit("3")))
+
+
+def test_an_encoder_of_format_1_reads_its_values_in_the_form_of_today():
+    told = {
+        "format": 1,
+        "config": {"label": "click", "features": {"a": {}, "b": {"kind": "multi"}}},
+        "vocabularies": {"a": ["false", "true"], "b": ["1", "1.0", "2.0"]},
+        "numbers": {},
+    }
+    made = FeatureEncoder.from_description(told)
+    columns = made.encode(pl.DataFrame({"a": [True, False], "b": [[1, 2], ["1.0"]]}, strict=False))
+    assert columns["a"].tolist() == [3, 2]
+    assert columns["b"].values.tolist() == [2, 4, 2]
+    told["config"]["features"]["a"] = {"encoding": "hash", "buckets": 9}
+    with pytest.raises(CheckpointError, match="older form"):
+        FeatureEncoder.from_description(told)
 
 
 def test_the_encoder_survives_json():
@@ -176,6 +259,22 @@ def test_kinds_are_guessed_from_the_columns():
         "item": "categorical",
         "price": "numeric",
     }
+
+
+def test_decimals_with_places_are_guessed_numbers():
+    frame = log().with_columns(
+        price=pl.col("price").cast(pl.Decimal(10, 2)), item=pl.col("item").cast(pl.Decimal(10, 0))
+    )
+    features = ClickLog.from_frame(frame).with_config(ClickDataConfig()).config.features
+    assert (features["price"].kind, features["item"].kind) == ("numeric", "categorical")
+
+
+def test_truth_names_no_part():
+    frame = log().with_columns(part=pl.col("label") > 0)
+    config = ClickDataConfig(part="part")
+    for given in (frame, frame.with_columns(pl.col("part").cast(pl.String))):
+        with pytest.raises(DataError, match="a part is not known"):
+            prepare(ClickLog.from_frame(given), config)
 
 
 def test_a_random_split_is_exact_seeded_and_whole():

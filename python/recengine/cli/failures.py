@@ -15,7 +15,7 @@ from typing import Any
 
 import typer
 
-from recengine.errors import PluginError, PluginWarning, RecengineError
+from recengine.errors import DataWarning, PluginError, PluginWarning, RecengineError
 
 INTERRUPTED = 130  # 128 + SIGINT, what shells expect
 
@@ -113,11 +113,11 @@ def _stop(error: RecengineError, code: int, as_json: bool) -> typer.Exit:
 
 @contextmanager
 def _plain_warnings() -> Iterator[None]:
-    """Plugin warnings as one line on stderr; all other warnings as they were."""
+    """The engine's own warnings as one line on stderr; all other warnings as they were."""
     standard = warnings.showwarning
 
     def show(message: Any, category: type[Warning], *rest: Any, **more: Any) -> None:
-        if issubclass(category, PluginWarning):
+        if issubclass(category, PluginWarning | DataWarning):
             sys.stderr.write(f"warning: {message}\n")
         else:
             standard(message, category, *rest, **more)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import polars as pl
 
 MISSING, UNKNOWN, FIRST = 0, 1, 2  # rows of every table
+_SAME = {"": None, "true": "1", "True": "1", "TRUE": "1", "false": "0", "False": "0", "FALSE": "0"}
 _SAMPLED = 1 << 20  # values that quantile bins are made of
 
 
@@ -30,25 +31,13 @@ class Ragged:
         return int(self.offsets.shape[0]) - 1
 
 
-def as_text(column: pl.Series, where: str) -> pl.Series:
-    """Values as text, one form a value: whole numbers without a point, '' as missing. Raises DataError for
-    what is no category."""
+def as_text(column: pl.Series, where: str, rows: NDArray[np.int64] | None = None) -> pl.Series:
+    """Values as text, one form a value: 3, 3.0 and "3" (or "3.0") are "3", True and "true" are "1"; NaN and
+    '' are missing. rows: which row each value is of, where a row has several. Raises DataError for what is no
+    category: fractions, infinity, numbers of 2^63 and more in a float, structures."""
     import polars as pl
 
-    if column.dtype == pl.Null:
-        return column.cast(pl.String)
-    if column.dtype.is_float():
-        wrong = column.is_not_null() & ~(column == column.floor()).fill_null(False)
-        if wrong.any():
-            raise DataError(
-                "a category is a fraction",
-                where=f"{where}, row {wrong.arg_max()}",
-                found=column[int(wrong.arg_max() or 0)],
-                expected="whole numbers or text",
-                fix="declare the feature numeric",
-            )
-        column = column.cast(pl.Int64)
-    if isinstance(column.dtype, pl.List | pl.Array | pl.Struct) or column.dtype == pl.Object:
+    if column.dtype.is_nested() or column.dtype == pl.Object:
         raise DataError(
             "the column holds several values a row",
             where=where,
@@ -56,25 +45,65 @@ def as_text(column: pl.Series, where: str) -> pl.Series:
             expected="one value a row",
             fix="declare the feature multi or sequence",
         )
+    if column.dtype.is_float():
+        column = column.fill_nan(None)
+        wrong = (column != column.floor()) | (column.abs() >= 2.0**63)
+        _no_category(column, wrong, where, rows)
+        return column.cast(pl.Int64).cast(pl.String)
+    if column.dtype.is_integer() or column.dtype == pl.Boolean:
+        return column.cast(pl.Int8 if column.dtype == pl.Boolean else column.dtype).cast(pl.String)
     text = column.cast(pl.String)
-    return text.set(text == "", None) if (text == "").any() else text
+    if text.str.contains(r"\.0+$").any():
+        text = text.str.replace(r"^(-?[1-9][0-9]*|0)\.0+$", "${1}")
+    if column.dtype.is_decimal():
+        _no_category(column, text.str.contains(".", literal=True), where, rows)
+    return text.replace(_SAME)
+
+
+def _no_category(column: pl.Series, wrong: pl.Series, where: str, rows: NDArray[np.int64] | None) -> None:
+    """Raises DataError for the first number that is ``wrong``, if there is one."""
+    if not wrong.any():
+        return
+    at = int(wrong.arg_max() or 0)
+    fraction = abs(column[at]) < 2.0**63
+    only_number = fraction and rows is None
+    raise DataError(
+        "a category is a fraction" if fraction else "a category is too large for a whole number",
+        where=f"{where}, row {at if rows is None else rows[at]}",
+        found=column[at],
+        expected="whole numbers or text",
+        fix="declare the feature numeric" if only_number else "mend the value, or write the values as text",
+    )
 
 
 def as_lists(column: pl.Series, spec: FeatureSpec, where: str) -> tuple[pl.Series, NDArray[np.int64]]:
-    """Values of all rows one after another as text, and how many each row has. Empty values are left out; of
-    a sequence the latest ``max_length`` are kept. Raises DataError for structures and fractions."""
+    """Values of all rows one after another as text (``as_text``), and how many each row has. Missing values
+    are left out; of a sequence the latest ``max_length`` are kept. Raises DataError for structures and
+    fractions."""
     import polars as pl
 
     if isinstance(column.dtype, pl.Array):
         column = column.arr.to_list()
     if not isinstance(column.dtype, pl.List):  # text with a separator, or one value of any kind
         column = as_text(column, where).str.split(spec.separator)
-    column = column.list.eval(pl.element().cast(pl.String).filter(pl.element().cast(pl.String) != ""))
+    inner: Any = column.dtype
+    if inner.inner.is_nested():
+        raise DataError(
+            "a list holds lists or structures",
+            where=where,
+            found=str(column.dtype),
+            expected="lists of whole numbers or of text",
+        )
+    sizes = column.list.len().fill_null(0).to_numpy().astype(np.int64)
+    rows = np.repeat(np.arange(len(column)), sizes)
+    values = as_text(column.filter(pl.Series(sizes > 0)).explode(), where, rows)
+    there = values.is_not_null()
+    values, rows = values.filter(there), rows[there.to_numpy()]
+    counts = np.bincount(rows, minlength=len(column))
     if spec.kind == "sequence":
-        column = column.list.tail(spec.max_length)
-    counts = column.list.len().fill_null(0).to_numpy().astype(np.int64)
-    values = column.filter(pl.Series(counts > 0)).explode()
-    return values.cast(pl.String), counts
+        latest = np.cumsum(counts)[rows] - np.arange(rows.size) <= spec.max_length
+        values, counts = values.filter(pl.Series(latest)), np.minimum(counts, spec.max_length)
+    return values, counts
 
 
 def as_numbers(column: pl.Series, where: str) -> NDArray[np.float64]:

@@ -114,7 +114,10 @@ def labels_of(frame: pl.DataFrame, config: ClickDataConfig) -> NDArray[np.float3
 
 
 def _named_parts(frame: pl.DataFrame, column: str) -> Parts:
-    text = as_text(frame[column], f"column '{column}'")
+    import polars as pl
+
+    given = frame[column]  # true and false are no names of parts, though 1 and 0 are
+    text = as_text(given, f"column '{column}'") if given.dtype.is_numeric() else given.cast(pl.String)
     known = {**PARTS, "0": TRAIN, "1": VALIDATION, "2": TEST}
     named = [known.get(value, -1) if value is not None else -1 for value in text.to_list()]
     parts = np.asarray(named, np.int8)

@@ -30,7 +30,8 @@ from recengine.errors import CheckpointError
 if TYPE_CHECKING:
     import polars as pl
 
-FORMAT = 1
+FORMAT = 2  # 1: values were written as they came, "1.0" and "true" too
+_FEW = 20  # values of which nothing is concluded
 Column = NDArray[Any] | Ragged
 
 
@@ -163,13 +164,44 @@ class FeatureEncoder:
     @classmethod
     def from_description(cls, told: Mapping[str, Any]) -> FeatureEncoder:
         """The encoder that ``describe`` told. Raises CheckpointError for another format or missing parts."""
-        if told.get("format") != FORMAT:
+        if told.get("format") not in (1, FORMAT):
             raise CheckpointError("the encoder has another format", found=told.get("format"), expected=FORMAT)
         try:
             numbers = {name: Numbers(**values) for name, values in told["numbers"].items()}
-            return cls(ClickDataConfig.parse(told["config"]), dict(told["vocabularies"]), numbers)
+            config = ClickDataConfig.parse(told["config"])
+            vocabularies = dict(told["vocabularies"])
+            if told["format"] == 1:
+                vocabularies = _rewritten(config, vocabularies)
+            return cls(config, vocabularies, numbers)
         except (KeyError, TypeError) as broken:
             raise CheckpointError("the encoder is damaged", found=str(broken)) from broken
+
+
+def hardly_known(column: Column) -> bool:
+    """Whether more than nine values of ten (of 20 or more) were unknown to training."""
+    values = column.values if isinstance(column, Ragged) else column
+    if values.dtype.kind != "i":
+        return False
+    present = int(np.count_nonzero(values != MISSING))
+    return present >= _FEW and int(np.count_nonzero(values == UNKNOWN)) > 0.9 * present
+
+
+def _rewritten(config: ClickDataConfig, vocabularies: Mapping[str, list[str]]) -> dict[str, list[str]]:
+    """Vocabularies of format 1, every value in the form of today at its own row. Where two have become one,
+    the second keeps its old form, which nothing is read as any more."""
+    import polars as pl
+
+    hashed_features = [name for name, spec in config.features.items() if spec.encoding == "hash"]
+    if hashed_features:
+        raise CheckpointError(
+            "the encoder hashed values in an older form", where=", ".join(hashed_features), fix="fit it again"
+        )
+    made = {}
+    for table, tokens in vocabularies.items():
+        new = as_text(pl.Series(tokens, dtype=pl.String), table)
+        again = ~new.is_first_distinct()
+        made[table] = [old if twice else one for old, one, twice in zip(tokens, new, again, strict=True)]
+    return made
 
 
 def _column(frame: pl.DataFrame, name: str, spec: FeatureSpec) -> tuple[pl.Series, str]:

@@ -175,8 +175,8 @@ def _how_to_name(where: str) -> str:
 
 
 def guessed(schema: dict[str, Any], config: ClickDataConfig) -> dict[str, FeatureSpec]:
-    """A spec for every column without another office: lists are multi-valued, floats numbers, the rest
-    categories."""
+    """A spec for every column without another office: lists are multi-valued, floats and decimals with
+    places numbers, the rest categories."""
     import polars as pl
 
     offices = {config.label, config.time, config.weight, config.propensity, config.part, *config.ignore, PART}
@@ -184,9 +184,9 @@ def guessed(schema: dict[str, Any], config: ClickDataConfig) -> dict[str, Featur
     for column, kind in schema.items():
         if column in offices:
             continue
-        if isinstance(kind, pl.List):
+        if isinstance(kind, pl.List | pl.Array):
             found[column] = FeatureSpec(kind="multi")
-        elif kind.is_float():
+        elif kind.is_float() or (kind.is_decimal() and kind.scale > 0):
             found[column] = FeatureSpec(kind="numeric")
         else:
             found[column] = FeatureSpec()

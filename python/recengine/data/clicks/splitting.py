@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,12 +23,12 @@ from recengine.data.clicks.dividing import (
     labels_of,
     times_of,
 )
-from recengine.data.clicks.encoder import FeatureEncoder, Seen
+from recengine.data.clicks.encoder import FeatureEncoder, Seen, hardly_known
 from recengine.data.clicks.log import ClickLog
 from recengine.data.clicks.schema import ClickDataConfig
 from recengine.data.clicks.table import ClickTable, TableWriter, together
 from recengine.data.ordering import tie_hash
-from recengine.errors import DataError
+from recengine.errors import DataError, DataWarning
 from recengine.files import write_json
 
 if TYPE_CHECKING:
@@ -127,10 +128,19 @@ def prepare(
 
 
 def serving_rows(encoder: FeatureEncoder, frame: Any) -> ClickTable:
-    """Rows to be scored: encoded as in training, without labels (all 0). Raises DataError where the table
-    does not have the features' columns, or has something else in them."""
+    """Rows to be scored: encoded as in training, without labels (all 0). Warns (DataWarning) of features
+    with hardly a value that training knew. Raises DataError where the table does not have the features'
+    columns, or has something else in them."""
     log = ClickLog.from_frame(frame)
     columns = encoder.encode(log.frames[0])
+    strange = [name for name, column in columns.items() if hardly_known(column)]
+    if strange:
+        warnings.warn(
+            f"hardly a value of {', '.join(strange)} is known from training: are they the same ids, written "
+            "the same way?",
+            DataWarning,
+            stacklevel=3,
+        )
     return ClickTable(columns, np.zeros(log.frames[0].height, np.float32))
 
 
