@@ -89,6 +89,31 @@ def test_an_inline_table_merges_and_an_empty_one_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        (
+            "s.toml",
+            '[data.features.user]\n[data.features."user.id"]\n[data.features.item]\nmin_count = 2\n[empty]\n',
+        ),
+        ("s.yaml", "data:\n  features: {user: {}, user.id: {}, item: {min_count: 2}}\nempty: {}\n"),
+    ],
+)
+def test_an_empty_entry_of_a_setting_and_a_name_with_a_dot_are_kept(
+    tmp_path: Path, name: str, text: str
+) -> None:
+    file = tmp_path / name
+    file.write_text(text)
+    layers = layer({}, file, ["data.features.item={}", "data.features.age={}"])
+    features = {"user": {}, "user.id": {}, "item": {"min_count": 2}, "age": {}}
+    assert layers.values == {"data": {"features": features}}
+    assert layers.where("data.features.user.id").startswith(str(file))
+    assert layers.where("data.features.age") == "--set data.features.age={}"
+    again = tmp_path / "again.toml"
+    again.write_text(to_toml(layers.values))
+    assert layer({}, again).values == layers.values
+
+
+@pytest.mark.parametrize(
     ("name", "text", "line"),
     [
         ("s.toml", "seed = 1\n\n[model]\n# why not\nhidden_dm = 3\n", 5),

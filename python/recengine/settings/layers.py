@@ -11,10 +11,11 @@ from typing import Any, TypeVar
 
 from recengine.config import Config, did_you_mean
 from recengine.errors import ConfigError
-from recengine.settings.tree import flatten, put
+from recengine.settings.tree import leaves, put
 from recengine.settings.write import NULL
 
 ConfigT = TypeVar("ConfigT", bound=Config)
+_ENTRY = 3  # names of an entry of a setting: section, setting, entry
 
 
 @dataclass(frozen=True)
@@ -58,11 +59,12 @@ def layer(defaults: Mapping[str, Any], file: Path | str | None = None, sets: Seq
     if file is not None:
         path = Path(file)
         tree, lines = read_file(path)
-        for key, value in flatten(tree).items():
-            _overlay(settings, key, value, Origin(str(path), _line_of(key, lines)))
+        for names, value in leaves(tree):
+            _overlay(settings, names, value, Origin(str(path), _line_of(".".join(names), lines)))
     for text in sets:
-        for key, value in flatten(dict([parse_set(text)])).items():
-            _overlay(settings, key, value, Origin(f"--set {text}"))
+        key, value = parse_set(text)
+        for names, below in leaves({key: value}):
+            _overlay(settings, (*key.split("."), *names[1:]), below, Origin(f"--set {text}"))
     return settings
 
 
@@ -71,14 +73,22 @@ def layer_over(cls: type[ConfigT], file: Path | str | None = None, sets: Sequenc
     return layer({}, file, sets).parse(cls)
 
 
-def _overlay(settings: Layered, key: str, value: Any, origin: Origin) -> None:
-    if value == {}:
-        return  # an empty table sets nothing
-    put(settings.values, key.split("."), None if value == NULL else value)
+def _overlay(settings: Layered, names: Sequence[str], value: Any, origin: Origin) -> None:
+    if value == {} and (len(names) < _ENTRY or _holds(settings.values, names)):
+        return  # an empty section sets nothing; an empty entry of a setting (a feature) is an entry
+    put(settings.values, names, None if value == NULL else value)
+    key = ".".join(names)
     stale = [known for known in settings.given if known.startswith(key + ".") or key.startswith(known + ".")]
     for known in stale:
         del settings.given[known]
     settings.given[key] = origin
+
+
+def _holds(tree: Any, names: Sequence[str]) -> bool:
+    """Whether a table stands at the place that the names lead to."""
+    for name in names:
+        tree = tree.get(name) if isinstance(tree, Mapping) else None
+    return isinstance(tree, Mapping)
 
 
 def _line_of(key: str, lines: Mapping[str, int]) -> int | None:

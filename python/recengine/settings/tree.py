@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,16 +11,18 @@ from pydantic import BaseModel
 from recengine.config import search_of
 
 
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Dotted keys to values; an empty table stays as itself, so that ``unflatten`` gives the tree back."""
-    flat: dict[str, Any] = {}
+def leaves(tree: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """The path (names from the top) and the value of everything that is no table, and of empty tables."""
     for name, value in tree.items():
-        key = f"{prefix}{name}"
         if isinstance(value, Mapping) and value:
-            flat.update(flatten(value, key + "."))
+            yield from (((name, *path), below) for path, below in leaves(value))
         else:
-            flat[key] = value
-    return flat
+            yield (name,), value
+
+
+def flatten(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted keys to values; an empty table stays as itself, so that ``unflatten`` gives the tree back."""
+    return {".".join(path): value for path, value in leaves(tree)}
 
 
 def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
@@ -31,7 +33,7 @@ def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
     return tree
 
 
-def put(tree: dict[str, Any], path: list[str], value: Any) -> None:
+def put(tree: dict[str, Any], path: Sequence[str], value: Any) -> None:
     """Set the value at ``path``, making tables (and replacing plain values) on the way."""
     for name in path[:-1]:
         below = tree.get(name)
