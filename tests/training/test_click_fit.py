@@ -127,6 +127,37 @@ def test_an_unknown_monitor_and_an_unknown_section_are_told() -> None:
         recengine.fit("lr", planted_clicks(300), settings={"dta": {"label": "x"}})
 
 
+def test_a_validation_part_without_clicks_is_told_before_training() -> None:
+    log = planted_clicks(600)
+    kinds = np.repeat(["train", "validation", "test"], [400, 100, 100])
+    frame = log.frames[0].with_columns(
+        part=pl.Series(kinds), label=pl.col("label") * pl.Series(kinds != "validation")
+    )
+    split = prepare(ClickLog.from_frame(frame, log.config), ClickDataConfig(part="part"))
+    steps: list[object] = []
+    training = {**SHORT["training"], "monitor": "auc"}
+    with pytest.raises(ConfigError, match="validation part has no clicks in 100 rows") as told:
+        recengine.fit("lr", split, settings={"training": training}, progress=steps.append)
+    assert told.value.expected == "one of brier, ece, log_loss"
+    assert not steps
+    made = recengine.fit("lr", split, settings=SHORT)
+    assert made.config.training.monitor == "log_loss"
+    assert [one.message for one in made.findings if one.check == "monitor"] == [
+        "the validation part has no clicks in 100 rows: log_loss picks the best epoch in place of auc "
+        "(set training.monitor to choose)"
+    ]
+    losses = [entry["log_loss"] for entry in made.history]
+    assert isinstance(made, ClickRun)
+    assert made.evaluate("validation")["log_loss"] == pytest.approx(min(losses), rel=1e-6)
+
+
+def test_a_monitor_by_groups_needs_groups() -> None:
+    log = planted_clicks(300)
+    ungrouped = ClickLog.from_frame(log.frames[0], ClickDataConfig(features=log.config.features))
+    with pytest.raises(ConfigError, match="the log has no groups"):
+        recengine.fit("lr", ungrouped, settings={"training": {**SHORT["training"], "monitor": "gauc"}})
+
+
 def test_a_monitor_that_should_fall_picks_the_smallest() -> None:
     settings = {
         "training": {
