@@ -14,7 +14,7 @@ from recengine.data import Interactions, Split, SplitConfig, split
 from recengine.errors import UsageError
 from recengine.reports import report_of, write
 from recengine.reports.gather import example_position, named, readable
-from recengine.reports.pieces import flat
+from recengine.reports.pieces import curves_of, flat
 from recengine.training import Run, fit, load
 
 START = 1_483_228_800
@@ -73,6 +73,14 @@ def test_curves_of_a_trained_model(runs: dict[str, Run]) -> None:
     assert loss.x == (1.0, 2.0, 3.0)
     assert quality.y == tuple(entry["ndcg@10"] for entry in runs["SASRec"].history)
     assert quality.chosen == quality.x[int(np.argmax(quality.y))]
+
+
+def test_the_chosen_epoch_of_a_metric_that_should_fall_is_its_smallest() -> None:
+    losses = enumerate((0.6, 0.4, 0.5), start=1)
+    history = [{"epoch": epoch, "loss": value, "log_loss": value} for epoch, value in losses]
+    loss, watched = curves_of(history, "log_loss")
+    assert loss.chosen is None
+    assert watched.chosen == 2.0
 
 
 def test_lists_hold_titles_and_mark_what_came(runs: dict[str, Run], parts: Split) -> None:

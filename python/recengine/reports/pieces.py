@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from recengine.contracts.auditor import Finding
+from recengine.evaluation.clicks import LOWER_IS_BETTER
 from recengine.reports import words
 from recengine.reports.content import AuditEntry, Curve
 
@@ -44,7 +45,8 @@ def curves_of(history: Sequence[Mapping[str, Any]], monitor: str) -> tuple[Curve
         if len(points) < 2:
             continue
         x, y = zip(*points, strict=True)
-        chosen = x[int(np.argmax(y))] if key == monitor else None
+        best = np.argmin if key in LOWER_IS_BETTER else np.argmax
+        chosen = x[int(best(y))] if key == monitor else None
         curves.append(Curve(title, "epoch", words.metric_name(key), tuple(x), tuple(y), chosen))
     return tuple(curves)
 
