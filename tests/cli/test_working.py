@@ -266,6 +266,35 @@ def test_rerank_measures_both_stages_and_writes_a_page(cli: Any, tmp_path: Path)
     assert cli("rerank", tmp_path / "out" / "ranker", "fm").exit_code == 2
 
 
+def test_rerank_refuses_before_it_fits(cli: Any, tmp_path: Path) -> None:
+    recengine.fit("popularity", planted(events=8).split, directory=tmp_path / "first")
+    for words, problem in (
+        (("--task", "tset"), "found: tset"),
+        (("--top", 5, "-k", 6), "no longer than what was retrieved"),
+        (("--task", "validation"), "learns from the validation users"),
+        (("--context", "daytime"), "for example --context daytime=evening"),
+    ):
+        refused = cli("rerank", tmp_path / "first", "lr", *words, "--out", tmp_path / "out")
+        assert refused.exit_code == 2
+        assert problem in refused.stderr
+        assert "fitting" not in refused.stderr
+        assert not (tmp_path / "out").exists()
+
+
+def test_rerank_takes_ids_of_a_csv_file_as_text(cli: Any, tmp_path: Path) -> None:
+    """An id such as "003" is not the number 3."""
+    log = ["user,item,time", *(f"0{u},0{(u + step) % 9},{step}" for u in range(30) for step in range(6))]
+    (tmp_path / "log.csv").write_text("\n".join(log) + "\n")
+    (tmp_path / "users.csv").write_text("user,age\n" + "".join(f"0{u},{u}\n" for u in range(30)))
+    (tmp_path / "items.csv").write_text("item,kind\n" + "".join(f"0{i},k{i % 3}\n" for i in range(9)))
+    words = ("fit", "popularity", "--data", tmp_path / "log.csv", "--out", tmp_path / "first")
+    assert cli(*words).exit_code == 0
+    tables = ("--users", tmp_path / "users.csv", "--items", tmp_path / "items.csv", "--top", 9, "-k", 2)
+    told = cli("rerank", tmp_path / "first", "lr", *tables, "--out", tmp_path / "out", "--json")
+    assert told.exit_code == 0, told.stderr
+    assert json.loads(told.stdout)["shares"]["found"]["mean"] > 0
+
+
 def test_a_click_model_is_exported_and_checked(cli: Any, tmp_path: Path) -> None:
     table = tmp_path / "clicks.parquet"
     planted_clicks(300).frames[0].write_parquet(table)

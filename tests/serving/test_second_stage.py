@@ -166,6 +166,24 @@ def test_stages_take_their_own_kind_of_model(world: World, retriever: Run, stage
         measure_stages(stages, "training")
 
 
+def test_a_ranker_is_not_measured_on_what_it_learned_from(
+    world: World, retriever: Run, stages: SecondStage, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match="learns from the validation users"):
+        measure_stages(stages, "validation", k=9)
+    stages.ranker.save(tmp_path / "ranker")
+    again = SecondStage(retriever, recengine.load(tmp_path / "ranker"), stages.features, top=64)
+    with pytest.raises(UsageError, match="learns from the validation users"):
+        measure_stages(again, "validation", k=9)
+    task = world.split.validation
+    assert task is not None
+    pairs = stages.features.pairs(task.users, task.targets)
+    clicked = pairs.with_columns(label=pl.Series(world.group_of_item[task.targets] == 0).cast(pl.Int8))
+    log = recengine.data.clicks.ClickLog.from_frame(clicked)
+    elsewhere = recengine.fit("lr", log, settings={"training": {"epochs": 1, "device": "cpu"}})
+    assert measure_stages(SecondStage(retriever, elsewhere, stages.features), "validation", k=9).k == 9
+
+
 def test_people_who_are_new_are_told(stages: SecondStage) -> None:
     from recengine.contracts.batch import HistoryBatch
 

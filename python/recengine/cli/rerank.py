@@ -42,7 +42,9 @@ def rerank(
     ] = None,
     top: Annotated[int, typer.Option(min=1, help="How many items are retrieved and put in order.")] = 100,
     k: Annotated[int, typer.Option("-k", min=1, help="How many are shown.")] = 10,
-    task: Annotated[str, typer.Option(help="test or validation.")] = "test",
+    task: Annotated[
+        str, typer.Option(help="test; or validation, which only a ranker fitted elsewhere takes.")
+    ] = "test",
     seed: Annotated[int, typer.Option(help="Of that fit.")] = 0,
     sets: Sets = None,
     out: Annotated[Path, typer.Option(help="Folder for results, and for the ranker fitted here.")] = Path(
@@ -58,12 +60,13 @@ def rerank(
     A named ranker learns which of the items that RUN retrieves for its validation users were taken, from the
     features of the tables and the place that RUN gave them; --set goes to that fit.
     """
-    from recengine.serving import measure_stages
+    from recengine.serving import measure_stages, stages_protocol
     from recengine.training import ClickRun
 
     fitted = load_run(run)
     if isinstance(fitted, ClickRun):
         raise UsageError(f"'{fitted.name}' predicts clicks and retrieves nothing", where=str(run))
+    stages_protocol(fitted, task, k=k, top=top, knows_validation=not Path(ranker).is_dir())  # before a fit
     features = _features(fitted, users, items, user_column, item_column, context or [])
     stages = _stages(fitted, ranker, features, top, seed, sets or [], out)
     found = measure_stages(stages, task, k=k)
@@ -123,20 +126,22 @@ def _features(
     return PairFeatures.of(
         train.users,
         train.items,
-        user_table=None if users is None else _table(users),
-        item_table=None if items is None else _table(items),
+        user_table=None if users is None else _table(users, user_column),
+        item_table=None if items is None else _table(items, item_column),
         user_column=user_column,
         item_column=item_column,
-        context=dict(parse_set(text) for text in context),
+        context=dict(parse_set(text, "--context", "daytime=evening") for text in context),
     )
 
 
-def _table(path: Path) -> Any:
+def _table(path: Path, id_column: str) -> Any:
+    """The whole table; ids of CSV files are kept as the text they are ("003")."""
     import polars as pl
 
-    from recengine.data.clicks import ClickLog
+    from recengine.data.clicks import ClickDataConfig, ClickLog, FeatureSpec
 
-    frames = list(ClickLog.open(path).batches())
+    about = ClickDataConfig(features={id_column: FeatureSpec()})
+    frames = list(ClickLog.open(path, about).batches())
     if not frames:
         raise DataError("the table has no rows", where=str(path), expected="one for each id")
     return pl.concat(frames)

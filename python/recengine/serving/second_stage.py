@@ -58,6 +58,12 @@ class SecondStage:
         """Both models."""
         return f"{self.retriever.name}, then {self.ranker.name}"
 
+    @property
+    def knows_validation(self) -> bool:
+        """Whether the ranker learned from what a first stage found for its validation users
+        (``candidates_log``): it cannot be measured on them."""
+        return bool(self.ranker.split.encoder.config.label == LABEL)
+
     def order(self, users: Ids, items: Ids) -> tuple[Ids, NDArray[np.float64]]:
         """Items [B, K] (as retrieved; -1: none) of users [B] (rows of the vocabularies), best first, and
         their probabilities (-inf where there is none)."""

@@ -10,12 +10,13 @@ import torch
 from numpy.typing import NDArray
 
 from recengine.errors import UsageError
-from recengine.evaluation import Evaluation
+from recengine.evaluation import Evaluation, Protocol
 from recengine.evaluation.evaluator import hits_of, measure, protocol_of
 from recengine.evaluation.lists import Block, parse_memory, positions_of, ranked_lists
 from recengine.evaluation.metrics import resolve_metrics
 from recengine.evaluation.result import Estimate, estimate
 from recengine.serving.second_stage import SecondStage
+from recengine.training import Run
 
 METRICS = ("recall", "ndcg", "hr", "mrr")
 Values = NDArray[np.float64]
@@ -46,20 +47,40 @@ class Stages:
         return [one for one in made if one is not None]
 
 
+def stages_protocol(
+    retriever: Run, task: str = "test", *, k: int = 10, top: int = 100, knows_validation: bool = False
+) -> Protocol:
+    """What ``measure_stages`` would ask, without a ranker.
+
+    Raises UsageError for another task than 'test' or 'validation', for the validation task where the ranker
+    learns from it (knows_validation), and for k above what the first stage retrieves.
+    """
+    if not 1 <= k <= top:
+        raise UsageError(
+            "a list is no longer than what was retrieved", where="k", found=k, expected=f"1 to {top}"
+        )
+    if task == "validation" and knows_validation:
+        raise UsageError(
+            "the ranker learns from the validation users and cannot be measured on them",
+            where="task",
+            found=task,
+            expected="test",
+            fix="measure on the test task, or bring a click model that was fitted on another log",
+        )
+    return protocol_of(retriever.split, task, metrics=METRICS, cutoffs=(k,))
+
+
 def measure_stages(
     stages: SecondStage, task: str = "test", *, k: int = 10, memory: str | int = "256MiB"
 ) -> Stages:
     """Ask both stages for the task ('test' or 'validation') of the retriever's split.
 
-    Raises UsageError for another task, or k above what the first stage retrieves; DataError for users of the
-    task without features.
+    Raises UsageError for what ``stages_protocol`` refuses; DataError for users of the task without features.
     """
-    if not 1 <= k <= stages.top:
-        raise UsageError(
-            "a list is no longer than what was retrieved", where="k", found=k, expected=f"1 to {stages.top}"
-        )
     split = stages.retriever.split
-    protocol = protocol_of(split, task, metrics=METRICS, cutoffs=(k,))
+    protocol = stages_protocol(
+        stages.retriever, task, k=k, top=stages.top, knows_validation=stages.knows_validation
+    )
     asked = split.test if task == "test" else split.validation
     assert asked is not None  # protocol_of told
     model = stages.retriever.model.eval()
