@@ -163,6 +163,20 @@ def test_reproduce_gives_the_same_weights(cli: Any, small_run: Path) -> None:
     assert json.loads(result.stdout)["identical"] is True, result.output
 
 
+def test_reproduce_takes_click_models(cli: Any, tmp_path: Path) -> None:
+    table, folder = tmp_path / "clicks.parquet", tmp_path / "run"
+    planted_clicks(300).frames[0].write_parquet(table)
+    short = ("--set", "training.epochs=1", "--set", "training.device=cpu")
+    assert cli("fit", "fm", "--data", table, *short, "--out", folder).exit_code == 0
+    named = cli("reproduce", folder, "--data", table, "--json")
+    assert json.loads(named.stdout)["identical"], named.stderr
+    kept = cli("reproduce", folder)
+    assert kept.exit_code == 0, kept.stderr
+    shutil.rmtree(folder / "split")
+    again = cli("reproduce", folder / "run.json", "--json")
+    assert json.loads(again.stdout)["identical"], again.stderr
+
+
 def test_reproduce_says_when_the_data_is_another(
     cli: Any, small_table: Path, small_run: Path, tmp_path: Path
 ) -> None:

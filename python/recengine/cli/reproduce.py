@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from recengine.cli.inputs import DataOptions, read_json, read_split
+from recengine.cli.inputs import DataOptions, read_for, read_json
 from recengine.cli.output import Json, emit_json, note
 from recengine.cli.progress import FitProgress
 from recengine.errors import UsageError
 
 if TYPE_CHECKING:
     from recengine.data import Interactions, Split
+    from recengine.data.clicks import ClickLog, ClickSplit
 
 Record = Annotated[Path, typer.Argument(metavar="RUN.JSON", help="run.json, or the folder it lies in.")]
 
@@ -31,7 +32,7 @@ def reproduce(
     """Fit again with the settings, the seed and the data of RUN.JSON. Exit code 1 when anything differs."""
     path = record / "run.json" if record.is_dir() else record
     about = read_json(path)
-    source = _source(path.parent, data, data_option or [])
+    source = _source(about["model"], path.parent, data, data_option or [])
     from recengine.training import fit
 
     with tempfile.TemporaryDirectory() as scratch, FitProgress(f"fit {about['model']}") as showing:
@@ -61,16 +62,18 @@ def reproduce(
         raise typer.Exit(1)
 
 
-def _source(folder: Path, data: str | None, options: list[str]) -> Interactions | Split:
+def _source(
+    model: str, folder: Path, data: str | None, options: list[str]
+) -> Interactions | Split | ClickLog | ClickSplit:
     if data is not None:
-        return read_split(data, options)
+        return read_for(model, data, options)
     if (folder / "split").exists():
-        from recengine.training.store import load_split
+        from recengine.training.store import load_any_split
 
-        return load_split(folder / "split")
+        return load_any_split(folder / "split")
     if (folder / "source.json").is_file():
         source = read_json(folder / "source.json")
-        return read_split(source["data"], source["options"])
+        return read_for(model, source["data"], source["options"])
     raise UsageError(
         "the run's data is not beside run.json",
         where=str(folder),
