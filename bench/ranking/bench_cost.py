@@ -271,20 +271,18 @@ def median_ms(call: Callable[[], object]) -> float:
 
 
 def low(quick: bool, kept: dict[str, Any]) -> dict[str, float | None]:
-    """|AUC in float32 - AUC served in bfloat16| of a trained ranker, and the time of each."""
-    from recengine.contracts.batch import FeatureBatch
+    """|AUC in float32 - AUC served in bfloat16| of a trained ranker."""
     from recengine.evaluation.clicks import auc
     from recengine.testing import planted_clicks
     from recengine.training import fit
+    from recengine.training.validation import probabilities
 
     settings = {"model": {"preset": "100k", "tokens": 0}, "training": {"batch_size": 256}}
     settings["training"]["epochs"] = 1 if quick else 4
     run: Any = fit("tokenmixer_large", planted_clicks(20_000), settings=settings)
     table, told = run.split.test, {}
-    for name in ("float32", "bfloat16"):
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=name == "bfloat16"):
-            parts = [run.model.predict(FeatureBatch(**one.tensors())).float() for one in table.batches()]
-        told[name] = auc(table.labels, torch.cat(parts).numpy())
+    for name, precision in (("float32", "32-true"), ("bfloat16", "bf16-mixed")):
+        told[name] = auc(table.labels, probabilities(run.model, table, precision=precision))
     kept["low"] = told
     return {"ranking.bf16-auc-change": round(abs(told["float32"] - told["bfloat16"]), 6)}
 

@@ -256,7 +256,15 @@ def test_the_command_line_fits_evaluates_and_predicts(tmp_path: Path) -> None:
         app, ["predict", str(tmp_path / "run"), str(tmp_path / "table.parquet"), "--out", str(out)]
     )
     assert done.exit_code == 0, done.output
-    assert pl.read_parquet(out)["probability"].is_between(0, 1).all()
+    exact = pl.read_parquet(out)["probability"]
+    assert exact.is_between(0, 1).all()
+    asked = ["predict", str(tmp_path / "run"), str(tmp_path / "table.parquet"), "--out", str(out)]
+    assert CliRunner().invoke(app, [*asked, "--precision", "bf16-mixed"]).exit_code == 0
+    low = pl.read_parquet(out)["probability"]
+    assert 0 < (low - exact).abs().max() < 1e-2  # type: ignore[operator]
+    refused = CliRunner().invoke(app, [*asked, "--precision", "int8"])
+    assert refused.exit_code == 2
+    assert "expected: 32-true or bf16-mixed" in refused.output
     frame.drop("price").write_csv(tmp_path / "other.csv")
     done = CliRunner().invoke(
         app, ["predict", str(tmp_path / "run"), str(tmp_path / "other.csv"), "--out", str(out)]
@@ -281,6 +289,37 @@ def test_a_damaged_split_is_told(run: ClickRun, tmp_path: Path) -> None:
 def test_prediction_of_a_table_without_a_feature_names_it(run: ClickRun) -> None:
     with pytest.raises(DataError, match="no column 'price'"):
         run.predict(planted_clicks(10).frames[0].drop("price"))
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["deepfm", "dcnv2", "autoint", "dlrm", "wukong", "rankmixer", "tokenmixer_large", "tokenmixer_large_moe"],
+)
+def test_scores_in_bfloat16_differ_little_and_do_not_tie(name: str) -> None:
+    settings = {"training": {**SHORT["training"], "epochs": 5}}
+    made = recengine.fit(name, prepare(planted_clicks(1500)), settings=settings)
+    assert isinstance(made, ClickRun)
+    asked = planted_clicks(2000, seed=1).frames[0]
+    exact, low = made.predict(asked), made.predict(asked, precision="bf16-mixed")
+    assert low.dtype == exact.dtype
+    assert 0 < np.abs(low - exact).mean() < 2e-3
+    assert np.unique(low).size > 0.95 * np.unique(exact).size
+    labels = asked["label"].to_numpy()
+    assert auc(labels, low) == pytest.approx(auc(labels, exact), abs=2e-3)
+    with pytest.raises(UsageError, match="no precision to predict in") as told:
+        made.predict(asked, precision="bf16-true")  # type: ignore[arg-type]
+    assert told.value.expected == "32-true or bf16-mixed"
+
+
+@pytest.mark.parametrize("name", ["fm", "dlrm"])
+def test_click_models_learn_in_float64_and_refuse_bfloat16_weights(name: str) -> None:
+    split = prepare(planted_clicks(300))
+    precise = {"training": {**SHORT["training"], "precision": "64-true"}}
+    made = recengine.fit(name, split, settings=precise)
+    assert {value.dtype for value in made.model.parameters()} == {torch.float64}
+    with pytest.raises(ConfigError, match="precision") as told:
+        recengine.fit(name, split, settings={"training": {"precision": "bf16-true"}})
+    assert "bf16-mixed" in str(told.value)
 
 
 def test_an_open_log_needs_its_label() -> None:

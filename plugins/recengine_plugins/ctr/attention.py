@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from recengine.contracts.model import DataFacts
-from recengine.nn.clicks import ClickModel
+from recengine.nn.clicks import ClickModel, Logit
 from recengine.nn.features import Features
 from recengine_plugins.ctr.config import AutoIntConfig
 
@@ -26,7 +26,7 @@ class AutoInt(ClickModel):
         self.layers = nn.ModuleList(
             FieldAttention(a, b, config.n_heads) for a, b in itertools.pairwise(widths)
         )
-        self.out = nn.Linear(self.n_features * config.attention_dim, 1)
+        self.out = Logit(self.n_features * config.attention_dim, 1)
 
     def score(self, vectors: Tensor, features: Features) -> Tensor:
         for layer in self.layers:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from recengine.contracts.model import DataFacts
-from recengine.nn.clicks import ClickModel, FirstOrder, Tower
+from recengine.nn.clicks import ClickModel, FirstOrder, Logit, Tower
 from recengine.nn.features import Features
 from recengine_plugins.ctr.config import DCNv2Config, DeepFMConfig, DLRMConfig
 from recengine_plugins.ctr.linear import pair_sum
@@ -36,7 +36,7 @@ class DCNv2(ClickModel):
         self.cross = nn.ModuleList(nn.Linear(width, width) for _ in range(config.cross_layers))
         self.tower = Tower(width, config.hidden, config.dropout, out=0, batch_norm=config.batch_norm)
         self.stacked = config.structure == "stacked"
-        self.out = nn.Linear(self.tower.width if self.stacked else width + self.tower.width, 1)
+        self.out = Logit(self.tower.width if self.stacked else width + self.tower.width, 1)
 
     def score(self, vectors: Tensor, features: Features) -> Tensor:
         first = crossed = vectors.flatten(1)
@@ -72,7 +72,7 @@ class DLRM(ClickModel):
         ends, kept = [], vectors[:, self.kept]
         if self.bottom is not None:
             given = torch.stack([features[name] for name in self.numbers], 1)  # type: ignore[misc]
-            dense = self.bottom(given)
+            dense = self.bottom(given.to(vectors.dtype))
             ends, kept = [dense], torch.cat([dense[:, None], kept], 1)
         products = (kept @ kept.transpose(1, 2)).flatten(1)[:, self.pairs]
         made: Tensor = self.tower(torch.cat([*ends, products], 1)).squeeze(1)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from recengine.contracts.model import DataFacts
-from recengine.nn.clicks import ClickModel
+from recengine.nn.clicks import ClickModel, Logit
 from recengine.nn.feature_tokens import ChunkTokens
 from recengine.nn.features import Features
 from recengine.ops.token_mixing import token_mix
@@ -28,7 +28,7 @@ class RankMixer(ClickModel):
         self.blocks = nn.ModuleList(
             MixerBlock(tokens, width, config.expansion) for _ in range(config.n_blocks)
         )
-        self.out = nn.Linear(width, 1)
+        self.out = Logit(width, 1)
 
     def score(self, vectors: Tensor, features: Features) -> Tensor:
         x = self.tokens(vectors)

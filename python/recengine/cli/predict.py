@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -16,6 +16,9 @@ def predict(
     run: RunFolder,
     table: Annotated[Path, typer.Argument(metavar="TABLE", help="Parquet, CSV or TSV with the features.")],
     out: Annotated[Path, typer.Option(help="Parquet file of the rows with a column 'probability'.")],
+    precision: Annotated[
+        str, typer.Option(help="32-true; bf16-mixed multiplies matrices in bfloat16.")
+    ] = "32-true",
 ) -> None:
     """Predict a click for every row of TABLE with the click model RUN, a batch at a time."""
     import polars as pl
@@ -28,6 +31,9 @@ def predict(
     if not isinstance(fitted, ClickRun):
         raise UsageError(f"'{fitted.name}' ranks items", where=str(run), fix="use: recengine recommend")
     log = ClickLog.open(table, fitted.split.encoder.config)
-    made = [frame.with_columns(probability=fitted.predict(frame)) for frame in log.batches()]
+    chosen: Any = precision  # predict checks it
+    made = [
+        frame.with_columns(probability=fitted.predict(frame, precision=chosen)) for frame in log.batches()
+    ]
     write_with(out, pl.concat(made).write_parquet)
     note(f"{sum(frame.height for frame in made):,} rows: {out}")

@@ -110,9 +110,22 @@ class FirstOrder(nn.Module):
         return made
 
 
+class Logit(nn.Linear):
+    """The last line of a click model, to one number a row; also under autocast in the precision of its
+    weights: of bfloat16 logits there are so few that rows tie."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """float [B, d] to [B, 1]."""
+        kind = input.device.type
+        if not torch.is_autocast_enabled(kind):
+            return functional.linear(input, self.weight, self.bias)
+        with torch.autocast(kind, enabled=False):
+            return functional.linear(input.to(self.weight.dtype), self.weight, self.bias)
+
+
 class Tower(nn.Module):
     """Linear, batch normalisation where it is asked for, ReLU and dropout for each width of ``hidden``, then
-    Linear to ``out`` (0: no last layer)."""
+    Linear to ``out`` (0: no last layer; 1: a Logit)."""
 
     def __init__(
         self,
@@ -133,7 +146,7 @@ class Tower(nn.Module):
             width = size
         self.width = out or width
         if out:
-            layers.append(nn.Linear(width, out))
+            layers.append(Logit(width, 1) if out == 1 else nn.Linear(width, out))
         self.layers = nn.Sequential(*layers)
         for layer in layers:
             if isinstance(layer, nn.Linear):

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from recengine.data.clicks import ClickSplit, ClickTable, serving_rows
 from recengine.errors import UsageError
-from recengine.training.config import CLICKS
+from recengine.training.config import CLICKS, ServingPrecision
 from recengine.training.run import SUFFIXES, Run
 from recengine.training.validation import probabilities
 
@@ -58,12 +58,15 @@ class ClickRun(Run):
         self._keep(task, result)
         return result
 
-    def predict(self, frame: Any) -> NDArray[np.float64]:
+    def predict(self, frame: Any, *, precision: ServingPrecision = "32-true") -> NDArray[np.float64]:
         """float64 [n]: the probability of a click for each row of a table with the features' columns.
 
-        Raises DataError where a column is missing or holds something else than in training.
+        precision: '32-true', or 'bf16-mixed': matrices are multiplied in bfloat16, logits and probabilities
+        stay in float32. The words are those of ``training.precision``.
+        Raises DataError where a column is missing or holds something else than in training, UsageError for
+        another precision.
         """
-        return probabilities(self.model, serving_rows(self.split.encoder, frame))
+        return probabilities(self.model, serving_rows(self.split.encoder, frame), precision=precision)
 
     def recommend(self, users: Sequence[Any] | Mapping[Any, Sequence[Any]], k: int = 10) -> pl.DataFrame:
         """A click model scores rows: UsageError."""

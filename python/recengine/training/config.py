@@ -24,6 +24,8 @@ Optimizer = Literal["adam", "adamw", "adagrad", "sgd"]
 TableOptimizer = Literal["same", "rowwise_adagrad", "sparse_adam"]
 Schedule = Literal["constant", "linear", "cosine"]
 Precision = Literal["32-true", "64-true", "bf16-mixed", "16-mixed", "bf16-true"]
+ClickPrecision = Literal["32-true", "64-true", "bf16-mixed", "16-mixed"]  # numbers reach a model in float32
+ServingPrecision = Literal["32-true", "bf16-mixed"]  # 32-true: that of the weights
 
 
 class TrainerConfig(Config):
@@ -77,6 +79,7 @@ class ClickTrainerConfig(TrainerConfig):
 
     epochs: int = knob(20, "passes over the training data", ge=1, low=1, high=50, log=True)
     batch_size: int = knob(2048, "rows in a step, over all processes", ge=1)
+    precision: ClickPrecision = knob("32-true", "arithmetic of the step")
     monitor: str = knob("auc", "validation metric that picks the best epoch and stops early")
     patience: int = knob(3, "validations without a better value before stopping; 0: never", ge=0)
     table_optimizer: TableOptimizer = knob(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -12,11 +12,11 @@ from recengine.config import did_you_mean
 from recengine.contracts.batch import FeatureBatch
 from recengine.data import EvalTask
 from recengine.data.clicks import ClickTable
-from recengine.errors import ConfigError
+from recengine.errors import ConfigError, UsageError
 from recengine.evaluation import evaluate
 from recengine.evaluation.clicks import click_metrics, predictions
 from recengine.evaluation.metrics import column_name, resolve_metrics
-from recengine.training.config import EvaluationConfig
+from recengine.training.config import EvaluationConfig, ServingPrecision
 from recengine.training.devices import Processes
 from recengine.training.moving import to_device
 
@@ -76,12 +76,23 @@ def measure_rows(network: Any, table: ClickTable) -> dict[str, float]:
     return click_metrics(table.labels, probabilities(network, table), table.groups)
 
 
-def probabilities(network: Any, table: ClickTable, rows: int = 8192) -> NDArray[np.float64]:
-    """float64 [n]: what the model predicts for each row."""
+def probabilities(
+    network: Any, table: ClickTable, rows: int = 8192, *, precision: ServingPrecision = "32-true"
+) -> NDArray[np.float64]:
+    """float64 [n]: what the model predicts for each row. precision: 'bf16-mixed' multiplies matrices in
+    bfloat16 (torch.autocast). Raises UsageError for another one."""
+    if precision not in get_args(ServingPrecision):
+        raise UsageError(
+            "no precision to predict in",
+            where="precision",
+            found=precision,
+            expected=" or ".join(get_args(ServingPrecision)),
+        )
     before = network.training
     network.eval()
     device = next(network.parameters()).device
     batches = (to_device(FeatureBatch(**arrays.tensors()), device) for arrays in table.batches(rows))
-    found = predictions(network, batches)
+    with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16-mixed"):
+        found = predictions(network, batches)
     network.train(before)
     return found
