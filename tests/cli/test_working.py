@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+import torch
 
 import recengine
-from recengine.serving.rankers import load_package
+from recengine.serving.rankers import Program, load_package
 from recengine.testing import planted, planted_clicks
 
 
@@ -309,7 +310,9 @@ def test_rerank_takes_ids_of_a_csv_file_as_text(cli: Any, tmp_path: Path) -> Non
     assert json.loads(told.stdout)["shares"]["found"]["mean"] > 0
 
 
-def test_a_click_model_is_exported_and_checked(cli: Any, tmp_path: Path) -> None:
+def test_a_click_model_is_exported_and_checked(
+    cli: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     table = tmp_path / "clicks.parquet"
     planted_clicks(300).frames[0].write_parquet(table)
     words = ("fit", "fm", "--data", table, "--set", "training.epochs=1", "--out", tmp_path / "run")
@@ -319,6 +322,12 @@ def test_a_click_model_is_exported_and_checked(cli: Any, tmp_path: Path) -> None
         assert told.exit_code == 0
         assert float(told.stderr.rsplit(maxsplit=1)[-1]) <= 1e-5
     assert load_package(tmp_path / "ranker.pt2")
+    with monkeypatch.context() as patched:
+        patched.setattr(Program, "__call__", lambda program, features: torch.full((300,), float("nan")))
+        wrong = cli("export", tmp_path / "run", table, "--out", tmp_path / "wrong.pt2")
+    assert wrong.exit_code == 1
+    assert "does not score as the run does" in wrong.stderr
+    assert not (tmp_path / "wrong.pt2").exists()
     pl.read_parquet(table)[:1].write_parquet(tmp_path / "one.parquet")
     short = cli("export", tmp_path / "run", tmp_path / "one.parquet", "--out", tmp_path / "none.pt2")
     assert short.exit_code == 2

@@ -9,9 +9,10 @@ import typer
 
 from recengine.cli.inputs import RunFolder, load_run
 from recengine.cli.output import note
-from recengine.errors import DataError, UsageError
+from recengine.errors import DataError, RecengineError, UsageError
 
 _ROWS = 500  # of the table, that the program is made and checked with
+_APART = 1e-4  # largest difference of probabilities; float32 in another order stays far below
 
 
 def export(
@@ -26,7 +27,10 @@ def export(
         typer.Option("--compiled", help="Compile it for this machine (AOTInductor; needs a C++ compiler)."),
     ] = False,
 ) -> None:
-    """Write the click model RUN as a program (torch.export) and score the first rows of TABLE with both."""
+    """Write the click model RUN as a program (torch.export) and score the first rows of TABLE with both.
+
+    Fails, and keeps no program, where a probability differs by more than 0.0001.
+    """
     import numpy as np
     import torch
 
@@ -56,4 +60,13 @@ def export(
         made = rankers.load_program(rankers.save_program(program, out))
     with torch.no_grad():
         difference = float(np.abs(made(example.features).numpy() - fitted.predict(frame)).max())
+    if not difference <= _APART:  # NaN is no match either
+        out.unlink()
+        raise RecengineError(
+            "the program does not score as the run does; it was not kept",
+            where=str(out),
+            found=f"a largest difference of {difference:.1e} over {frame.height} rows of {table}",
+            expected=f"at most {_APART:.0e}",
+            fix="export without --compiled" if compiled else "serve the run itself: recengine predict",
+        )
     note(f"{out}: {frame.height} rows of {table} score as the run's to {difference:.1e}")
