@@ -55,3 +55,4 @@ def test_a_pipe_gets_the_whole_width(capsys: pytest.CaptureFixture[str]) -> None
 
 def test_small_fractions_are_short() -> None:
     assert output.shown(0.00058779312) == "0.0005878"
+    assert output.shown(float("nan")) == ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
@@ -36,6 +37,43 @@ def test_bins_and_their_error_by_hand():
         (pytest.approx(0.7), 1.0, 2),
     ]
     assert expected_error(bins) == pytest.approx(0.25)
+
+
+def test_equal_predictions_share_a_bin_whatever_the_order_of_the_rows():
+    labels = np.sort(drawn(1000)[0])
+    rate = labels.mean()
+    assert click_metrics(labels, np.full(1000, rate), None)["ece"] == pytest.approx(0, abs=1e-12)
+    steps = np.round(drawn(1000)[1], 1)
+    order = np.random.default_rng(1).permutation(1000)
+    one, other = calibration_bins(labels, steps), calibration_bins(labels[order], steps[order])
+    assert [bin.rows for bin in one] == [bin.rows for bin in other]
+    assert expected_error(one) == pytest.approx(expected_error(other), abs=1e-12)
+    protocol = ClickProtocol("test")
+    mine = measure_clicks(labels, np.full(1000, rate), protocol).estimates["ece"]
+    assert 0 <= mine.low < mine.high < 0.05  # the interval's bins are the same
+
+
+def test_the_error_has_the_bins_of_the_protocol():
+    labels, p = drawn(1000)
+    made = measure_clicks(labels, p, ClickProtocol("test", bins=50))
+    assert len(made.bins) == 50
+    assert made["ece"] == pytest.approx(expected_error(calibration_bins(labels, p, 50)))
+    assert made["ece"] != pytest.approx(click_metrics(labels, p, None)["ece"])
+
+
+def test_an_interval_that_does_not_exist_is_empty(tmp_path: Path):
+    labels, p = np.array([0, 0, 1.0, 0]), np.array([0.1, 0.2, 0.8, 0.3])
+    made = measure_clicks(labels, p, ClickProtocol("test"), groups=np.array([1, 1, 1, 2]))
+    assert made["auc"] == made["gauc"] == 1
+    for metric in ("auc", "gauc"):
+        assert np.isnan([made.estimates[metric].low, made.estimates[metric].high]).all()
+    assert np.isfinite(made.estimates["log_loss"].low)
+    assert "nan" not in str(made)
+    made.write(tmp_path)
+    assert json.loads((tmp_path / "evaluation.json").read_text())["summary"][0]["low"] is None
+    assert math.isnan(ClickEvaluation.read(tmp_path).estimates["auc"].low)
+    single = measure_clicks(labels[:1], p[:1], ClickProtocol("test"))
+    assert all(math.isnan(one.low) for one in single.summary())
 
 
 def test_wilson_is_scipys():

@@ -178,6 +178,16 @@ def test_json_and_csv_hold_the_same_numbers(report: Report) -> None:
     assert len(by_length) == 17  # six groups for three models, one of them empty
 
 
+def test_a_metric_without_an_interval_is_shown_without_one(report: Report) -> None:
+    bare = Estimate(0.7708, math.nan, math.nan, 90)
+    odd = replace(report.systems[0], metrics={**report.systems[0].metrics, report.headline: bare})
+    changed = replace(report, systems=(odd, *report.systems[1:]))
+    page = render(changed)
+    assert "0.7708</b><i>no interval</i>" in page
+    assert not re.search(r"\bnan\b", page, re.IGNORECASE)
+    assert f"overall,{odd.name},{report.headline},,0.7708,,,90" in to_csv(changed)
+
+
 def test_json_has_no_nan(report: Report) -> None:
     odd = replace(report.systems[0], metrics={"ndcg@10": Estimate(math.nan, math.nan, math.inf, 0)})
     told = json.loads(to_json(replace(report, systems=(odd,))), parse_constant=pytest.fail)

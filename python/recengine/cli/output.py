@@ -114,8 +114,8 @@ def _width(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> int:
 
 
 def shown(value: Any) -> str:
-    """A cell as text: four decimals for fractions, nothing for None."""
-    if value is None:
+    """A cell as text: four decimals for fractions, nothing for None and NaN."""
+    if value is None or value != value:
         return ""
     if isinstance(value, float):
         return f"{value:.4f}" if math.isfinite(value) and 1e-3 <= abs(value) < 1e5 else f"{value:.4g}"

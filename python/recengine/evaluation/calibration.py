@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from recengine.evaluation.labels import checked
 
@@ -22,16 +22,30 @@ class Bin:
 
 
 def calibration_bins(labels: ArrayLike, probabilities: ArrayLike, bins: int = 10) -> list[Bin]:
-    """Rows sorted by prediction, cut into at most ``bins`` of equal number (fewer where rows are few), lowest
-    predictions first. Raises DataError."""
+    """The bins that ``bin_numbers`` cuts, lowest predictions first. Raises DataError."""
     wanted, given = checked(labels, probabilities)
-    order = np.argsort(given, kind="stable")
+    code = bin_numbers(given, bins)
     found = []
-    for rows in np.array_split(order, min(bins, wanted.size)) if wanted.size else []:
-        n, clicks = int(rows.size), float(wanted[rows].sum())
-        low, high = wilson(clicks, n)
-        found.append(Bin(float(given[rows].mean()), clicks / n, low, high, n))
+    for n, clicks, predicted in zip(
+        np.bincount(code), np.bincount(code, wanted), np.bincount(code, given), strict=True
+    ):
+        low, high = wilson(float(clicks), int(n))
+        found.append(Bin(float(predicted / n), float(clicks / n), low, high, int(n)))
     return found
+
+
+def bin_numbers(probabilities: NDArray[np.float64], bins: int) -> NDArray[np.int64]:
+    """int64 [n], from 0: the bin of each row when the rows are sorted by prediction and cut into at most
+    ``bins`` of equal number (fewer where rows are few). Equal predictions share the bin of their middle row,
+    so that the order of the rows does not matter."""
+    n = probabilities.shape[0]
+    if n == 0:
+        return np.zeros(0, np.int64)
+    ordered = np.sort(probabilities)
+    first = np.searchsorted(ordered, probabilities, side="left")
+    last = np.searchsorted(ordered, probabilities, side="right") - 1
+    cut = np.repeat(np.arange(min(bins, n)), [part.size for part in np.array_split(ordered, min(bins, n))])
+    return np.unique(cut[(first + last) // 2], return_inverse=True)[1].astype(np.int64)
 
 
 def expected_error(bins: list[Bin]) -> float:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recengine.errors import DataError, UsageError
-from recengine.evaluation.calibration import Bin, calibration_bins
+from recengine.evaluation.calibration import Bin, bin_numbers, calibration_bins
 from recengine.evaluation.clicks import (
     DEFINITIONS,
     auc_interval,
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 FORMAT = 1
 KIND = "clicks"
 _DRAWS = 200
+_NONE = (math.nan, math.nan)  # ends of an interval that does not exist
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,8 @@ class ClickEvaluation:
         return {"auc": auc_parts(labels, given), "log_likelihood": -row_losses(labels, given)}
 
     def summary(self) -> list[Estimate]:
-        """Each metric with its 95 % interval; n is rows, of gauc groups."""
+        """Each metric with its 95 % interval (NaN where none exists: an AUC with one click); n is rows, of
+        gauc groups."""
         return list(self.estimates.values())
 
     def __getitem__(self, metric: str) -> float:
@@ -101,7 +103,10 @@ class ClickEvaluation:
 
     def __str__(self) -> str:
         lines = [
-            f"{m:24} {mean:.5f}  [{low:.5f}, {high:.5f}]  {n}" for m, mean, low, high, n in self.summary()
+            f"{m:24} {mean:.5f}  [{low:.5f}, {high:.5f}]  {n}"
+            if math.isfinite(low)
+            else f"{m:24} {mean:.5f}  {n}"
+            for m, mean, low, high, n in self.summary()
         ]
         return "\n".join([*lines, f"protocol: {self.protocol}"])
 
@@ -117,7 +122,10 @@ class ClickEvaluation:
                 "protocol": str(self.protocol),
                 "protocol_hash": self.protocol.hash,
                 "protocol_fields": self.protocol.describe(),
-                "summary": [one._asdict() for one in self.summary()],
+                "summary": [
+                    one._asdict() if math.isfinite(one.low) else one._asdict() | {"low": None, "high": None}
+                    for one in self.summary()
+                ],
                 "bins": [asdict(one) for one in self.bins],
                 "slices": {name: _plain(frame) for name, frame in self.slices.items()},
             },
@@ -131,7 +139,11 @@ class ClickEvaluation:
         place = Path(folder)
         try:
             told = json.loads((place / f"evaluation{suffix}.json").read_text())
-            estimates = {one["metric"]: Estimate(**one) for one in told["summary"]}
+            empty = {"low": math.nan, "high": math.nan}
+            estimates = {
+                one["metric"]: Estimate(**(one if one["low"] is not None else one | empty))
+                for one in told["summary"]
+            }
             return cls(
                 ClickProtocol(**told["protocol_fields"]),
                 pl.read_parquet(place / f"per_row{suffix}.parquet"),
@@ -167,12 +179,10 @@ def measure_clicks(
     """
     import polars as pl
 
-    values = click_metrics(labels, probabilities, groups)
+    values = click_metrics(labels, probabilities, groups, protocol.bins)
     intervals = _intervals(labels, probabilities, groups, values, protocol.bins)
     estimates = {
-        name: Estimate(
-            name, value, *intervals.get(name, (value, value)), _count(name, labels, probabilities, groups)
-        )
+        name: Estimate(name, value, *intervals.get(name, _NONE), _count(name, labels, probabilities, groups))
         for name, value in values.items()
     }
     if propensities is not None and choices:
@@ -195,6 +205,8 @@ def _intervals(
     labels: Any, probabilities: Any, groups: Any, values: Mapping[str, float], bins: int
 ) -> dict[str, tuple[float, float]]:
     y, p = np.asarray(labels, np.float64), np.asarray(probabilities, np.float64)
+    if y.size < 2:
+        return {}
     found = {
         "auc": auc_interval(y, p),
         "log_loss": t_interval(row_losses(y, p)),
@@ -210,19 +222,15 @@ def _intervals(
         found["calibration"] = (ratio - half, ratio + half)
     if "gauc" in values:
         each, rows = group_aucs(y, p, groups)
-        half = 1.96 * math.sqrt(float((rows**2 * (each - values["gauc"]) ** 2).sum())) / float(rows.sum())
+        spread = math.sqrt(float((rows**2 * (each - values["gauc"]) ** 2).sum())) / float(rows.sum())
+        half = 1.96 * spread if each.size > 1 else math.nan
         found["gauc"] = (values["gauc"] - half, values["gauc"] + half)
     return {name: ends for name, ends in found.items() if all(map(math.isfinite, ends))}
 
 
 def _error_interval(y: NDArray[np.float64], p: NDArray[np.float64], bins: int) -> tuple[float, float]:
     """Percentile bootstrap over rows, the bins kept."""
-    if y.size == 0:
-        return math.nan, math.nan
-    order = np.argsort(p, kind="stable")
-    code = np.empty(y.size, np.int64)
-    for at, rows in enumerate(np.array_split(order, min(bins, y.size))):
-        code[rows] = at
+    code = bin_numbers(p, bins)
     random = np.random.default_rng(0)
     gap = p - y
     drawn = []

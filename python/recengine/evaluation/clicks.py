@@ -21,7 +21,8 @@ DEFINITIONS = {
     "log_loss": "mean of -(y log p + (1 - y) log(1 - p))",
     "normalised_entropy": "log loss over that of always predicting the part's own click rate",
     "brier": "mean of (p - y)^2",
-    "ece": "mean over rows of |mean prediction - click rate| of the row's bin, bins of equal number",
+    "ece": "mean over rows of |mean prediction - click rate| of the row's bin, bins of equal number, "
+    "equal predictions in one bin",
     "calibration": "sum of predictions over number of clicks",
 }
 LOWER_IS_BETTER = frozenset({"log_loss", "normalised_entropy", "brier", "ece"})
@@ -130,8 +131,10 @@ def normalised_entropy(labels: ArrayLike, probabilities: ArrayLike) -> float:
     return log_loss(labels, probabilities) / -(rate * math.log(rate) + (1 - rate) * math.log1p(-rate))
 
 
-def click_metrics(labels: ArrayLike, probabilities: ArrayLike, groups: ArrayLike | None) -> dict[str, float]:
-    """The metrics that are defined for these rows, by name; without intervals."""
+def click_metrics(
+    labels: ArrayLike, probabilities: ArrayLike, groups: ArrayLike | None, bins: int = 10
+) -> dict[str, float]:
+    """The metrics that are defined for these rows, by name; without intervals. bins: of the ECE."""
     wanted, given = checked(labels, probabilities)
     found = {
         "auc": auc(wanted, given),
@@ -139,7 +142,7 @@ def click_metrics(labels: ArrayLike, probabilities: ArrayLike, groups: ArrayLike
         "log_loss": log_loss(wanted, given),
         "normalised_entropy": normalised_entropy(wanted, given),
         "brier": float(((given - wanted) ** 2).mean()) if wanted.size else math.nan,
-        "ece": expected_error(calibration_bins(wanted, given)) if wanted.size else math.nan,
+        "ece": expected_error(calibration_bins(wanted, given, bins)) if wanted.size else math.nan,
         "calibration": float(given.sum() / wanted.sum()) if wanted.any() else math.nan,
     }
     return {name: value for name, value in found.items() if math.isfinite(value)}

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import stats
 
 from recengine.errors import DataError
+from recengine.evaluation.calibration import calibration_bins, expected_error
 from recengine.reports.content import Calibration, Estimate
 
 
 def calibration_of(
     system: str, labels: ArrayLike, probabilities: ArrayLike, *, bins: int = 10
 ) -> Calibration:
-    """Rows sorted by prediction and cut into ``bins`` of equal number; Wilson's 95 % interval of each share.
+    """Rows sorted by prediction and cut into ``bins`` of equal number, equal predictions in one;
+    Wilson's 95 % interval of each share.
 
     labels: 0 or 1, probabilities: in [0, 1], one a row (a model that ``PredictsClicks``). Raises DataError
     for anything else, and for fewer rows than bins.
@@ -29,11 +30,6 @@ def calibration_of(
         raise DataError(
             "too few rows for so many bins", found=f"{wanted.size} rows", expected=f"{bins} or more"
         )
-    order = np.argsort(given, kind="stable")
-    told, error = [], 0.0
-    for rows in np.array_split(order, bins):
-        predicted, observed, n = float(given[rows].mean()), float(wanted[rows].mean()), int(rows.size)
-        interval = stats.binomtest(int(wanted[rows].sum()), n).proportion_ci(method="wilson")
-        told.append((predicted, Estimate(observed, float(interval.low), float(interval.high), n)))
-        error += abs(observed - predicted) * n / wanted.size
-    return Calibration(system, tuple(told), error, float(np.mean((given - wanted) ** 2)))
+    found = calibration_bins(wanted, given, bins)
+    told = tuple((one.predicted, Estimate(one.observed, one.low, one.high, one.rows)) for one in found)
+    return Calibration(system, told, expected_error(found), float(np.mean((given - wanted) ** 2)))

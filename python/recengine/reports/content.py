@@ -6,18 +6,24 @@ Nothing in this module knows how a run was made or how a page looks; ``gather`` 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over ``n`` users with the ends of its 95 % interval."""
+    """A mean over ``n`` users with the ends of its 95 % interval (NaN where there is none)."""
 
     mean: float
     low: float
     high: float
     n: int
+
+    @property
+    def has_interval(self) -> bool:
+        """Whether both ends are numbers."""
+        return math.isfinite(self.low) and math.isfinite(self.high)
 
 
 @dataclass(frozen=True)

@@ -57,9 +57,7 @@ def without_split_settings(protocol: Mapping[str, str]) -> dict[str, str]:
 
 def with_finite_metrics(system: System) -> System:
     """The system without the metrics that are not defined for its users: a page shows a dash for them."""
-    finite = {
-        name: e for name, e in system.metrics.items() if all(map(math.isfinite, (e.mean, e.low, e.high)))
-    }
+    finite = {name: e for name, e in system.metrics.items() if math.isfinite(e.mean)}
     return replace(system, metrics=finite)
 
 
@@ -113,9 +111,9 @@ def parts_of(data: DataFacts | None) -> list[str]:
     return list(dict.fromkeys(timeline.parts)) if timeline else []
 
 
-def _edges(system: System, metric: str) -> tuple[float, float]:
+def _edges(system: System, metric: str) -> tuple[float, float, float]:
     estimate = system.metrics[metric]
-    return estimate.low, estimate.high
+    return estimate.low, estimate.mean, estimate.high
 
 
 def _environment() -> Any:

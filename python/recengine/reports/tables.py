@@ -37,11 +37,11 @@ def to_csv(report: Report) -> str:
 
 
 def sheet(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """CSV text with a header."""
+    """CSV text with a header; NaN is an empty cell."""
     made = io.StringIO()
     writer = csv.writer(made, lineterminator="\n")
     writer.writerow(columns)
-    writer.writerows(rows)
+    writer.writerows([None if value != value else value for value in row] for row in rows)
     return made.getvalue()
 
 

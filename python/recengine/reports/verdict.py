@@ -86,4 +86,4 @@ def _audit_tile(report: Report) -> Tile:
 
 
 def _with_interval(estimate: Estimate) -> str:
-    return f"{words.score(estimate.mean)} ({words.score(estimate.low)} to {words.score(estimate.high)})"
+    return f"{words.score(estimate.mean)} ({words.span(estimate)})"

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from recengine.reports.content import Estimate
 
 _NAMES = {
     "hr": "hit rate",
@@ -74,6 +78,13 @@ def score(value: float) -> str:
     if not math.isfinite(value):
         return "–"
     return (f"{value:.4f}" if abs(value) < 10 else short(value)).replace("-", "−")
+
+
+def span(estimate: Estimate) -> str:
+    """The ends of an interval, or that there is none."""
+    if not estimate.has_interval:
+        return "no interval"
+    return f"{score(estimate.low)} to {score(estimate.high)}"
 
 
 def signed(value: float) -> str:

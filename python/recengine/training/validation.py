@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from recengine.errors import ConfigError, UsageError
 from recengine.evaluation import evaluate
 from recengine.evaluation.clicks import click_metrics, predictions
 from recengine.evaluation.metrics import column_name, resolve_metrics
-from recengine.training.config import EvaluationConfig, ServingPrecision
+from recengine.training.config import ClickEvaluationConfig, EvaluationConfig, ServingPrecision
 from recengine.training.devices import Processes
 from recengine.training.moving import to_device
 
@@ -52,14 +52,18 @@ def check_monitor(name: str, config: EvaluationConfig) -> None:
 
 
 def measure(
-    network: torch.nn.Module, mine: EvalTask | ClickTable, config: EvaluationConfig, processes: Processes
+    network: torch.nn.Module,
+    mine: EvalTask | ClickTable,
+    config: EvaluationConfig | ClickEvaluationConfig,
+    processes: Processes,
 ) -> dict[str, float]:
     """Mean over the users of all processes of each per-user metric; ``mine`` is this process's share.
 
     Sums and counts are added up over processes, so the result does not depend on how users were shared out.
     """
     if isinstance(mine, ClickTable):
-        return measure_rows(network, mine)
+        return measure_rows(network, mine, cast(ClickEvaluationConfig, config).bins)
+    config = cast(EvaluationConfig, config)
     found = evaluate(
         network, mine, metrics=config.metrics or None, cutoffs=config.cutoffs, memory=config.memory
     )
@@ -71,9 +75,9 @@ def measure(
     return {name: float(total[i, 0] / total[i, 1]) for i, name in enumerate(names) if total[i, 1] > 0}
 
 
-def measure_rows(network: Any, table: ClickTable) -> dict[str, float]:
+def measure_rows(network: Any, table: ClickTable, bins: int) -> dict[str, float]:
     """Click metrics of the table; those that are not defined for it are left out."""
-    return click_metrics(table.labels, probabilities(network, table), table.groups)
+    return click_metrics(table.labels, probabilities(network, table), table.groups, bins)
 
 
 def probabilities(
