@@ -192,6 +192,28 @@ def test_an_encoder_of_format_1_reads_its_values_in_the_form_of_today():
         FeatureEncoder.from_description(told)
 
 
+def test_large_numbers_that_differ_little_keep_their_deviation():
+    values = 1.7e12 + 500 * np.random.default_rng(0).normal(size=1000)  # milliseconds since 1970
+    config = ClickDataConfig(label="click", features={"a": FeatureSpec(kind="numeric")})
+    frame = pl.DataFrame({"a": values})
+    made = FeatureEncoder.fit(config, [frame[:300], frame[300:]])
+    assert made == FeatureEncoder.fit(config, [frame])
+    assert made.numbers["a"].mean == pytest.approx(values.mean(), abs=1e-2)
+    assert made.numbers["a"].deviation == pytest.approx(values.std(), rel=1e-6)
+    assert made.encode(frame)["a"].std() == pytest.approx(1, rel=1e-4)
+
+
+def test_deviations_are_put_together_from_blocks(monkeypatch):
+    monkeypatch.setattr("recengine.data.clicks.coding._BLOCK", 64)
+    values = np.random.default_rng(1).normal(5, 2, 1000)
+    config = ClickDataConfig(label="click", features={"a": FeatureSpec(kind="numeric")})
+    frame = pl.DataFrame({"a": values})
+    made = FeatureEncoder.fit(config, [frame[:300], frame[300:]])
+    assert made == FeatureEncoder.fit(config, [frame])
+    told = made.numbers["a"]
+    assert (told.mean, told.deviation) == pytest.approx((values.mean(), values.std()), rel=1e-12)
+
+
 def test_the_encoder_survives_json():
     made = encoder()
     again = FeatureEncoder.from_description(json.loads(json.dumps(made.describe())))

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 MISSING, UNKNOWN, FIRST = 0, 1, 2  # rows of every table
 _SAME = {"": None, "true": "1", "True": "1", "TRUE": "1", "false": "0", "False": "0", "FALSE": "0"}
 _SAMPLED = 1 << 20  # values that quantile bins are made of
+_BLOCK = 1 << 16  # values whose mean is taken at once
 
 
 @dataclass(frozen=True)
@@ -179,22 +180,26 @@ def transformed(values: NDArray[np.float64], transform: str) -> NDArray[np.float
 
 
 class NumberFit:
-    """Sums of the training values of a number; a sample of them for quantiles."""
+    """Mean and squared deviations of the training values of a number; a sample of them for quantiles. Values
+    are taken in by blocks of one size, so that the result is the same whatever the batches."""
 
     def __init__(self, spec: FeatureSpec) -> None:
-        self.spec, self.n, self.sum, self.squares = spec, 0, 0.0, 0.0
+        self.spec, self.n, self.mean, self.squares = spec, 0, 0.0, 0.0
         self.sample: list[NDArray[np.float64]] = []
+        self.waiting = np.zeros(0)
 
     def see(self, values: NDArray[np.float64]) -> None:
         """Take in a batch."""
         known = transformed(values[~np.isnan(values)], self.spec.transform)
-        self.n, self.sum = self.n + known.size, self.sum + float(known.sum())
-        self.squares += float((known**2).sum())
-        if self.spec.transform == "buckets" and sum(map(len, self.sample)) < _SAMPLED:
-            self.sample.append(known)
+        self.waiting = np.concatenate([self.waiting, known])
+        while self.waiting.size >= _BLOCK:
+            self._add(self.waiting[:_BLOCK])
+            self.waiting = self.waiting[_BLOCK:]
 
     def done(self) -> Numbers:
         """Mean and deviation (1 where the number never changes), or the edges of bins with equal counts."""
+        self._add(self.waiting)
+        self.waiting = np.zeros(0)
         if self.spec.transform == "buckets":
             values = np.concatenate(self.sample) if self.sample else np.zeros(0)
             inner = np.arange(1, self.spec.buckets) / self.spec.buckets
@@ -202,9 +207,21 @@ class NumberFit:
             return Numbers(edges=[float(edge) for edge in edges])
         if self.spec.transform == "none" or self.n == 0:
             return Numbers()
-        mean = self.sum / self.n
-        deviation = max(0.0, self.squares / self.n - mean * mean) ** 0.5
-        return Numbers(mean, deviation if deviation > 1e-12 * max(1.0, abs(mean)) else 1.0)
+        deviation = (self.squares / self.n) ** 0.5
+        return Numbers(self.mean, deviation if deviation > 1e-12 * max(1.0, abs(self.mean)) else 1.0)
+
+    def _add(self, block: NDArray[np.float64]) -> None:
+        """Deviations from the block's own mean, then from the common one (Chan et al., 1983): a sum of
+        squares less the square of the sum would lose the deviation of large numbers that differ little."""
+        if not block.size:
+            return
+        mean, n = float(block.mean()), self.n + block.size
+        apart = mean - self.mean
+        self.squares += float(((block - mean) ** 2).sum()) + apart**2 * self.n * block.size / n
+        self.mean += apart * block.size / n
+        self.n = n
+        if self.spec.transform == "buckets" and sum(map(len, self.sample)) < _SAMPLED:
+            self.sample.append(block)
 
 
 class ValueCount:
