@@ -496,6 +496,21 @@ def test_a_hash_with_too_few_buckets_and_a_table_that_is_not_there_are_refused()
         ClickDataConfig.parse({"features": {"seen": {"kind": "sequence", "share": "item"}}})
 
 
+def test_a_shared_table_has_the_encoding_of_its_owner():
+    hashed = {"encoding": "hash", "buckets": 9}
+    seen = {"kind": "sequence", "share": "item"}
+    with pytest.raises(ConfigError, match="'seen' hashes values for the table of 'item', which lists them"):
+        ClickDataConfig.parse({"features": {"item": {}, "seen": {**seen, **hashed}}})
+    frame = pl.DataFrame({"item": ["x", "y"], "seen": [["y"], ["x"]]})
+    for more in ({}, hashed):
+        config = ClickDataConfig.parse({"features": {"item": hashed, "seen": {**seen, **more}}})
+        made = FeatureEncoder.fit(config, [frame])
+        columns = made.encode(frame)
+        assert columns["seen"].values.tolist() == columns["item"].tolist()[::-1]
+        assert made.vocabularies == {}
+        assert made.value_of("seen", 3) == "bin 1"
+
+
 def test_groups_are_who_the_row_belongs_to():
     made = prepare(ClickLog.from_frame(log()), ClickDataConfig(group="user"))
     users = [made.encoder.value_of("user", int(row)) for row in made.train.columns["user"]]

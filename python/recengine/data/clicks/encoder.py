@@ -58,14 +58,14 @@ class FeatureEncoder:
         counts: dict[str, ValueCount] = {}
         numbers = {name: NumberFit(spec) for name, spec in config.features.items() if spec.kind == "numeric"}
         for name, spec in config.features.items():
-            if spec.kind != "numeric" and spec.encoding == "vocabulary":
+            if spec.kind != "numeric" and config.table_of(spec).encoding == "vocabulary":
                 counts.setdefault(spec.share or name, ValueCount())
         for frame in batches:
             for name, spec in config.features.items():
                 column, where = _column(frame, name, spec)
                 if name in numbers:
                     numbers[name].see(as_numbers(column, where))
-                elif spec.encoding == "vocabulary":
+                elif config.table_of(spec).encoding == "vocabulary":
                     counts[spec.share or name].see(_texts(column, spec, where))
         vocabularies = {
             table: count.tokens(config.features[table].min_count or config.min_count)
@@ -112,17 +112,14 @@ class FeatureEncoder:
     def _rows(self, text: pl.Series, name: str, spec: FeatureSpec, seen: Seen) -> NDArray[np.int32]:
         import polars as pl
 
-        if self.table_spec(spec).encoding == "hash" or spec.encoding == "hash":
-            return hashed(text, self.table_spec(spec).buckets if spec.share else spec.buckets)
+        table = self.config.table_of(spec)
+        if table.encoding == "hash":
+            return hashed(text, table.buckets)
         tokens = pl.Series(self.vocabularies[spec.share or name], dtype=pl.String)
         places = pl.Series(np.arange(FIRST, FIRST + len(tokens), dtype=np.int32))
         rows = lookup(text, tokens, places, UNKNOWN).to_numpy()
         _add(seen.unknown, name, int((rows == UNKNOWN).sum()) - text.null_count())
         return rows
-
-    def table_spec(self, spec: FeatureSpec) -> FeatureSpec:
-        """The spec whose table of values ``spec`` uses."""
-        return self.config.features[spec.share] if spec.share else spec
 
     def facts(self) -> list[dict[str, Any]]:
         """What a model must know of each feature (contracts.features.FeatureFact), as JSON."""
@@ -134,7 +131,7 @@ class FeatureEncoder:
             elif spec.kind == "numeric":
                 kind = "number"
             else:
-                own = self.table_spec(spec)
+                own = self.config.table_of(spec)
                 kind = "one" if spec.kind == "categorical" else "bag"
                 size = FIRST + (own.buckets if own.encoding == "hash" else len(self.vocabularies[table]))
             told.append(

@@ -29,7 +29,7 @@ class FeatureSpec(Config):
     min_count: int = knob(
         0, "training rows a value needs for a row of its own; 0: as the data section says", ge=0
     )
-    share: str = knob("", "another feature whose table of values this one uses")
+    share: str = knob("", "another feature whose table of values, and encoding, this one uses")
     separator: str = knob("|", "between the values of a text (multi, sequence)")
     max_length: int = knob(50, "most recent values kept of a sequence", ge=1)
     transform: Transform = knob(
@@ -81,7 +81,15 @@ class ClickDataConfig(Config):
                 raise ValueError(
                     f"feature '{name}' shares the table of '{spec.share}', which has none of its own"
                 )
+            if shared is not None and spec.encoding == "hash" != shared.encoding:
+                raise ValueError(
+                    f"feature '{name}' hashes values for the table of '{spec.share}', which lists them"
+                )
         return self
+
+    def table_of(self, spec: FeatureSpec) -> FeatureSpec:
+        """The spec whose table of values ``spec`` uses: its own, or the one it shares."""
+        return self.features[spec.share] if spec.share else spec
 
     def over(self, base: ClickDataConfig) -> ClickDataConfig:
         """What is set here, over what is set in ``base`` (a data set's own description)."""
