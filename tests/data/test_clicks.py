@@ -511,6 +511,50 @@ def test_a_shared_table_has_the_encoding_of_its_owner():
         assert made.value_of("seen", 3) == "bin 1"
 
 
+def test_a_slice_needs_one_value_of_a_table_a_row():
+    kinds = {
+        "price": FeatureSpec(kind="numeric"),
+        "tags": FeatureSpec(kind="multi"),
+        "item": FeatureSpec(),
+        "binned": FeatureSpec(kind="numeric", transform="buckets", buckets=3, column="price"),
+    }
+    given = ClickLog.from_frame(log().with_columns(tags=pl.lit("a|b")))
+    for name, says in (("price", "'price', numeric"), ("tags", "'tags', multi")):
+        with pytest.raises(DataError, match=rf"(?s)data.slices: a slice needs.*{says}"):
+            given.with_config(ClickDataConfig(features=kinds, slices=(name,)))
+    assert given.with_config(ClickDataConfig(features=kinds, slices=("item", "binned"))).config.slices
+
+
+@pytest.mark.parametrize(
+    ("action", "says"),
+    [
+        ("", "nothing"),
+        ("hashed", "'hashed', categorical, hashed"),
+        ("price", "'price', numeric"),
+        ("other", "'other', categorical, shares the table of 'item'"),
+    ],
+)
+def test_a_propensity_needs_choices_that_can_be_counted(action, says):
+    kinds = {
+        "item": FeatureSpec(),
+        "price": FeatureSpec(kind="numeric"),
+        "hashed": FeatureSpec(encoding="hash", buckets=9, column="item"),
+        "other": FeatureSpec(share="item", column="user"),
+    }
+    given = ClickLog.from_frame(log().with_columns(chance=0.5))
+    with pytest.raises(DataError, match=rf"(?s)data.action: a propensity is the chance.*found: {says}"):
+        given.with_config(ClickDataConfig(features=kinds, propensity="chance", action=action))
+    assert given.with_config(ClickDataConfig(features=kinds, propensity="chance", action="item"))
+
+
+@pytest.mark.parametrize(("value", "says"), [(1.5, "above 1"), (0.0, "not above 0"), (None, "not above 0")])
+def test_propensities_are_chances(value, says):
+    frame = log().with_columns(chance=pl.when(pl.int_range(200) == 190).then(value).otherwise(0.5))
+    config = ClickDataConfig(propensity="chance", action="item", ignore=("time",))
+    with pytest.raises(DataError, match=rf"a propensity is {says}"):
+        prepare(ClickLog.from_frame(frame), config)
+
+
 def test_groups_are_who_the_row_belongs_to():
     made = prepare(ClickLog.from_frame(log()), ClickDataConfig(group="user"))
     users = [made.encoder.value_of("user", int(row)) for row in made.train.columns["user"]]

@@ -76,7 +76,8 @@ class ClickLog:
 
     def with_config(self, config: ClickDataConfig) -> ClickLog:
         """The same log, its columns described by ``config`` over what is known of them; features are guessed
-        where none are named. Raises DataError naming a column that is not there."""
+        where none are named. Raises DataError naming a column that is not there, a slice with other than one
+        value of a table a row, or a propensity without the feature that was chosen with it."""
         settled = config.over(self.config)
         present = self.schema()
         if not settled.features:
@@ -90,8 +91,10 @@ class ClickLog:
                 need_column(present, column, where)
         for name, spec in settled.features.items():
             need_column(present, spec.source(name), f"data.features.{name}")
-        for name in (*settled.slices, *([settled.action] if settled.action else [])):
-            need_column(settled.features, name, "data.slices or data.action")
+        for name in settled.slices:
+            need_column(settled.features, name, "data.slices")
+            _need_one_value(name, settled.features[name])
+        _need_choices(settled)
         return replace(self, config=settled)
 
     def schema(self) -> dict[str, Any]:
@@ -165,6 +168,43 @@ def need_column(present: Any, column: str, where: str) -> None:
         expected=column,
         fix=f"did you mean '{near}'?" if near else _how_to_name(where),
     )
+
+
+def _need_one_value(name: str, spec: FeatureSpec) -> None:
+    if spec.kind != "categorical" and spec.transform != "buckets":
+        raise DataError(
+            "a slice needs a feature with one value of a table a row",
+            where="data.slices",
+            found=_in_words(name, spec),
+            expected="a categorical feature, or a number in bins",
+            fix=f"leave it out, or set data.features.{name}.transform = 'buckets'"
+            if spec.kind == "numeric"
+            else "leave it out",
+        )
+
+
+def _need_choices(config: ClickDataConfig) -> None:
+    """What a propensity is the chance of must be countable: showing all choices equally often is the other
+    policy that IPS and SNIPS ask about."""
+    if not config.propensity:
+        return
+    if config.action:
+        need_column(config.features, config.action, "data.action")
+    spec = config.features.get(config.action)
+    if spec is None or spec.kind != "categorical" or spec.encoding == "hash" or spec.share:
+        raise DataError(
+            "a propensity is the chance of one choice among those that training lists",
+            where="data.action",
+            found="nothing" if spec is None else _in_words(config.action, spec),
+            expected="a categorical feature with a vocabulary of its own",
+            fix="name the feature that was chosen, or leave the column out: data.ignore instead of "
+            "data.propensity",
+        )
+
+
+def _in_words(name: str, spec: FeatureSpec) -> str:
+    shared = f", shares the table of '{spec.share}'" if spec.share else ""
+    return f"'{name}', {spec.kind}{', hashed' if spec.encoding == 'hash' else ''}{shared}"
 
 
 def _how_to_name(where: str) -> str:

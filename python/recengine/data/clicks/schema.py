@@ -70,7 +70,7 @@ class ClickDataConfig(Config):
     keep_negatives: float = knob(
         1.0, "share of training rows without a click that is kept, each weighing 1 / share", gt=0, le=1
     )
-    slices: tuple[str, ...] = knob((), "categorical features with a table of metrics by value")
+    slices: tuple[str, ...] = knob((), "categorical (or binned) features with a table of metrics by value")
     features: dict[str, FeatureSpec] = knob({}, "features by name; empty: every other column, kinds guessed")
 
     @model_validator(mode="after")

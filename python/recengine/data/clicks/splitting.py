@@ -192,19 +192,20 @@ def _table(frame: pl.DataFrame, encoder: FeatureEncoder, training: bool, seen: S
         text_hash(as_text(frame[about.group], f"column '{about.group}'")) if about.group else None,
         times_of(frame, about.time)[0] if about.time else None,
         weights,
-        _positive(frame, about.propensity, "a propensity") if about.propensity else None,
+        _positive(frame, about.propensity, "a propensity", 1.0) if about.propensity else None,
     )
 
 
-def _positive(frame: pl.DataFrame, column: str, what: str) -> NDArray[np.float32]:
+def _positive(frame: pl.DataFrame, column: str, what: str, most: float = float("inf")) -> NDArray[np.float32]:
     values = as_numbers(frame[column], f"column '{column}'")
-    if not (values > 0).all():
-        row = int(np.argmin(values > 0))
+    right = (values > 0) & (values <= most)
+    if not right.all():
+        row = int(np.argmin(right))
         raise DataError(
-            f"{what} is not above 0",
+            f"{what} is {'above 1' if values[row] > most else 'not above 0'}",
             where=f"column '{column}', row {row}",
             found=values[row],
-            expected="above 0",
+            expected="above 0" if most > 1 else "above 0, at most 1",
         )
     return values.astype(np.float32)
 
