@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -12,7 +13,7 @@ import torch
 
 import recengine
 from recengine.contracts.batch import FeatureBatch
-from recengine.data.clicks import ClickDataConfig, ClickLog, ClickSplit, prepare
+from recengine.data.clicks import ClickDataConfig, ClickLog, ClickSplit, ClickSplitConfig, prepare
 from recengine.errors import CheckpointError, ConfigError, DataError, UsageError
 from recengine.evaluation.clicks import auc
 from recengine.testing import planted, planted_clicks
@@ -118,6 +119,24 @@ def test_a_prepared_split_is_read_from_its_folder(tmp_path: Path) -> None:
     other = recengine.fit("fm", planted_clicks(800), settings=SHORT)
     for name, value in one.model.state_dict().items():
         assert torch.equal(value, other.model.state_dict()[name])
+
+
+def test_settings_that_a_prepared_split_was_not_made_with_are_refused() -> None:
+    made = prepare(planted_clicks(400), None, ClickSplitConfig(seed=3))
+    for section, name, value in (
+        ("data", "label", "nonsense"),
+        ("data", "slices", ["user"]),
+        ("split", "seed", 4),
+        ("split", "strategy", "time"),
+    ):
+        with pytest.raises(UsageError, match=rf"{section}\.{name}: the split was made before"):
+            recengine.fit("lr", made, settings={**SHORT, section: {name: value}})
+    run = recengine.fit("lr", made, settings={**SHORT, "split": {"seed": 3}})
+    config: Any = run.config
+    assert config.split.seed == 3
+    assert recengine.fit("lr", made, settings=SHORT).config.split.seed == 3  # type: ignore[attr-defined]
+    again = recengine.fit("lr", made, settings=run.config.model_dump())
+    assert again.config.model_dump() == run.config.model_dump()
 
 
 def test_an_unknown_monitor_and_an_unknown_section_are_told() -> None:

@@ -13,7 +13,14 @@ from recengine.contracts.auditor import Finding
 from recengine.contracts.loss import LossConfig
 from recengine.contracts.model import DataFacts, Feed
 from recengine.data import Interactions, Split
-from recengine.data.clicks import ClickLog, ClickSplit, ClickTable, audit_clicks, prepare
+from recengine.data.clicks import (
+    ClickLog,
+    ClickSplit,
+    ClickSplitConfig,
+    ClickTable,
+    audit_clicks,
+    prepare,
+)
 from recengine.errors import ConfigError, LeakageError, UsageError
 from recengine.evaluation.clicks import DEFINITIONS, click_metrics
 from recengine.training.config import RunConfig
@@ -53,7 +60,8 @@ def prepared(given: Any, config: RunConfig, *, clicks: bool) -> Material:
         return Material(split, facts, findings, lowered)
     rows = as_click_split(given, sections.data, sections.split)
     findings = audit_clicks(rows)
-    settled = config.model_copy(update={"data": rows.encoder.config})
+    made = {"data": rows.encoder.config, "split": _divided_as(rows, sections.split)}
+    settled = config.model_copy(update=made)
     if rows.validation is not None:
         watching = with_monitor_that_is_measured(settled, rows.validation)
         if watching is not settled:
@@ -148,8 +156,13 @@ def without_order(split: Split, feed: Feed) -> list[Finding]:
 
 
 def as_click_split(given: Any, about: Any, config: Any) -> ClickSplit:
-    """A click split as it is; a click log divided and encoded as the sections 'data' and 'split' say."""
+    """A click split as it is; a click log divided and encoded as the sections 'data' and 'split' say.
+
+    Raises UsageError for settings of these sections that the split was not made with.
+    """
     if isinstance(given, ClickSplit):
+        _made_with("data", about, given.encoder.config)
+        _made_with("split", config, _divided_as(given, config))
         return given
     if not isinstance(given, ClickLog):
         raise UsageError(
@@ -158,6 +171,26 @@ def as_click_split(given: Any, about: Any, config: Any) -> ClickSplit:
             fix="open a file with recengine.data.clicks.ClickLog.open, a table with ClickLog.from_frame",
         )
     return prepare(given, about, config)
+
+
+def _divided_as(split: ClickSplit, otherwise: Config) -> Config:
+    """The settings that a click split was divided by, where it tells."""
+    told = split.description.get("settings")
+    return otherwise if told is None else ClickSplitConfig.parse(told)
+
+
+def _made_with(section: str, asked: Config, made: Config) -> None:
+    """Raises UsageError for a setting that was given, is not the default, and is not the split's own."""
+    wanted, has, usual = (one.model_dump(mode="json") for one in (asked, made, type(asked)()))
+    for name in sorted(asked.model_fields_set):
+        if wanted[name] not in (has[name], usual[name]):
+            raise UsageError(
+                "the split was made before, with another setting",
+                where=f"{section}.{name}",
+                found=wanted[name],
+                expected=has[name],
+                fix="leave the setting out, or prepare the log again with it",
+            )
 
 
 def as_split(given: Interactions | Split, config: Config) -> Split:
