@@ -555,6 +555,17 @@ def test_propensities_are_chances(value, says):
         prepare(ClickLog.from_frame(frame), config)
 
 
+@pytest.mark.parametrize("ending", ["parquet", "csv"])
+def test_a_file_without_rows_is_told(tmp_path: Path, ending: str):
+    path = tmp_path / f"log.{ending}"
+    getattr(log()[:0], f"write_{ending}")(path)
+    opened = ClickLog.open(path)
+    with pytest.raises(DataError, match="the table has no rows"):
+        next(opened.batches())
+    with pytest.raises(DataError, match="the table has no rows"):
+        prepare(opened)
+
+
 def test_groups_are_who_the_row_belongs_to():
     made = prepare(ClickLog.from_frame(log()), ClickDataConfig(group="user"))
     users = [made.encoder.value_of("user", int(row)) for row in made.train.columns["user"]]

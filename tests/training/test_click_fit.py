@@ -290,6 +290,12 @@ def test_the_command_line_fits_evaluates_and_predicts(tmp_path: Path) -> None:
     )
     assert done.exit_code == 2
     assert "price" in done.output
+    frame[:0].write_parquet(tmp_path / "empty.parquet")
+    for command in ("predict", "export"):
+        asked = [command, str(tmp_path / "run"), str(tmp_path / "empty.parquet"), "--out", str(out)]
+        done = CliRunner().invoke(app, asked)
+        assert done.exit_code == 2
+        assert "the table has no rows" in done.output
     done = CliRunner().invoke(
         app, [*words[:3], str(tmp_path / "table.parquet"), "--set", "data.label=clikced"]
     )

@@ -108,7 +108,16 @@ class ClickLog:
 
     def batches(self, columns: Sequence[str] | None = None, rows: int = ROWS) -> Iterator[pl.DataFrame]:
         """The rows in order, at most ``rows`` at a time; only ``columns`` are read from Parquet. A log in
-        parts has the column PART beside them."""
+        parts has the column PART beside them. Raises DataError where there is no row."""
+        empty = True
+        for batch in self._read(columns, rows):
+            if batch.height:
+                empty = False
+                yield batch
+        if empty:
+            raise DataError("the table has no rows", where=self.name, expected="at least one")
+
+    def _read(self, columns: Sequence[str] | None, rows: int) -> Iterator[pl.DataFrame]:
         import polars as pl
 
         for at in range(len(self.frames) + len(self.files)):
