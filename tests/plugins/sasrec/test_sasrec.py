@@ -30,6 +30,7 @@ def test_gsasrec_is_sasrec_with_gbce() -> None:
         "negatives": 256,
         "shared": False,
         "sampler": "uniform",
+        "power": 1.0,
         "calibration": 0.75,
         "balanced": True,
     }
