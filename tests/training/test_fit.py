@@ -165,6 +165,17 @@ def test_other_precisions_learn_and_resume(ring: Interactions, tmp_path: Path, p
     assert recommend(whole, [0], 3).equals(recommend(again, [0], 3))
 
 
+@pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed"])
+def test_a_mixed_precision_is_computed_in(ring: Interactions, precision: str) -> None:
+    def first_loss(precision: str) -> float:
+        training = {**SMALL["training"], "epochs": 1, "precision": precision}
+        return float(fit("sasrec", ring, settings={**SMALL, "training": training}, seed=5).history[0]["loss"])
+
+    exact, low = first_loss("32-true"), first_loss(precision)
+    assert low != exact
+    assert low == pytest.approx(exact, rel=0.02)
+
+
 @pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true", "64-true"])
 @pytest.mark.parametrize("name", ["cotten4rec", "bert4rec", "linrec", "gru4rec"])
 def test_item_biases_of_other_precisions_are_ranked_with(

@@ -68,12 +68,12 @@ class MultVAE(nn.Module):
         gathered = self.table(items) * weight[:, None]
         total = torch.zeros(rows, gathered.shape[1], dtype=gathered.dtype, device=gathered.device)
         hidden = torch.tanh(total.index_add(0, row, gathered) + self.start)
-        mean, log_variance = self.encode(hidden).chunk(2, dim=1)
+        mean, log_variance = self.encode(hidden).to(self.start.dtype).chunk(2, dim=1)
         return mean, log_variance
 
     def _decoded(self, latent: Tensor) -> Tensor:
         logits: Tensor = self.out(torch.tanh(self.decode(latent)))
-        return logits
+        return logits.to(self.start.dtype)  # autocast leaves bfloat16, too coarse for a likelihood
 
 
 def _whole(batch: SequenceBatch) -> tuple[Tensor, Tensor]:

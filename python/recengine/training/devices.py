@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -56,6 +57,10 @@ class Processes(Protocol):
         """(module, optimizer) as the loop is to call them."""
         ...
 
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Within it the loss is computed in the precision of the settings."""
+        ...
+
     def backward(self, tensor: Tensor) -> None: ...
 
     def clip_gradients(self, module: Any, optimizer: Any, *, max_norm: float) -> Any: ...
@@ -79,6 +84,9 @@ class OneProcess:
 
     def setup(self, module: Any, optimizer: Any) -> tuple[Any, Any]:
         return module, optimizer
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        return nullcontext()
 
     def backward(self, tensor: Tensor) -> None:
         tensor.backward()  # type: ignore[no-untyped-call]

@@ -164,7 +164,9 @@ class Loop:
         for group in self.optimizer.param_groups:
             group["lr"] = size * group.get("scale", 1.0)
         self.optimizer.zero_grad(set_to_none=True)
-        loss: Tensor = self.module.training_loss(to_device(mine, self.processes.device), context)
+        rows = to_device(mine, self.processes.device)
+        with self.processes.autocast():  # Fabric enters it by itself in a module's forward, and under DDP, only
+            loss: Tensor = self.module.training_loss(rows, context)
         self.processes.backward(loss if factor == 1.0 else loss * factor)
         if self.training.clip_norm > 0:
             self.processes.clip_gradients(self.module, self.optimizer, max_norm=self.training.clip_norm)
