@@ -4,8 +4,9 @@
     python bench/ranking/bench_scaling.py report [--store FILE]
     python bench/ranking/bench_scaling.py --quick
 
-A cell is (model, size, seed): one pass over the training rows, Adam 1e-3, 1,024 rows a step, float32, the same
-for all (cells of before 2026-11-23 asked for bf16-mixed, which one process did not heed then: float32, too). Weights: beside the tables, which are the same for all. FLOPs: of one row forward. The law is
+A cell is (model, size, seed): one pass over the training rows, Adam 1e-3, 1,024 rows a step, float32, the
+same for all (cells of before 2026-11-23 asked for bf16-mixed, which one process did not heed then: they are
+float32, too). Weights: beside the tables, which are the same for all. FLOPs: of one row forward. The law is
 log loss = floor + a (weights / 10^5)^-b, least squares over the cells, b in [0, 2], with b's 95 % interval
 (Student's, cells less three degrees of freedom).
 """

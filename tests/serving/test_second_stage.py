@@ -160,6 +160,13 @@ def test_stages_take_their_own_kind_of_model(world: World, retriever: Run, stage
         SecondStage(retriever, retriever, stages.features)
     with pytest.raises(UsageError, match="retrieves nothing"):
         SecondStage(stages.ranker, stages.ranker, stages.features)
+    for top in (0, 2.5):
+        with pytest.raises(UsageError, match="top: not the length of a list"):
+            SecondStage(retriever, stages.ranker, stages.features, top=top)  # type: ignore[arg-type]
+        with pytest.raises(UsageError, match="top: not the length of a list"):
+            candidates_log(retriever, stages.features, top=top)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="one id in place of several"):
+        stages.recommend("u3")
     with pytest.raises(UsageError, match="no longer than what was retrieved"):
         measure_stages(stages, k=65)
     with pytest.raises(UsageError, match="no such task"):

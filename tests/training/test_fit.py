@@ -129,6 +129,14 @@ def test_the_length_of_a_list(name: str) -> None:
     assert recommend(run, {"x": []}, np.int64(3)).height == 3  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("single", ["u3", b"u3", 3, None])
+def test_one_user_in_place_of_several_is_told(ring: Interactions, single: object) -> None:
+    run = fit("popularity", ring)
+    with pytest.raises(UsageError, match=r"(?s)one id in place of several.*put it in a list"):
+        recommend(run, single)  # type: ignore[arg-type]
+    assert recommend(run, np.array([0, 1]), 2)["user"].to_list() == [0, 0, 1, 1]  # type: ignore[arg-type]
+
+
 def test_a_list_is_no_longer_than_topk_makes_it() -> None:
     at = np.arange(6000)
     wide = Interactions.from_arrays(at // 6, at % 1500, at)

@@ -114,6 +114,7 @@ class SampledLoss(nn.Module):
                 "a cosine has no place for item biases", where="loss", fix="take a dot-product loss"
             )
         rejected = met(given) if self.reject else None
+        given = with_bias_as_a_column(given)
         if self.local and given.negatives.ndim == 1:
             items, positives, negatives = named_items(given.items, given.positives, given.negatives)
             given = replace(given, items=items, positives=positives, negatives=negatives)
@@ -124,6 +125,21 @@ class SampledLoss(nn.Module):
             open_to = negatives.masked_fill(negatives == given.positives[:, None], -1)
             negatives = hardest(anchors, items, open_to, self.keep)
         return Rows(anchors, items, given.positives, positive, negatives, rejected)
+
+
+def with_bias_as_a_column(given: LossInput) -> LossInput:
+    """The same scores <a_r, e_i> + b_i as inner products alone: b_i is one more column of the items, which
+    stands against ones in the anchors."""
+    if given.bias is None:
+        return given
+    ones = given.anchors.new_ones(given.anchors.shape[0], 1)
+    column = given.bias.to(given.items.dtype)[:, None]
+    return replace(
+        given,
+        anchors=torch.cat([given.anchors, ones], dim=1),
+        items=torch.cat([given.items, column], dim=1),
+        bias=None,
+    )
 
 
 def met(given: LossInput) -> Tensor:

@@ -19,7 +19,7 @@ from recengine.evaluation.lists import positions_of
 from recengine.serving.pair_features import Ids, PairFeatures
 from recengine.training import ClickRun, Run
 from recengine.training.ranking import best
-from recengine.training.recommending import known_histories, list_length, table
+from recengine.training.recommending import known_histories, list_length, several, table
 
 if TYPE_CHECKING:
     import polars as pl
@@ -33,8 +33,9 @@ class SecondStage:
     """The ``top`` best items of ``retriever`` for a user, in the order of the probabilities of ``ranker``;
     equal ones stay in the order of the retriever. It generates lists (recengine.contracts.model.Generates).
 
-    Raises UsageError when ``ranker`` is no click model or ``retriever`` is one, DataError when the features
-    lack a column that the ranker needs.
+    Raises UsageError when ``ranker`` is no click model or ``retriever`` is one, and for a ``top`` that is not
+    1 to 1000 (one above the catalogue is lowered to it); DataError when the features lack a column that the
+    ranker needs.
     """
 
     def __init__(self, retriever: Run, ranker: Run, features: PairFeatures, *, top: int = 100) -> None:
@@ -48,8 +49,7 @@ class SecondStage:
             raise UsageError(
                 f"'{ranker.name}' predicts no clicks", where="the second stage", expected="a click model"
             )
-        if top < 1:
-            raise UsageError("there must be something to put in order", where="top", found=top)
+        top = list_length(top, len(retriever.split.train.items), "top")
         features.serve(ranker.split.encoder, PLACE)
         self.retriever, self.ranker, self.features, self.top = retriever, ranker, features, top
 
@@ -92,13 +92,13 @@ class SecondStage:
     def recommend(self, users: Sequence[Any], k: int = 10) -> pl.DataFrame:
         """The k best items for known users: columns user, rank, item, score (the probability).
 
-        Raises DataError for unknown users and users without features, UsageError for
-        a k as ``run.recommend`` does.
+        Raises DataError for unknown users and users without features, UsageError for one id in place of
+        several and for a k, as ``run.recommend`` does.
         """
-        k = list_length(k, len(self.retriever.split.train.items))
+        k, labels = list_length(k, len(self.retriever.split.train.items)), several(users)
         with torch.inference_mode():
-            ids, scores = self.generate(known_histories(self.retriever, list(users)), k)
-        return table(self.retriever, list(users), ids.numpy(), scores.numpy())
+            ids, scores = self.generate(known_histories(self.retriever, labels), k)
+        return table(self.retriever, labels, ids.numpy(), scores.numpy())
 
 
 def candidates_log(retriever: Run, features: PairFeatures, *, top: int = 100, seed: int = 0) -> ClickLog:
@@ -108,11 +108,12 @@ def candidates_log(retriever: Run, features: PairFeatures, *, top: int = 100, se
     test; the column PLACE (from 1) says where it put the item.
 
     Columns: those of ``features``, PLACE and the label; users without features, and users of whose targets
-    none was found, are left out. Raises UsageError where the split has no validation task, DataError where no
-    target was found at all.
+    none was found, are left out. Raises UsageError where the split has no validation task and for a ``top``
+    that is not 1 to 1000, DataError where no target was found at all.
     """
     import polars as pl
 
+    top = list_length(top, len(retriever.split.train.items), "top")
     task = retriever.split.validation
     if task is None:
         raise UsageError(

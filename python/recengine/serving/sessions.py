@@ -15,7 +15,14 @@ from recengine.contracts.model import Appends
 from recengine.errors import DataError, UsageError
 from recengine.nn.ragged import window_of
 from recengine.training.ranking import top_of_vectors
-from recengine.training.recommending import BLOCK, known_items, list_length, popular_where_level, table
+from recengine.training.recommending import (
+    BLOCK,
+    known_items,
+    list_length,
+    popular_where_level,
+    several,
+    table,
+)
 from recengine.training.run import Run
 
 if TYPE_CHECKING:
@@ -81,7 +88,7 @@ class Sessions:
         """The k best unseen items for each: columns user, rank (from 1), item, score. Who has no events yet
         gets what the item biases say. Raises DataError for a label that was never told of, UsageError for
         a k as ``run.recommend`` does."""
-        k = list_length(k, len(self.run.split.train.items))
+        k, labels = list_length(k, len(self.run.split.train.items)), several(labels)
         unknown = [label for label in labels if label not in self._row]
         if unknown:
             raise DataError(

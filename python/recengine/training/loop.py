@@ -165,7 +165,7 @@ class Loop:
             group["lr"] = size * group.get("scale", 1.0)
         self.optimizer.zero_grad(set_to_none=True)
         rows = to_device(mine, self.processes.device)
-        with self.processes.autocast():  # Fabric enters it by itself in a module's forward, and under DDP, only
+        with self.processes.autocast():  # which Fabric enters by itself under DDP alone
             loss: Tensor = self.module.training_loss(rows, context)
         self.processes.backward(loss if factor == 1.0 else loss * factor)
         if self.training.clip_norm > 0:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
@@ -37,11 +37,11 @@ def recommend(
     fewer.
     exclude_seen: leave out the items of the history.
     Raises DataError for unknown users and for a history that is not a list of ids of the data's type,
-    UsageError for a k that is not a whole number of 1 to 1000 (a k above the catalogue is lowered to it
-    first).
+    UsageError for one id in place of several and for a k that is not a whole number of 1 to 1000 (a k above
+    the catalogue is lowered to it first).
     """
     k = list_length(k, len(run.split.train.items))
-    labels = list(users)
+    labels = several(users)
     batch = _given(run, users) if isinstance(users, Mapping) else known_histories(run, labels)
     network = run.model
     if network.training:  # eval() visits every module, which costs more than a layer
@@ -57,12 +57,26 @@ def recommend(
     return table(run, labels, popular_where_level(run, batch, items, values), values)
 
 
-def list_length(k: Any, n_items: int) -> int:
-    """``k``, at most ``n_items``; raises UsageError where that is not a whole number of 1 to 1000."""
+def several(users: Any) -> list[Any]:
+    """``users`` as a list; raises UsageError for a single id."""
+    if isinstance(users, str | bytes) or not isinstance(users, Iterable):
+        raise UsageError(
+            "one id in place of several",
+            where="users",
+            found=repr(users),
+            expected="a sequence of ids of users, or a mapping from labels to histories",
+            fix=f"put it in a list: [{users!r}]",
+        )
+    return list(users)
+
+
+def list_length(k: Any, n_items: int, where: str = "k") -> int:
+    """``k``, at most ``n_items``; raises UsageError where that is not a whole number of 1 to 1000. where: its
+    name to the caller."""
     length = min(int(k), max(n_items, 1)) if isinstance(k, Integral) else 0
     if not 1 <= length <= MAX_K:
         raise UsageError(
-            "not the length of a list", where="k", found=repr(k), expected=f"a whole number of 1 to {MAX_K}"
+            "not the length of a list", where=where, found=repr(k), expected=f"a whole number of 1 to {MAX_K}"
         )
     return length
 

@@ -387,6 +387,27 @@ def test_what_a_model_does_not_supply_is_named(name: str) -> None:
         entry.load()(entry.load_config()())(given(), StepContext())
 
 
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("name", ["lambdaloss", "llpauc", "mse", "simce"])
+def test_inner_products_have_the_biases_of_the_items(name: str, shared: bool) -> None:
+    case, generator = given(), torch.Generator().manual_seed(5)
+    anchors = torch.randn(ROWS, 8, dtype=torch.float64, generator=generator)
+    items = torch.randn(ITEMS, 8, dtype=torch.float64, generator=generator)
+    bias = torch.randn(ITEMS, dtype=torch.float64, generator=generator).requires_grad_()
+    negatives = case.negatives if not shared else torch.arange(1, ITEMS, 2)
+    case = replace(case, anchors=anchors, items=items, negatives=negatives)
+    # vectors whose inner products with these anchors are <a_r, e_i> + b_i
+    direction = torch.linalg.pinv(anchors) @ torch.ones(ROWS, dtype=torch.float64)
+    moved = items + bias[:, None] * direction
+    wanted = loss(name)(replace(case, items=moved), StepContext())
+    found = loss(name)(replace(case, bias=bias), StepContext())
+    torch.testing.assert_close(found, wanted)
+    (expected,) = torch.autograd.grad(wanted, bias, retain_graph=True)
+    torch.testing.assert_close(torch.autograd.grad(found, bias)[0], expected)
+    assert float(expected.abs().sum()) > 0.0
+    assert not torch.isclose(found, loss(name)(case, StepContext()), atol=1e-6)
+
+
 def test_only_the_hardest_count() -> None:
     case = given()
     _, sampled, live = cosines(case)
