@@ -355,12 +355,39 @@ def test_a_kept_split_can_be_tuned_on(cli: Any, small_table: Path, tmp_path: Pat
     assert "best" in cli("tune", "itemknn", "--data", tmp_path / "kept", *words, "--json").stdout
 
 
+def test_compare_goes_on_where_the_data_changed_a_default(
+    cli: Any, small_table: Path, tmp_path: Path
+) -> None:
+    words = (
+        "compare",
+        "mf",
+        "--data",
+        small_table,
+        "--seeds",
+        1,
+        "--out",
+        tmp_path,
+        "--set",
+        "training.epochs=1",
+    )
+    assert cli(*words).exit_code == 0
+    assert recengine.load(tmp_path / "mf-seed0").config.loss.negatives == 30
+    again = cli(*words)
+    assert again.exit_code == 0, again.stderr
+    assert "fitting" not in again.stderr
+
+
 def test_click_models_are_compared_planned_and_tuned(cli: Any, tmp_path: Path) -> None:
     planted_clicks(1500).frames[0].write_parquet(tmp_path / "clicks.parquet")
     data = ("--data", tmp_path / "clicks.parquet", "--set", "training.epochs=2")
     told = cli("compare", "lr", "fm", *data, "--seeds", 2, "--out", tmp_path / "c", "--json")
     pairs = json.loads(told.stdout)["pairs"]
     assert {pair["metric"] for pair in pairs} == {"auc", "log_likelihood"}
+    once_more = cli("compare", "lr", "fm", *data, "--seeds", 2, "--out", tmp_path / "c", "--json")
+    assert "fitting" not in once_more.stderr
+    assert json.loads(once_more.stdout)["pairs"] == pairs
+    other = cli("compare", "lr", *data, "--set", "training.batch_size=64", "--out", tmp_path / "c")
+    assert "training.batch_size = 2048 (asked: 64)" in other.stderr
     runs = [recengine.load(tmp_path / "c" / f"{name}-seed0").evaluate()["auc"] for name in ("lr", "fm")]
     again = cli(
         "compare", *(tmp_path / "c" / f"{name}-seed0" for name in ("lr", "fm")), "--no-report", "--json"

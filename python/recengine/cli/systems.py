@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -85,7 +85,6 @@ def complete(systems: Sequence[str], seeds: int, fits: Fits) -> list[Path]:
 def _jobs(name: str, seeds: int, fits: Fits) -> list[Job]:
     """Checked before anything is fitted: the model, its settings, the data, and what lies there already."""
     from recengine.hooks import host
-    from recengine.training import resolve
     from recengine.training.jobs import Job
 
     models = host().registries["model"]
@@ -101,20 +100,31 @@ def _jobs(name: str, seeds: int, fits: Fits) -> list[Job]:
     if fits.data is None:
         raise UsageError(f"'{name}' is no folder; as a model it needs data", fix="name the data with --data")
     settings = given(name, None, fits.sets)
-    config = resolve(name, settings, host()).model_dump(mode="json")
+    asked = _asked(name, settings)
     count = 1 if is_deterministic(name) else seeds
     jobs = [Job(name, settings, seed, fits.out / f"{name}-seed{seed}") for seed in range(count)]
     for job in jobs:
-        _same_question(job.directory, config, fits.data)
+        _same_question(job.directory, asked, fits.data)
     return jobs
 
 
-def _same_question(folder: Path, config: dict[str, Any], data: str) -> None:
-    """A run that lies there must be the one that is asked for: other settings or data are refused."""
+def _asked(model: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings with defaults, before the data add to them."""
+    from recengine.hooks import host
+    from recengine.training import resolve
+
+    return resolve(model, settings, host()).model_dump(mode="json")
+
+
+def _same_question(folder: Path, asked: dict[str, Any], data: str) -> None:
+    """A run that lies there must be the one that is asked for: other settings or data are refused. The run
+    holds what the data made of its settings (the features of a click log, say), source.json what was asked."""
     if not (folder / "run.json").is_file():
         return
-    was = read_json(folder / "run.json")["config"]
-    differing = _differing(was, config)
+    source = folder / "source.json"
+    told = read_json(source) if source.is_file() else {}
+    was = told.get("asked") or read_json(folder / "run.json")["config"]
+    differing = _differing(was, asked)
     if differing:
         raise UsageError(
             "the run that lies here was made with other settings",
@@ -122,8 +132,7 @@ def _same_question(folder: Path, config: dict[str, Any], data: str) -> None:
             found=", ".join(differing[:5]),
             fix="choose another --out, or leave the settings as they were",
         )
-    source = folder / "source.json"
-    before = read_json(source).get("data") if source.is_file() else None
+    before = told.get("data")
     if before is not None and before != _place(data):
         raise UsageError(
             "the run that lies here was made from other data",
@@ -164,7 +173,8 @@ def _run(jobs: Sequence[Job], fits: Fits) -> None:
     for job in jobs:
         if not job.done:
             job.directory.mkdir(parents=True, exist_ok=True)
-            told = {"data": _place(fits.data), "options": list(fits.options)}
+            told: dict[str, Any] = {"data": _place(fits.data), "options": list(fits.options)}
+            told["asked"] = _asked(job.model, job.settings)
             write_json(job.directory / "source.json", told)
     workers = min(fits.workers, sum(not job.done for job in jobs))
     try:
