@@ -117,8 +117,8 @@ def _asked(model: str, settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _same_question(folder: Path, asked: dict[str, Any], data: str) -> None:
-    """A run that lies there must be the one that is asked for: other settings or data are refused. The run
-    holds what the data made of its settings (the features of a click log, say), source.json what was asked."""
+    """A run that lies there must be the one that is asked for: other settings or data are refused. run.json
+    says what the data made of its settings (the features of a click log, say), source.json what was asked."""
     if not (folder / "run.json").is_file():
         return
     source = folder / "source.json"
