@@ -325,9 +325,12 @@ def test_a_click_model_is_exported_and_checked(
     with monkeypatch.context() as patched:
         patched.setattr(Program, "__call__", lambda program, features: torch.full((300,), float("nan")))
         wrong = cli("export", tmp_path / "run", table, "--out", tmp_path / "wrong.pt2")
-    assert wrong.exit_code == 1
+        over = cli("export", tmp_path / "run", table, "--out", tmp_path / "ranker.pt2")
+    assert wrong.exit_code == over.exit_code == 1
     assert "does not score as the run does" in wrong.stderr
     assert not (tmp_path / "wrong.pt2").exists()
+    assert load_package(tmp_path / "ranker.pt2")  # the good one from before
+    assert not list(tmp_path.glob(".*"))
     pl.read_parquet(table)[:1].write_parquet(tmp_path / "one.parquet")
     short = cli("export", tmp_path / "run", tmp_path / "one.parquet", "--out", tmp_path / "none.pt2")
     assert short.exit_code == 2

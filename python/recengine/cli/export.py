@@ -29,7 +29,7 @@ def export(
 ) -> None:
     """Write the click model RUN as a program (torch.export) and score the first rows of TABLE with both.
 
-    Fails, and keeps no program, where a probability differs by more than 0.0001.
+    Fails, and leaves what lay at --out, where a probability differs by more than 0.0001.
     """
     import numpy as np
     import torch
@@ -37,6 +37,7 @@ def export(
     from recengine.contracts.batch import FeatureBatch
     from recengine.data.clicks import ClickLog
     from recengine.data.clicks.splitting import serving_rows
+    from recengine.files import replacing
     from recengine.serving import rankers
     from recengine.training import ClickRun
 
@@ -54,19 +55,20 @@ def export(
     rows = serving_rows(encoder, frame)
     example = FeatureBatch(**rows.take(np.arange(len(rows))).tensors())
     program = rankers.export_ranker(fitted.model, example)
-    if compiled:
-        made = rankers.load_package(rankers.save_package(program, out))
-    else:
-        made = rankers.load_program(rankers.save_program(program, out))
-    with torch.no_grad():
+    save, load = (
+        (rankers.save_package, rankers.load_package)
+        if compiled
+        else (rankers.save_program, rankers.load_program)
+    )
+    with replacing(out) as unproven, torch.no_grad():
+        made = load(save(program, unproven))
         difference = float(np.abs(made(example.features).numpy() - fitted.predict(frame)).max())
-    if not difference <= _APART:  # NaN is no match either
-        out.unlink()
-        raise RecengineError(
-            "the program does not score as the run does; it was not kept",
-            where=str(out),
-            found=f"a largest difference of {difference:.1e} over {frame.height} rows of {table}",
-            expected=f"at most {_APART:.0e}",
-            fix="export without --compiled" if compiled else "serve the run itself: recengine predict",
-        )
+        if not difference <= _APART:  # NaN is no match either
+            raise RecengineError(
+                "the program does not score as the run does; it was not kept",
+                where=str(out),
+                found=f"a largest difference of {difference:.1e} over {frame.height} rows of {table}",
+                expected=f"at most {_APART:.0e}",
+                fix="export without --compiled" if compiled else "serve the run itself: recengine predict",
+            )
     note(f"{out}: {frame.height} rows of {table} score as the run's to {difference:.1e}")
