@@ -34,7 +34,7 @@ LAST = 3
 
 def measured(step: Step, repeats: int) -> dict[str, float]:
     """Seconds and peak of a step."""
-    return {"seconds": seconds(step, repeats), "peak MiB": peak_bytes(step) / MIB}
+    return {"seconds": seconds(step, repeats), "peak MiB": peak_bytes(step, step.clear) / MIB}
 
 
 def lengths(quick: bool) -> list[dict[str, Any]]:

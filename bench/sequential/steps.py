@@ -56,9 +56,13 @@ class Step:
         self.batch: SequenceBatch = next(feeder.epoch(0))
         self.optimizer = make_optimizer(self.network.parameters(), config.training)
 
+    def clear(self) -> None:
+        """Free the gradients."""
+        self.optimizer.zero_grad(set_to_none=True)
+
     def __call__(self) -> None:
         """Forward, backward, optimiser."""
-        self.optimizer.zero_grad(set_to_none=True)
+        self.clear()
         self.network.training_loss(self.batch, StepContext()).backward()
         self.optimizer.step()
 
@@ -74,14 +78,16 @@ def seconds(work: Callable[[], object], repeats: int) -> float:
     return median(taken)
 
 
-def peak_bytes(work: Callable[[], object]) -> int:
+def peak_bytes(work: Callable[[], object], clear: Callable[[], object] | None = None) -> int:
     """Most bytes of tensors that a call holds at a time, beyond those it found: torch's own allocations, as
     ``torch.cuda.max_memory_allocated`` counts them; scratch of native kernels is not in it. The second of two
-    calls: the profiler does not see that a call frees what was made before it was first started, so that
-    gradients of the last step would count in one call and not in the next. Nor does it see memory that our
-    operators keep: they keep none meanwhile."""
+    calls. clear: frees what the call would free of its last time (a step: the gradients), because the
+    profiler sees that in one call and not in the next. Nor does it see memory that our operators keep: they
+    keep none meanwhile."""
     kept = keep_memory(False)
     for _ in range(2):
+        if clear is not None:
+            clear()
         with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as watched:
             work()
     keep_memory(kept)
