@@ -253,7 +253,7 @@ def report(store: Path, last: str = "") -> None:
         "",
         "Mean over seeds; the interval is over the rows of the test part for one seed (DeLong), over seeds",
         "(Student's t) for more. Weights: beside the tables. Pull: model.table_l2, chosen among "
-        + " and ".join(str(one) for one in TRIALS),
+        + ", ".join(str(one) for one in TRIALS),
         "by the validation AUC of seed 0. small...: every row is learned from once (1,024 rows a step),",
         "without a pull; their settings name bf16-mixed, which one process did not heed before 2026-11-23:",
         "all cells are float32. What is missing has not been run.",
