@@ -18,6 +18,7 @@ from recengine.errors import CheckpointError, ConfigError, DataError, UsageError
 from recengine.evaluation.clicks import auc
 from recengine.testing import planted, planted_clicks
 from recengine.training import ClickRun, Reproduction, reproduce
+from recengine.training.loop import Loop
 from recengine.training.parts import part
 from recengine.training.row_optimizers import RowOptimizer, Together
 
@@ -144,6 +145,12 @@ def test_an_unknown_monitor_and_an_unknown_section_are_told() -> None:
         recengine.fit("lr", planted_clicks(300), settings={"training": {"monitor": "ndcg@10", "epochs": 1}})
     with pytest.raises(ConfigError, match="did you mean 'data'"):
         recengine.fit("lr", planted_clicks(300), settings={"dta": {"label": "x"}})
+
+
+def test_a_misspelt_monitor_is_told_before_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Loop, "_step", lambda *_: pytest.fail("a step was made"))
+    with pytest.raises(ConfigError, match="did you mean 'auc'"):
+        recengine.fit("lr", planted_clicks(300), settings={"training": {"monitor": "acu", "epochs": 1}})
 
 
 def test_a_validation_part_without_clicks_is_told_before_training() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any, Protocol
 
 import torch
@@ -187,8 +188,9 @@ class AppendingRecommender(SequenceRecommender):
         state, vectors = self.encoder.read(items, offsets)
         return state, self._answer(vectors)
 
-    @property
+    @cached_property
     def _takes_events(self) -> bool:
+        """Asked for every answer; the settings decide it once."""
         try:
             self.empty_state(0)
         except UsageError:

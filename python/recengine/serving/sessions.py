@@ -141,9 +141,7 @@ class Sessions:
             self._vectors[rows] = before
             for row in rows:
                 del self._histories[row][-len(known[row]) :]
-                self._held[row] = (
-                    self.model.window
-                )  # the state may be half changed: the next event reads anew
+                self._held[row] = self.model.window  # a half changed state: the next event reads anew
             for label in reversed(fresh):
                 self.forget(label)
             raise

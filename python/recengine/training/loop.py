@@ -16,7 +16,7 @@ from torch import Tensor
 from recengine.contracts.batch import StepContext
 from recengine.data import EvalTask
 from recengine.data.clicks import ClickTable
-from recengine.errors import CheckpointError, ConfigError, RecengineError
+from recengine.errors import CheckpointError, RecengineError
 from recengine.evaluation.clicks import LOWER_IS_BETTER
 from recengine.settings import diff
 from recengine.training import checkpoint
@@ -25,11 +25,12 @@ from recengine.training.determinism import fixed_threads, isolated_randomness, m
 from recengine.training.devices import Processes
 from recengine.training.feeding import ClickFeeder, Feeder
 from recengine.training.interrupt import Interrupt
+from recengine.training.monitor import check_measured, check_monitor
 from recengine.training.moving import to_device
 from recengine.training.optimisation import make_optimizer, rate
 from recengine.training.parts import len_of, loss_rows, part
 from recengine.training.progress import Listener, Progress
-from recengine.training.validation import check_monitor, measure, share
+from recengine.training.validation import measure, share
 
 
 @dataclass
@@ -205,13 +206,7 @@ class Loop:
         self._tell("validate", None)
         metrics = measure(self.network, self.validation, self.config.evaluation, self.processes)
         name = self.training.monitor
-        if name not in metrics:
-            raise ConfigError(
-                "the monitored metric is not measured",
-                where="training.monitor",
-                found=name,
-                expected="one of " + ", ".join(sorted(metrics)),
-            )
+        check_measured(name, sorted(metrics))
         here, value = self.position, metrics[name]
         if here.best is None or (value < here.best if name in LOWER_IS_BETTER else value > here.best):
             here.best, here.best_epoch, here.waited = value, epoch + 1, 0

@@ -5,26 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, cast
 
-import numpy as np
-
 from recengine import data
 from recengine.config import Config
 from recengine.contracts.auditor import Finding
 from recengine.contracts.loss import LossConfig
 from recengine.contracts.model import DataFacts, Feed
 from recengine.data import Interactions, Split
-from recengine.data.clicks import (
-    ClickLog,
-    ClickSplit,
-    ClickSplitConfig,
-    ClickTable,
-    audit_clicks,
-    prepare,
-)
-from recengine.errors import ConfigError, LeakageError, UsageError
-from recengine.evaluation.clicks import DEFINITIONS, click_metrics
+from recengine.data.clicks import ClickLog, ClickSplit, ClickSplitConfig, audit_clicks, prepare
+from recengine.errors import LeakageError, UsageError
 from recengine.training.config import RunConfig
 from recengine.training.feeding import SAMPLERS
+from recengine.training.monitor import other_monitor, with_monitor_that_is_measured
 
 
 @dataclass(frozen=True)
@@ -66,50 +57,10 @@ def prepared(given: Any, config: RunConfig, *, clicks: bool) -> Material:
         watching = with_monitor_that_is_measured(settled, rows.validation)
         if watching is not settled:
             findings.append(
-                _other_monitor(settled.training.monitor, watching.training.monitor, rows.validation)
+                other_monitor(settled.training.monitor, watching.training.monitor, rows.validation)
             )
         settled = watching
     return Material(rows, DataFacts(0, 0, rows.extras()), findings, settled)
-
-
-def with_monitor_that_is_measured(config: RunConfig, validation: ClickTable) -> RunConfig:
-    """The same settings where the monitored metric is defined for the rows of the validation part; else, when
-    nobody set the monitor, with the log loss, which always is. A monitor that was set raises ConfigError. A
-    name that is no metric of clicks stays: the loop refuses it."""
-    training = config.training
-    measured = click_metrics(validation.labels, np.full(len(validation), 0.5), validation.groups)
-    if training.monitor in measured or training.monitor not in DEFINITIONS:
-        return config
-    if "monitor" in training.model_fields_set:
-        raise ConfigError(
-            "the monitored metric is not defined for the validation part",
-            where="training.monitor",
-            found=f"{training.monitor}, and {_why_undefined(validation)}",
-            expected="one of " + ", ".join(sorted(measured)),
-            fix="divide the log another way (split.strategy), or set training.monitor to log_loss",
-        )
-    given = {**training.model_dump(exclude_unset=True), "monitor": "log_loss"}
-    return config.model_copy(update={"training": type(training).parse(given)})
-
-
-def _other_monitor(usual: str, taken: str, validation: ClickTable) -> Finding:
-    return Finding(
-        "monitor",
-        "warn",
-        f"{_why_undefined(validation)}: {taken} picks the best epoch in place of {usual} "
-        "(set training.monitor to choose)",
-    )
-
-
-def _why_undefined(validation: ClickTable) -> str:
-    """Why a metric of clicks is not defined for these rows."""
-    if not validation.labels.any():
-        return f"the validation part has no clicks in {len(validation):,} rows"
-    if validation.labels.all():
-        return f"the validation part has nothing but clicks in {len(validation):,} rows"
-    if validation.groups is None:
-        return "the log has no groups (data.group)"
-    return "no group of the validation part has rows with and without a click"
 
 
 def with_negatives_that_exist(config: RunConfig, n_items: int) -> RunConfig:

@@ -8,14 +8,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from recengine.config import did_you_mean
 from recengine.contracts.batch import FeatureBatch
 from recengine.data import EvalTask
 from recengine.data.clicks import ClickTable
-from recengine.errors import ConfigError, UsageError
+from recengine.errors import UsageError
 from recengine.evaluation import evaluate
 from recengine.evaluation.clicks import click_metrics, predictions
-from recengine.evaluation.metrics import column_name, resolve_metrics
 from recengine.training.config import ClickEvaluationConfig, EvaluationConfig, ServingPrecision
 from recengine.training.devices import Processes
 from recengine.training.moving import to_device
@@ -32,23 +30,6 @@ def share(task: EvalTask | ClickTable, rank: int, world: int) -> EvalTask | Clic
     indptr = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths[mine])])
     times = None if task.times is None else task.times[kept]
     return EvalTask(task.name, task.users[mine], indptr, task.targets[kept], task.history, times)
-
-
-def check_monitor(name: str, config: EvaluationConfig) -> None:
-    """Raises ConfigError where a validation by ``config`` does not measure the metric ``name``."""
-    columns = resolve_metrics(config.metrics or None, config.cutoffs)
-    measured = [column_name(metric, k) for metric, k in columns]
-    if name not in measured:
-        near = did_you_mean(name, measured)
-        raise ConfigError(
-            "the monitored metric is not measured",
-            where="training.monitor",
-            found=name,
-            expected="one of " + ", ".join(measured),
-            fix=f"did you mean '{near}'?"
-            if near
-            else "monitor one of these, or add it to evaluation.metrics",
-        )
 
 
 def measure(

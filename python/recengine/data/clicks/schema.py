@@ -81,7 +81,7 @@ class ClickDataConfig(Config):
                 raise ValueError(
                     f"feature '{name}' shares the table of '{spec.share}', which has none of its own"
                 )
-            if shared is not None and spec.encoding == "hash" != shared.encoding:
+            if shared is not None and spec.encoding == "hash" and shared.encoding != "hash":
                 raise ValueError(
                     f"feature '{name}' hashes values for the table of '{spec.share}', which lists them"
                 )
