@@ -96,6 +96,8 @@ struct Tile {
   }
 };
 
+// REST: K is no multiple of 4.
+template <bool REST>
 struct RowsTimes {
   int64_t K;
   const float* A;
@@ -107,20 +109,24 @@ struct RowsTimes {
   const float* factor;  // of every row of C, or null
   Ahead* ahead;
 
-  // K is a multiple of 4.
   template <int ROWS, int VECS>
   RE_INLINE void run(int64_t row, int64_t col) const {
     Tile<ROWS, VECS> t;
     t.clear();
     const float *a0 = A + row * lda, *a1 = a0 + 4 * lda, *a2 = a1 + 4 * lda, *b = B + col;
-    for (int64_t k = 0; k < K; k += 4, a0 += 4, a1 += 4, a2 += 4) {
+    const auto column = [&](int x) {
+      t.step(b, [&](int i) {  // not one subscript of a chosen pointer: gcc 12's sanitizer computes that wrongly
+        return i < 4 ? a0[i * lda + x] : i < 8 ? a1[(i - 4) * lda + x] : a2[(i - 8) * lda + x];
+      });
+    };
+    const int64_t fours = REST ? K / 4 * 4 : K;
+    for (int64_t k = 0; k < fours; k += 4, a0 += 4, a1 += 4, a2 += 4) {
       ahead->step();
 #pragma GCC unroll 4
-      for (int x = 0; x < 4; ++x, b += ldb)
-        t.step(b, [&](int i) {  // not one subscript of a chosen pointer: gcc 12's sanitizer computes that wrongly
-          return i < 4 ? a0[i * lda + x] : i < 8 ? a1[(i - 4) * lda + x] : a2[(i - 8) * lda + x];
-        });
+      for (int x = 0; x < 4; ++x, b += ldb) column(x);
     }
+    if (REST)
+      for (int x = 0; x < K - fours; ++x, b += ldb) column(x);
     float* c = C + row * ldc + col;
     if (factor)
       t.each([&](int i, int j, vf x) { store(c + i * ldc + j * W, x * factor[row + i]); });
@@ -202,7 +208,15 @@ void all_tiles(const P& p, int64_t M, int64_t N) {
 inline void rows_times(int64_t M, int64_t N, int64_t K, const float* A, int64_t lda, const float* B, int64_t ldb,
                        float* C, int64_t ldc, const float* factor, Ahead& ahead) {
   ahead.over(M * N / (most_rows(MOST_VECS) * MOST_VECS * W) * (K / 4) + 1);
-  all_tiles(RowsTimes{K, A, lda, B, ldb, C, ldc, factor, &ahead}, M, N);
+  all_tiles(RowsTimes<false>{K, A, lda, B, ldb, C, ldc, factor, &ahead}, M, N);
+}
+
+// The same for any K.
+inline void rows_times_any(int64_t M, int64_t N, int64_t K, const float* A, int64_t lda, const float* B, int64_t ldb,
+                           float* C, int64_t ldc, const float* factor, Ahead& ahead) {
+  if (K % 4 == 0) return rows_times(M, N, K, A, lda, B, ldb, C, ldc, factor, ahead);
+  ahead.over(M * N / (most_rows(MOST_VECS) * MOST_VECS * W) * (K / 4) + 1);
+  all_tiles(RowsTimes<true>{K, A, lda, B, ldb, C, ldc, factor, &ahead}, M, N);
 }
 
 // C[M, N] += sum over K rows of (row of A)^T (row of B).

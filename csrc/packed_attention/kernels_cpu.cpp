@@ -45,27 +45,35 @@ Rows rows_of(const Matrix& m, int64_t begin, int64_t n, int64_t d, float* buffer
   return {buffer, packed_padded(d)};
 }
 
-// All n rows, zeros behind up to a multiple of 16.
-void copy_whole(const Matrix& m, int64_t n, int64_t d, float* to) {
-  const int64_t dp = packed_padded(d);
-  copy_rows(m, 0, n, d, to);
-  std::memset(to + n * dp, 0, sizeof(float) * static_cast<size_t>((packed_padded(n) - n) * dp));
+// Rows that every block goes through anew: a copy, too, where their distance would put them all into the same few places of
+// the first-level cache.
+Rows reread(const Matrix& m, int64_t n, int64_t d, float* buffer) {
+  if (m.row % 512 != 0) return rows_of(m, 0, n, d, buffer);
+  copy_rows(m, 0, n, d, buffer);
+  return {buffer, packed_padded(d)};
 }
 
-// Rows [np, dp] as panels [dp, up to PACKED_PANEL] one behind the other.
-void across(const float* rows, int64_t np, int64_t dp, float* panels) {
-  for (int64_t j = 0; j < np; j += PACKED_PANEL) {
-    const int64_t width = smaller(PACKED_PANEL, np - j);
-    transpose(width, dp, rows + j * dp, dp, panels + j * dp, width);
+// n rows of dp floats as panels [dp, up to PACKED_PANEL] one behind the other, with columns of zeros up to a multiple of 16.
+void across(Rows rows, int64_t n, int64_t dp, float* panels) {
+  float last[16 * recengine::PACKED_MAX_D];
+  for (int64_t j = 0; j < n; j += PACKED_PANEL) {
+    const int64_t count = smaller(PACKED_PANEL, n - j), width = packed_padded(count), whole = count / 16 * 16;
+    const float* from = rows.at + j * rows.ld;
+    float* to = panels + j * dp;
+    transpose(whole, dp, from, rows.ld, to, width);
+    if (whole == count) continue;
+    std::memset(last, 0, sizeof(float) * static_cast<size_t>(16 * dp));
+    for (int64_t i = whole; i < count; ++i)
+      std::memcpy(last + (i - whole) * dp, from + i * rows.ld, sizeof(float) * static_cast<size_t>(dp));
+    transpose(16, dp, last, dp, to + whole, width);
   }
 }
 
 // C[m, up] = rows . (the rows that lie across)^T; up is a multiple of 16.
-void times_across(Rows rows, int64_t m, const float* panels, int64_t np, int64_t dp, int64_t up, float* C) {
-  Ahead nothing;
+void times_across(Rows rows, int64_t m, const float* panels, int64_t np, int64_t dp, int64_t up, float* C, Ahead& ahead) {
   for (int64_t j = 0; j < up; j += PACKED_PANEL)
     rows_times(m, smaller(PACKED_PANEL, up - j), dp, rows.at, rows.ld, panels + j * dp, smaller(PACKED_PANEL, np - j),
-               C + j, np, nullptr, nothing);
+               C + j, np, nullptr, ahead);
 }
 
 // The block of queries [begin, begin + count) of a head, and how many keys the last of them sees.
@@ -92,10 +100,16 @@ void clear(float* x, int64_t from, int64_t to) {
 
 // --- softmax
 
+// x with -inf in all lanes but the first n. (Single floats stored here would hold up the vector loads behind them.)
+RE_INLINE vf first_lanes(vf x, int64_t n) {
+  static constexpr float lane[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+  return load(lane) < splat(static_cast<float>(n)) ? x : splat(-__builtin_inff());
+}
+
 // Scores of a row to exp(scale (x - largest)), zeros from `seen` up to `up`. Returns their sum.
 float exponentials(float* x, int64_t seen, int64_t up, float scale) {
   const int64_t end = packed_padded(seen);
-  for (int64_t j = seen; j < end; ++j) x[j] = -__builtin_inff();
+  for (int64_t j = seen / W * W; j < end; j += W) store(x + j, first_lanes(load(x + j), seen - j));
   vf most = load(x);
   for (int64_t j = W; j < end; j += W) most = vmax(load(x + j), most);
   const float peak = hmax(most);
@@ -183,6 +197,12 @@ void gated_row_backward(const PackedHead& h, int64_t i, int64_t up, float* x, fl
 
 // --- heads
 
+// Fetches the rows at `next` that lie as those of m do.
+void soon(const Matrix& m, const void* next, int64_t rows, int64_t d, Ahead& ahead) {
+  const int64_t size = m.bf16 ? 2 : 4;
+  ahead.add(next, rows, m.row * size, d * size);
+}
+
 // weigh(block, scores [count, np], factor [count]): scores to weights; what their products with v are multiplied by.
 template <class Weigh>
 void forward(const PackedHead& h, float* scratch, Weigh&& weigh) {
@@ -192,15 +212,20 @@ void forward(const PackedHead& h, float* scratch, Weigh&& weigh) {
   float *scores = take(scratch, most * np), *query = take(scratch, most * dp), *made = take(scratch, most * dp);
   float* factor = take(scratch, most);
   Ahead nothing;
-  copy_whole(h.k, h.n, h.d, keys);
-  copy_whole(h.v, h.n, h.d, values);
-  across(keys, np, dp, panels);
+  across(rows_of(h.k, 0, h.n, h.d, keys), h.n, dp, panels);
+  const Rows v = reread(h.v, h.n, h.d, values);
   each_block(h, [&](const Block& b) {
-    times_across(rows_of(h.q, b.begin, b.count, h.d, query), b.count, panels, np, dp, b.up(), scores);
+    Ahead first, second;  // the next head comes while the last block is at work
+    if (b.begin + b.count == h.asked) {
+      soon(h.q, h.next.q, h.next.asked, h.d, first);
+      soon(h.k, h.next.k, h.next.n, h.d, first);
+      soon(h.v, h.next.v, h.next.n, h.d, second);
+    }
+    times_across(rows_of(h.q, b.begin, b.count, h.d, query), b.count, panels, np, dp, b.up(), scores, first);
     weigh(b, scores, factor);
     const bool direct = !h.out.bf16 && h.d == dp;
     float* to = direct ? static_cast<float*>(h.out.data) + b.begin * h.out.row : made;
-    rows_times(b.count, dp, b.up(), scores, np, values, dp, to, direct ? h.out.row : dp, factor, nothing);
+    rows_times_any(b.count, dp, b.seen, scores, np, v.at, v.ld, to, direct ? h.out.row : dp, factor, second);
     if (!direct)
       for (int64_t i = 0; i < b.count; ++i) write_row(h.out, b.begin + i, h.d, made + i * dp);
   });
@@ -217,22 +242,28 @@ void backward(const PackedHead& h, float* scratch, Weigh&& weigh) {
   Ahead nothing;
   clear(dk, 0, np * dp);
   clear(dv, 0, np * dp);
+  const Rows k = reread(h.k, h.n, h.d, keys);
   if (h.asked > 0) {
-    copy_whole(h.k, h.n, h.d, keys);
-    copy_whole(h.v, h.n, h.d, values);
-    across(keys, np, dp, key_panels);
-    across(values, np, dp, value_panels);
+    across(k, h.n, dp, key_panels);
+    across(rows_of(h.v, 0, h.n, h.d, values), h.n, dp, value_panels);
   }
   each_block(h, [&](const Block& b) {
     const Rows q = rows_of(h.q, b.begin, b.count, h.d, query), g = rows_of(h.grad, b.begin, b.count, h.d, grad);
-    times_across(q, b.count, key_panels, np, dp, b.up(), scores);
-    times_across(g, b.count, value_panels, np, dp, b.up(), slopes);
+    Ahead first, second;
+    if (b.begin + b.count == h.asked) {
+      soon(h.q, h.next.q, h.next.asked, h.d, first);
+      soon(h.k, h.next.k, h.next.n, h.d, first);
+      soon(h.v, h.next.v, h.next.n, h.d, second);
+      soon(h.grad, h.next.grad, h.next.asked, h.d, second);
+    }
+    times_across(q, b.count, key_panels, np, dp, b.up(), scores, first);
+    times_across(g, b.count, value_panels, np, dp, b.up(), slopes, second);
     weigh(b, scores, slopes);
     add_outer(b.seen, dp, b.count, scores, np, g.at, g.ld, dv, dp, nothing);
     add_outer(b.seen, dp, b.count, slopes, np, q.at, q.ld, dk, dp, nothing);
     const bool direct = !h.dq.bf16 && h.d == dp;
     float* to = direct ? static_cast<float*>(h.dq.data) + b.begin * h.dq.row : made;
-    rows_times(b.count, dp, b.up(), slopes, np, keys, dp, to, direct ? h.dq.row : dp, nullptr, nothing);
+    rows_times_any(b.count, dp, b.seen, slopes, np, k.at, k.ld, to, direct ? h.dq.row : dp, nullptr, nothing);
     if (!direct)
       for (int64_t i = 0; i < b.count; ++i) write_row(h.dq, b.begin + i, h.d, made + i * dp);
   });

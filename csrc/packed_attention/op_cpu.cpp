@@ -108,6 +108,16 @@ struct Views {
   View q, k, v, out, grad, dq, dk, dv;
 };
 
+PackedNext next_of(const Call& c, const Views& v, bool backward, int64_t unit) {
+  const int64_t b = unit / c.heads, hd = unit % c.heads, key = c.key[b], query = c.query[static_cast<size_t>(b)];
+  return {v.q.place(query, hd),
+          v.k.place(key, hd),
+          v.v.place(key, hd),
+          backward ? v.grad.place(query, hd) : nullptr,
+          c.query[static_cast<size_t>(b + 1)] - query,
+          c.key[b + 1] - key};
+}
+
 // Every head of every sequence; more(head, unit, first key) sets what is not the same for all operators.
 template <class More>
 void each_head(const Call& c, const Views& v, bool backward, void (*run)(const PackedHead&, float*), More&& more) {
@@ -132,6 +142,7 @@ void each_head(const Call& c, const Views& v, bool backward, void (*run)(const P
       } else {
         h.out = v.out.to(query, hd);
       }
+      if (unit + 1 < end) h.next = next_of(c, v, backward, unit + 1);
       more(h, unit, key);
       run(h, worker_memory(packed_scratch(h.n, h.d, backward)));
     }

@@ -18,12 +18,19 @@ inline constexpr int64_t PACKED_MAX_D = 128;
 inline constexpr int64_t PACKED_PANEL = 64;    // keys of a panel that lies across
 inline constexpr int64_t PACKED_BUCKETS = 64;  // of log2(1 + time): all that int64 can hold
 
+// Where the head begins whose turn is next, and how many rows it has: what is fetched ahead. Null and 0: there is none.
+struct PackedNext {
+  const void *q, *k, *v, *grad;
+  int64_t asked, n;
+};
+
 struct PackedHead {
   Matrix q, k, v;  // [asked, d], [n, d], [n, d]
   int64_t n, asked, d;
   const int64_t* wanted;  // the row of each query, counted from `first`; null: queries are all the rows
   int64_t first;
   bool causal;
+  PackedNext next;
   MutableMatrix out;  // forward
   Matrix grad;        // backward: dL/dO
   MutableMatrix dq, dk, dv;
