@@ -50,6 +50,13 @@ class BonsaiConfig(Config):
     refine: bool = knob(
         True, "optimise what pruning left once more, and prune again: one more local search a proposal"
     )
+    negligible: float = knob(
+        1e-3,
+        "a gain below this share of what the best point known gains over the default counts as none: then "
+        "what the best point changes is placed anew, and every dense_every-th proposal moves a few of its "
+        "idle parameters; 0, and under no_regret: never",
+        ge=0.0,
+    )
     default_repeats: int = knob(
         3, "times that the default itself may be measured, where pruning leads back to it", ge=1
     )

@@ -31,7 +31,7 @@ def blocks(space: Space, limits: Limits, n: int, seed: int, at: int, dense: Arra
     row = space.encode(space.default)
     for group in sorted(moved):
         columns = list(space.groups[group])
-        row[columns] = _moved(space.parameters[group], dense[columns], generator)
+        row[columns] = moved_to(space.parameters[group], dense[columns], generator)
     if not space.allows(space.decode(row)):
         # where the default lies on a limit, half of the directions are barred
         bound = np.flatnonzero(np.abs(limits.A).any(axis=0))
@@ -39,7 +39,7 @@ def blocks(space: Space, limits: Limits, n: int, seed: int, at: int, dense: Arra
     return limits.admit(torch.as_tensor(row)).numpy()
 
 
-def _moved(parameter: Parameter, toward: Array, generator: np.random.Generator) -> Array:
+def moved_to(parameter: Parameter, toward: Array, generator: np.random.Generator) -> Array:
     """A number as in the dense row; a choice that would stay as it is, drawn among the others."""
     others = [choice for choice in parameter.choices if choice != parameter.default]
     if others and parameter.decode(toward) == parameter.default:

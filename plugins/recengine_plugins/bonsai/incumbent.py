@@ -52,7 +52,7 @@ def prune_incumbent(
     Steps that break a limit or are judged infeasible (probability below ``confidence``) are passed over.
     """
     default = torch.as_tensor(space.encode(space.default))
-    best, incumbent = known.top(1)[0], _sparsest(space, known, delta)
+    best, incumbent = known.top(1)[0], sparsest(space, known, delta)
     path, kept, still_good = [incumbent], 0, True
     while trials := reversions(space, limits, path[-1], default):
         tried = torch.stack(trials)
@@ -77,7 +77,8 @@ def prune_incumbent(
     return Pruned(path, kept, kept == 0, doubted)
 
 
-def _sparsest(space: Space, known: Knowledge, delta: float) -> Tensor:
+def sparsest(space: Space, known: Knowledge, delta: float) -> Tensor:
+    """The measured point with the fewest changes among those within ``delta`` of the best."""
     value = known.Y[:, 0]
     near = torch.nonzero(value >= value.max() - delta)[:, 0].tolist()
     changes = {i: len(space.changed(space.decode(known.X[i].numpy()))) for i in near}

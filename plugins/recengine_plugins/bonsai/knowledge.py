@@ -75,6 +75,10 @@ class Knowledge:
         """The n points with the largest first value, fewer where fewer are known."""
         return self.X[self.Y[:, 0].topk(min(n, len(self.Y))).indices]
 
+    def measured(self, x: Tensor) -> bool:
+        """Whether ``x`` [d] is one of the measured points."""
+        return bool(((self.X - x).abs() <= 1e-9).all(dim=1).any())
+
     def gain(self, default: Tensor) -> float:
         """The largest first value less what the model expects at ``default``, at least 0."""
         with torch.no_grad():

@@ -31,9 +31,10 @@ except ImportError as missing:
 from botorch.exceptions.errors import ModelFittingError
 
 from recengine_plugins.bonsai.acquisition import Acquisition, OnlyFeasibility, build
+from recengine_plugins.bonsai.beyond import polished, widened
 from recengine_plugins.bonsai.dense import dense_step, refine, within_reach
 from recengine_plugins.bonsai.design import FROM, blocks
-from recengine_plugins.bonsai.incumbent import prune_incumbent, tolerated
+from recengine_plugins.bonsai.incumbent import prune_incumbent, sparsest, tolerated
 from recengine_plugins.bonsai.knowledge import Knowledge, usable
 
 _ANCHORS = 3  # best points from which sparse starts are drawn
@@ -143,12 +144,16 @@ class Bonsai:
             return space.decode(dense[0].numpy()), {"origin": "dense"}
         last = pending[-1:] if i > 0 and pending is not None else None
         pruned = self._prune(acquisition, dense, box, known, last, at)
-        x = self.limits.admit(pruned.x)
+        x, origin = self.limits.admit(pruned.x), "pruned"
+        if self._stalled(known, pruned.gain):
+            x, origin = self._beyond(acquisition, dense, box, known, at)
         point = space.decode(x.numpy())
         return point, {
-            "origin": "pruned",
+            "origin": origin,
             "gain": pruned.gain,
-            "losses": {space.names[g]: loss for g, loss in pruned.losses.items()},
+            "losses": {space.names[g]: loss for g, loss in pruned.losses.items()}
+            if origin == "pruned"
+            else {},
             "changed_dense": len(space.changed(space.decode(dense[0].numpy()))),
             "changed": len(space.changed(point)),
         }
@@ -215,6 +220,22 @@ class Bonsai:
             x = refine(acquisition, self.space, self.limits, best.x, best.changed, box)
             best = rule(x=x[None], dense_gain=best.gain)[0]
         return replace(best, gain=best.gain * math.exp(max(unit, -600.0)))
+
+    def _stalled(self, known: Knowledge, gain: float) -> bool:
+        """Whether the model sees no gain that is worth a change."""
+        share = 0.0 if self.config.schedule == "no_regret" else self.config.negligible
+        return known.Y.shape[1] == 1 and gain < share * known.gain(self.default)
+
+    def _beyond(
+        self, acquisition: Acquisition, dense: Tensor, box: Tensor, known: Knowledge, at: int
+    ) -> tuple[Tensor, str]:
+        """Where nothing is to be gained: the best place for what the best point changes; every
+        ``dense_every``-th time, and where that place was measured, what idle parameters do there."""
+        incumbent = sparsest(self.space, known, tolerated(known, self.default, self.config.loss_share))
+        x = polished(acquisition, self.space, self.limits, incumbent, dense[:_PRUNED], box)
+        if self._explores(at) or known.measured(x):
+            return widened(self.space, self.limits, known, incumbent, (self.seed, at)), "widened"
+        return x, "polished"
 
     def _pin(self, x: Tensor, group: int, pinned: frozenset[int]) -> Tensor | None:
         """Within the limits, and with what no longer matters at its default."""
