@@ -41,7 +41,10 @@ class TokenMixerLargeConfig(ClickConfig):
     shared_expert: bool = knob(True, "one expert a token sees every row")
     gate_scale: float = knob(0.0, "factor of the routed experts; 0: E / k", ge=0)
     down_gain: float = knob(0.01, "factor of the initial down projections", gt=0)
-    norm: Literal["pre", "post"] = knob("pre", "where the RMSNorm stands")
+    norm: Literal["pre", "before_mix", "post"] = knob(
+        "pre",
+        "where the RMSNorms stand: before each SwiGLU, the first before the mixing, or behind each sum",
+    )
     residual: Literal["input", "reverted", "none"] = knob(
         "input", "what the second half of a block adds to: its input, the reverted tokens, nothing"
     )

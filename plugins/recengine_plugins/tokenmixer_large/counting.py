@@ -7,6 +7,10 @@ Dense, T tokens of width D, H heads, D' = T D / H, expansion n, L blocks:
 
 Sparse, E experts of which k are at work: the same weights and the routers T D R + H D' R a block, R the
 routed experts (E - 1 with a shared one); FLOPs of the SwiGLUs times k / E, and 2 a weight of the routers.
+
+Without mixing H = T and D' = D. ``norm = "before_mix"``: scales of 2 D a block. ``ffn = "shared_swiglu"``:
+3 n (D^2 + D'^2) L weights, each met once a token. ``ffn = "ffn"``: 2 instead of 3 matrices, inside 3 / 2 as
+wide (rounded down).
 """
 
 from __future__ import annotations
@@ -18,11 +22,11 @@ from recengine_plugins.tokenmixer_large.config import TokenMixerLargeConfig
 
 @dataclass(frozen=True)
 class Count:
-    """experts: weights of the SwiGLUs. active: those that one row meets. routers, norms: the others. All over
-    the blocks; flops: of one row forward, norms not counted."""
+    """experts: weights of the feed-forward parts. active: multiplications by them that one row needs.
+    routers, norms: the other weights. All over the blocks; flops: of one row forward, norms not counted."""
 
     experts: int
-    active: float
+    active: int
     routers: int
     norms: int
 
@@ -32,18 +36,33 @@ class Count:
         return self.experts + self.routers + self.norms
 
     @property
-    def flops(self) -> float:
-        """Of one row forward: two for each weight that it meets."""
+    def flops(self) -> int:
+        """Of one row forward: two for each multiplication by a weight."""
         return 2 * (self.active + self.routers)
 
 
 def blocks(config: TokenMixerLargeConfig, tokens: int) -> Count:
-    """The blocks for T tokens, per-token SwiGLU with mixing."""
-    heads, width, n = config.heads_for(tokens), config.hidden_dim, config.expansion
-    mixed = tokens * width // heads
-    experts = 3 * n * (tokens * width**2 + heads * mixed**2) * config.n_blocks
-    sparse = config.experts > 1
-    routed = config.experts - config.shared_expert if sparse else 0
-    routers = 2 * tokens * width * routed * config.n_blocks
-    share = config.active / config.experts if sparse else 1.0
-    return Count(experts, experts * share, routers, (width + mixed) * config.n_blocks)
+    """The blocks for T tokens."""
+    width, heads = config.hidden_dim, config.heads_for(tokens)
+    rows, mixed = (heads, tokens * width // heads) if config.mixing else (tokens, width)
+    halves = (half(rows, mixed, config), half(tokens, width, config))
+    experts, active, routers = (config.n_blocks * sum(both) for both in zip(*halves, strict=True))
+    first = width if config.norm == "before_mix" else mixed
+    return Count(experts, active, routers, (first + width) * config.n_blocks)
+
+
+def half(rows: int, width: int, config: TokenMixerLargeConfig) -> tuple[int, int, int]:
+    """Of a feed-forward part for ``rows`` tokens of ``width``: weights, multiplications by them, weights of
+    its routers."""
+    inner = config.expansion * width
+    if config.ffn == "ffn":
+        weights = rows * 2 * width * (3 * inner // 2)
+        return weights, weights, 0
+    swiglu = 3 * width * inner
+    if config.ffn == "shared_swiglu":
+        return swiglu, rows * swiglu, 0
+    if config.experts == 1:
+        return rows * swiglu, rows * swiglu, 0
+    expert = rows * swiglu // config.experts
+    routed = config.experts - config.shared_expert
+    return config.experts * expert, config.active * expert, rows * width * routed

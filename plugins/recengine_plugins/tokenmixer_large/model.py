@@ -10,11 +10,9 @@ from recengine.contracts.model import DataFacts
 from recengine.nn.clicks import ClickModel, Tower, click_rows, weighted_loss
 from recengine.nn.feature_tokens import GroupTokens, token_groups
 from recengine.nn.features import Features
-from recengine.ops.token_mixing import mix_prenorm, revert_prenorm, token_mix, token_revert
+from recengine_plugins.tokenmixer_large.block import block_for
 from recengine_plugins.tokenmixer_large.config import TokenMixerLargeConfig
-from recengine_plugins.tokenmixer_large.feeding import feed_forward
-
-EPS = 1e-6
+from recengine_plugins.tokenmixer_large.norms import pooled_rms
 
 
 class TokenMixerLarge(ClickModel):
@@ -35,7 +33,7 @@ class TokenMixerLarge(ClickModel):
         width = config.hidden_dim
         self.tokens = GroupTokens(groups, config.embedding_dim, width, whole=config.global_token)
         count = self.tokens.tokens
-        self.blocks = nn.ModuleList(Block(count, config) for _ in range(config.n_blocks))
+        self.blocks = nn.ModuleList(block_for(count, config) for _ in range(config.n_blocks))
         self.norm = nn.Parameter(torch.ones(width))
         self.tower = Tower(width, (width,))
         self.joints = joints(config.n_blocks, config.skip)
@@ -76,72 +74,3 @@ class TokenMixerLarge(ClickModel):
 def joints(blocks: int, skip: int) -> tuple[int, ...]:
     """Blocks (from 1) behind which a residual from ``skip`` blocks before is added: never the last."""
     return tuple(range(skip, blocks, skip)) if skip else ()
-
-
-class Block(nn.Module):
-    """[B, T, D] to [B, T, D]. Pre-norm, with D' = T D / H:
-
-    M = Mix(X)                 [B, H, D']
-    M <- M + F_mix(RMSNorm(M))
-    R = Revert(M)              [B, T, D]
-    X <- X + F_rev(RMSNorm(R))
-    """
-
-    def __init__(self, tokens: int, config: TokenMixerLargeConfig) -> None:
-        super().__init__()
-        width = config.hidden_dim
-        self.tokens, self.heads = tokens, config.heads_for(tokens)
-        self.mixing, self.post, self.residual = config.mixing, config.norm == "post", config.residual
-        rows, mixed = (self.heads, tokens * width // self.heads) if self.mixing else (tokens, width)
-        self.mixed_norm = nn.Parameter(torch.ones(mixed))
-        self.reverted_norm = nn.Parameter(torch.ones(width))
-        self.mixed = feed_forward(rows, mixed, config)
-        self.reverted = feed_forward(tokens, width, config)
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.post:
-            return self._post(x)
-        normed, mixed = self._mix(x)
-        mixed = mixed + self.mixed(normed)
-        normed, reverted = self._revert(mixed)
-        fed: Tensor = self.reverted(normed)
-        return self._carry(fed, x, reverted)
-
-    def _post(self, x: Tensor) -> Tensor:
-        mixed = token_mix(x, self.heads) if self.mixing else x
-        mixed = rms(self.mixed(mixed) + mixed, self.mixed_norm)
-        reverted = token_revert(mixed, self.tokens) if self.mixing else mixed
-        return rms(self._carry(self.reverted(reverted), x, reverted), self.reverted_norm)
-
-    def _mix(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        if self.mixing:
-            return mix_prenorm(x, self.mixed_norm, self.heads, eps=EPS)
-        return rms(x, self.mixed_norm), x
-
-    def _revert(self, mixed: Tensor) -> tuple[Tensor, Tensor]:
-        if self.mixing:
-            return revert_prenorm(mixed, self.reverted_norm, self.tokens, eps=EPS)
-        return rms(mixed, self.reverted_norm), mixed
-
-    def _carry(self, fed: Tensor, x: Tensor, reverted: Tensor) -> Tensor:
-        if self.residual == "none":
-            return fed
-        return fed + (x if self.residual == "input" else reverted)
-
-
-def rms(x: Tensor, scale: Tensor) -> Tensor:
-    """scale * x / sqrt(mean(x^2) + EPS), the mean over the last dimension in float32."""
-    wide = x.float()
-    return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + EPS) * scale).to(x.dtype)
-
-
-def pooled_rms(x: Tensor, scale: Tensor) -> Tensor:
-    """The mean over the tokens of ``rms(x, scale)``, [B, T, D] to [B, D].
-
-    A product of one row with each sample's tokens, so that no normed copy of all tokens is made.
-    """
-    with torch.autocast(x.device.type, enabled=False):
-        wide = x.float()
-        norm = torch.linalg.vector_norm(wide, dim=-1)
-        share = torch.rsqrt(norm.square() / x.shape[2] + EPS) / x.shape[1]
-        return (torch.bmm(share.unsqueeze(1), wide).squeeze(1) * scale).to(x.dtype)

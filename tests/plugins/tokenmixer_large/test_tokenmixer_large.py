@@ -1,4 +1,5 @@
-"""TokenMixer-Large against plain torch, its parameter and FLOP formulas, its depth aids, its export."""
+"""TokenMixer-Large: its parameter and FLOP formulas, its depth aids, its export; the forms of a block are in
+test_block_forms."""
 
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+import recengine
 from recengine.contracts.batch import FeatureBatch, StepContext
 from recengine.contracts.model import DataFacts
 from recengine.data.clicks import prepare
@@ -22,9 +24,11 @@ from recengine.testing import planted_clicks
 from recengine.training import resolve
 from recengine.training.build import build_model
 from recengine_plugins.tokenmixer_large import counting
+from recengine_plugins.tokenmixer_large.block import block_for
 from recengine_plugins.tokenmixer_large.config import PRESETS, TokenMixerLargeConfig
-from recengine_plugins.tokenmixer_large.feeding import DenseSwiGLU, SparseSwiGLU
-from recengine_plugins.tokenmixer_large.model import Block, joints, pooled_rms, rms
+from recengine_plugins.tokenmixer_large.feeding import SparseSwiGLU
+from recengine_plugins.tokenmixer_large.model import joints
+from recengine_plugins.tokenmixer_large.norms import pooled_rms, rms
 
 SPLIT = prepare(planted_clicks(300))
 BATCH = FeatureBatch(**SPLIT.train.take(np.arange(40)).tensors())
@@ -50,46 +54,6 @@ def mix(x: Tensor, heads: int) -> Tensor:
     )
 
 
-def swiglu(x: Tensor, gate: Tensor, up: Tensor, down: Tensor) -> Tensor:
-    return (functional.silu(x @ gate) * (x @ up)) @ down
-
-
-def dense(x: Tensor, part: DenseSwiGLU) -> Tensor:
-    bank = part.bank
-    return torch.stack(
-        [swiglu(x[:, t], bank.gate[t], bank.up[t], bank.down[t]) for t in range(x.shape[1])], 1
-    )
-
-
-def sparse(x: Tensor, part: SparseSwiGLU) -> Tensor:
-    """Every expert on every row, then the gates of the chosen."""
-    found = []
-    for t in range(x.shape[1]):
-        logits = x[:, t] @ part.router[t]
-        chosen = logits.sort(dim=1, descending=True, stable=True).indices[:, : part.k]
-        gates = torch.zeros_like(logits).scatter(1, chosen, logits.gather(1, chosen).softmax(1))
-        y = sum(
-            gates[:, e : e + 1]
-            * swiglu(x[:, t], part.bank.gate[t, e], part.bank.up[t, e], part.bank.down[t, e])
-            for e in range(logits.shape[1])
-        )
-        y = part.alpha * y
-        if part.always is not None:
-            y = y + swiglu(x[:, t], part.always.gate[t], part.always.up[t], part.always.down[t])
-        found.append(y)
-    return torch.stack(found, 1)
-
-
-def block_by_hand(block: Block, x: Tensor) -> Tensor:
-    def fed(part: Any, given: Tensor) -> Tensor:
-        return sparse(given, part) if isinstance(part, SparseSwiGLU) else dense(given, part)
-
-    m = mix(x, block.heads)
-    m = m + fed(block.mixed, normed(m, block.mixed_norm))
-    r = mix(m, block.tokens)
-    return x + fed(block.reverted, normed(r, block.reverted_norm))
-
-
 @pytest.mark.parametrize(("tokens", "heads"), [(6, 4), (4, 8), (1, 4), (7, 1)])
 def test_revert_undoes_mix_for_any_number_of_heads(tokens: int, heads: int) -> None:
     x = torch.randn(3, tokens, 8)
@@ -97,38 +61,6 @@ def test_revert_undoes_mix_for_any_number_of_heads(tokens: int, heads: int) -> N
     assert mixed.shape == (3, heads, tokens * 8 // heads)
     assert torch.equal(mixed, mix(x, heads))
     assert torch.equal(token_revert(mixed, tokens), x)
-
-
-@pytest.mark.parametrize(("tokens", "heads"), [(4, 4), (6, 4), (3, 4)])
-@pytest.mark.parametrize(
-    "sparsity",
-    [
-        {},
-        {"experts": 4, "active": 2},
-        {"experts": 4, "active": 3},
-        {"experts": 8, "active": 4},
-        {"experts": 4, "active": 2, "shared_expert": False},
-    ],
-    ids=["dense", "1 of 3", "2 of 3", "3 of 7", "no shared"],
-)
-def test_a_block_is_its_formula_forward_and_backward(
-    tokens: int, heads: int, sparsity: dict[str, Any]
-) -> None:
-    torch.manual_seed(0)
-    config = TokenMixerLargeConfig(hidden_dim=16, heads=heads, expansion=2, down_gain=1.0, **sparsity)
-    block = Block(tokens, config)
-    with torch.no_grad():
-        for scale in (block.mixed_norm, block.reverted_norm):
-            scale.copy_(torch.rand_like(scale) + 0.5)
-    x = torch.randn(37, tokens, 16, requires_grad=True)
-    weight = torch.randn(37, tokens, 16)
-    got, wanted = block(x), block_by_hand(block, x)
-    torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-4)
-    leaves = [x, *block.parameters()]
-    ours = torch.autograd.grad((got * weight).sum(), leaves)
-    theirs = torch.autograd.grad((wanted * weight).sum(), leaves)
-    for one, other in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(one, other, rtol=2e-3, atol=2e-4 * float(other.abs().max() + 1))
 
 
 def test_gates_sum_to_one_and_every_token_has_its_own_router() -> None:
@@ -154,8 +86,8 @@ def test_the_gate_scale_is_the_inverse_of_the_share_at_work() -> None:
 def test_a_new_block_changes_its_tokens_little(sparsity: dict[str, Any]) -> None:
     torch.manual_seed(0)
     x = torch.randn(64, 6, 32)
-    small = Block(6, TokenMixerLargeConfig(hidden_dim=32, **sparsity))
-    large = Block(6, TokenMixerLargeConfig(hidden_dim=32, down_gain=1.0, **sparsity))
+    small = block_for(6, TokenMixerLargeConfig(hidden_dim=32, **sparsity))
+    large = block_for(6, TokenMixerLargeConfig(hidden_dim=32, down_gain=1.0, **sparsity))
     with torch.no_grad():
         assert float((small(x) - x).norm() / x.norm()) < 0.05
         assert float((large(x) - x).norm() / x.norm()) > 0.2
@@ -227,6 +159,31 @@ def test_the_blocks_have_as_many_weights_as_the_formula_says(heads: int, sparsit
     assert count.experts == whole.experts, "sparse has the weights of dense"
 
 
+@pytest.mark.parametrize(
+    ("settings", "experts", "active", "norms"),
+    [
+        ({"norm": "post"}, 3 * 2 * 5 * 32**2 * (1 + 5 / 4), 1, 32 + 40),
+        ({"norm": "before_mix"}, 3 * 2 * 5 * 32**2 * (1 + 5 / 4), 1, 2 * 32),
+        ({"mixing": False}, 3 * 2 * 5 * 32**2 * 2, 1, 2 * 32),
+        ({"mixing": False, "norm": "before_mix"}, 3 * 2 * 5 * 32**2 * 2, 1, 2 * 32),
+        ({"ffn": "shared_swiglu"}, 3 * 2 * (32**2 + 40**2), None, 32 + 40),
+        ({"ffn": "ffn"}, 2 * 3 * (5 * 32**2 + 4 * 40**2), 1, 32 + 40),
+        ({"ffn": "ffn", "expansion": 1, "hidden_dim": 4}, 2 * 5 * 4 * 6 + 2 * 4 * 5 * 7, 1, 4 + 5),
+    ],
+    ids=str,
+)
+def test_every_form_is_counted(
+    settings: dict[str, Any], experts: float, active: int | None, norms: int
+) -> None:
+    """T 5, D 32, H 4, D' 40, n 2, unless it is said."""
+    model = make(**{"hidden_dim": 32, "heads": 4, "n_blocks": 3, "expansion": 2, **settings})
+    count = counting.blocks(model.config, model.tokens.tokens)
+    assert count.weights == sum(p.numel() for p in model.blocks.parameters())
+    assert (count.experts, count.norms, count.routers) == (3 * experts, 3 * norms, 0)
+    met = 3 * 3 * 2 * (5 * 32**2 + 4 * 40**2) if active is None else active * count.experts
+    assert (count.active, count.flops) == (met, 2 * met)
+
+
 def test_the_work_per_row_falls_with_the_share_of_experts() -> None:
     """Counted by what the operator is given: the routed rows times their weights, and the shared ones."""
     config = TokenMixerLargeConfig(hidden_dim=32, experts=8, active=4)
@@ -279,6 +236,7 @@ def test_groups_become_tokens() -> None:
         {"ffn": "shared_swiglu"},
         {"ffn": "ffn"},
         {"norm": "post"},
+        {"norm": "before_mix"},
         {"global_token": False},
         {"down_gain": 1.0},
         {"experts": 4, "active": 2, "shared_expert": False},
@@ -318,10 +276,23 @@ def test_settings_that_contradict_each_other_are_refused(settings: dict[str, Any
 
 
 @pytest.mark.parametrize(
-    "name", ["tokenmixer_large", "tokenmixer_large_moe", "rankmixer", "deepfm", "dcnv2", "autoint"]
+    ("name", "settings"),
+    [
+        ("tokenmixer_large", {}),
+        ("tokenmixer_large_moe", {}),
+        ("tokenmixer_large", {"norm": "before_mix"}),
+        ("tokenmixer_large", {"norm": "post"}),
+        ("rankmixer", {}),
+        ("deepfm", {}),
+        ("dcnv2", {}),
+        ("autoint", {}),
+    ],
+    ids=str,
 )
-def test_an_exported_program_gives_the_scores_of_the_model(name: str, tmp_path: Path) -> None:
-    model = make(name).eval()
+def test_an_exported_program_gives_the_scores_of_the_model(
+    name: str, settings: dict[str, Any], tmp_path: Path
+) -> None:
+    model = make(name, **settings).eval()
     path = save_program(export_ranker(model, BATCH), tmp_path / "ranker.pt2")
     program = load_program(path)
     for rows in (1, 5, 40):
@@ -329,6 +300,21 @@ def test_an_exported_program_gives_the_scores_of_the_model(name: str, tmp_path: 
         with torch.no_grad():
             got = program(batch.features)
             torch.testing.assert_close(got, model.predict(batch), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("settings", [{"norm": "before_mix"}], ids=str)
+def test_a_run_of_a_form_comes_back_from_its_checkpoint(settings: dict[str, Any], tmp_path: Path) -> None:
+    training = {"epochs": 1, "batch_size": 128, "device": "cpu"}
+    chosen = {"model": {"hidden_dim": 16, **settings}, "training": training}
+    made: Any = recengine.fit("tokenmixer_large", SPLIT, settings=chosen, directory=tmp_path / "run")
+    again: Any = recengine.load(tmp_path / "run")
+    for name, value in settings.items():
+        assert getattr(again.model.config, name) == value
+    kept = again.model.state_dict()
+    assert kept.keys() == made.model.state_dict().keys()
+    assert all(torch.equal(value, kept[name]) for name, value in made.model.state_dict().items())
+    with torch.no_grad():
+        assert torch.equal(again.model.eval().predict(BATCH), made.model.eval().predict(BATCH))
 
 
 def test_one_routed_expert_leaves_its_router_without_a_gradient() -> None:
