@@ -131,6 +131,12 @@ def test_a_form_is_its_formula_forward_and_backward(tokens: int, heads: int, for
     assert max(gaps(block, config, torch.randn(37, tokens, WIDTH))) < 5e-6
 
 
+@pytest.mark.parametrize("form", FORMS, ids=str)
+def test_a_form_in_float64_is_exact(form: dict[str, Any]) -> None:
+    block, config = made(6, torch.float64, heads=4, **form)
+    assert max(gaps(block, config, torch.randn(9, 6, WIDTH).double())) < 1e-12
+
+
 @pytest.mark.parametrize(("tokens", "heads"), SHAPES)
 @pytest.mark.parametrize("form", [form for form in FORMS if "experts" not in form], ids=str)
 def test_a_dense_form_keeps_its_precision_in_bfloat16(tokens: int, heads: int, form: dict[str, Any]) -> None:

@@ -344,13 +344,15 @@ def test_what_is_packed_follows_a_fused_optimiser(settings: dict[str, Any]) -> N
         optimizer.zero_grad()
 
 
-@pytest.mark.parametrize(("dtype", "close"), [(torch.float32, 1e-6), (torch.bfloat16, 1e-2)])
+@pytest.mark.parametrize(
+    ("dtype", "close"), [(torch.float64, 1e-14), (torch.float32, 1e-6), (torch.bfloat16, 1e-2)]
+)
 def test_pooled_norm_is_the_mean_of_normed_tokens(dtype: torch.dtype, close: float) -> None:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(5, 4, 16, generator=generator).to(dtype)
     x[0], x[1, 2] = 0, 0  # the slope of a norm at zero must not be NaN
     x.requires_grad_()
-    scale = torch.rand(16, generator=generator).requires_grad_()
+    scale = torch.rand(16, generator=generator).to(torch.promote_types(dtype, torch.float32)).requires_grad_()
     plain, pooled = rms(x, scale).mean(1), pooled_rms(x, scale)
     assert pooled.dtype == dtype
     torch.testing.assert_close(pooled, plain, rtol=close, atol=close)
