@@ -84,6 +84,20 @@ def test_ties_go_to_the_smaller_expert(dtype: torch.dtype) -> None:
     assert torch.equal(routing.load, torch.tensor([[5, 5, 5, 0, 0, 0]] * 2))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_one_router_for_all_positions_needs_no_copies_of_it(dtype: torch.dtype) -> None:
+    x, router, *_ = case(33, 3, 5, 20, 5)
+    x, one = x.to(dtype), router[:1].to(dtype).requires_grad_()
+    copies = one.detach().repeat(3, 1, 1).requires_grad_()
+    found, wanted = route(x, one.expand(3, -1, -1), 2), route(x, copies, 2)
+    for a, b in zip(found, wanted, strict=True):
+        assert torch.equal(a, b)
+    upstream = torch.randn(33, 3, 2, generator=torch.Generator().manual_seed(1))
+    (own,) = torch.autograd.grad(found.gates, one, upstream)
+    (each,) = torch.autograd.grad(wanted.gates, copies, upstream)
+    assert relative(own, each.double().sum(0, keepdim=True)) <= TOLERANCE[dtype]
+
+
 def test_routing_of_nothing() -> None:
     routing = route(torch.zeros(0, 2, 4), torch.zeros(2, 4, 3), 2)
     assert routing.experts.shape == (0, 2, 2)

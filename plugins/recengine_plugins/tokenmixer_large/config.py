@@ -39,6 +39,9 @@ class TokenMixerLargeConfig(ClickConfig):
     experts: int = knob(1, "experts E that a SwiGLU is divided into; 1: dense", ge=1)
     active: int = knob(1, "experts k at work for a row, the shared one among them", ge=1)
     shared_expert: bool = knob(True, "one expert a token sees every row")
+    router: Literal["token", "shared"] = knob(
+        "token", "what chooses experts: a router a token, or one for all tokens of a half block"
+    )
     gate_scale: float = knob(0.0, "factor of the routed experts; 0: E / k", ge=0)
     down_gain: float = knob(0.01, "factor of the initial down projections", gt=0)
     norm: Literal["pre", "before_mix", "post"] = knob(
@@ -76,6 +79,8 @@ class TokenMixerLargeConfig(ClickConfig):
             raise ValueError("the shared expert is one of the active ones: active must be 2 or more")
         if self.experts > 1 and self.ffn != "swiglu":
             raise ValueError("experts are parts of a SwiGLU a token: set ffn to 'swiglu'")
+        if self.experts == 1 and self.router == "shared":
+            raise ValueError("without experts there is no router to share: set experts to 2 or more")
         if self.expansion * self.hidden_dim % self.experts:
             raise ValueError(f"experts {self.experts} does not divide expansion x hidden_dim")
         if self.tokens == 1 and self.global_token:

@@ -7,6 +7,7 @@ Dense, T tokens of width D, H heads, D' = T D / H, expansion n, L blocks:
 
 Sparse, E experts of which k are at work: the same weights and the routers T D R + H D' R a block, R the
 routed experts (E - 1 with a shared one); FLOPs of the SwiGLUs times k / E, and 2 a weight of the routers.
+``router = "shared"``: routers of D R + D' R a block, at as many FLOPs.
 
 Without mixing H = T and D' = D. ``norm = "before_mix"``: scales of 2 D a block. ``ffn = "shared_swiglu"``:
 3 n (D^2 + D'^2) L weights, each met once a token. ``ffn = "ffn"``: 2 instead of 3 matrices, inside 3 / 2 as
@@ -22,12 +23,14 @@ from recengine_plugins.tokenmixer_large.config import TokenMixerLargeConfig
 
 @dataclass(frozen=True)
 class Count:
-    """experts: weights of the feed-forward parts. active: multiplications by them that one row needs.
-    routers, norms: the other weights. All over the blocks; flops: of one row forward, norms not counted."""
+    """experts, routers, norms: weights of the feed-forward parts, of what chooses experts, of the norms.
+    active, routing: multiplications by the first two that one row needs. All over the blocks; flops: of one
+    row forward, norms not counted."""
 
     experts: int
     active: int
     routers: int
+    routing: int
     norms: int
 
     @property
@@ -38,7 +41,7 @@ class Count:
     @property
     def flops(self) -> int:
         """Of one row forward: two for each multiplication by a weight."""
-        return 2 * (self.active + self.routers)
+        return 2 * (self.active + self.routing)
 
 
 def blocks(config: TokenMixerLargeConfig, tokens: int) -> Count:
@@ -46,23 +49,24 @@ def blocks(config: TokenMixerLargeConfig, tokens: int) -> Count:
     width, heads = config.hidden_dim, config.heads_for(tokens)
     rows, mixed = (heads, tokens * width // heads) if config.mixing else (tokens, width)
     halves = (half(rows, mixed, config), half(tokens, width, config))
-    experts, active, routers = (config.n_blocks * sum(both) for both in zip(*halves, strict=True))
+    sums = (config.n_blocks * sum(both) for both in zip(*halves, strict=True))
     first = width if config.norm == "before_mix" else mixed
-    return Count(experts, active, routers, (first + width) * config.n_blocks)
+    return Count(*sums, (first + width) * config.n_blocks)
 
 
-def half(rows: int, width: int, config: TokenMixerLargeConfig) -> tuple[int, int, int]:
+def half(rows: int, width: int, config: TokenMixerLargeConfig) -> tuple[int, int, int, int]:
     """Of a feed-forward part for ``rows`` tokens of ``width``: weights, multiplications by them, weights of
-    its routers."""
+    its routers, multiplications by those."""
     inner = config.expansion * width
     if config.ffn == "ffn":
         weights = rows * 2 * width * (3 * inner // 2)
-        return weights, weights, 0
+        return weights, weights, 0, 0
     swiglu = 3 * width * inner
     if config.ffn == "shared_swiglu":
-        return swiglu, rows * swiglu, 0
+        return swiglu, rows * swiglu, 0, 0
     if config.experts == 1:
-        return rows * swiglu, rows * swiglu, 0
+        return rows * swiglu, rows * swiglu, 0, 0
     expert = rows * swiglu // config.experts
-    routed = config.experts - config.shared_expert
-    return config.experts * expert, config.active * expert, rows * width * routed
+    router = width * (config.experts - config.shared_expert)
+    routers = 1 if config.router == "shared" else rows
+    return config.experts * expert, config.active * expert, routers * router, rows * router

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from recengine.errors import ConfigError
-from recengine.ops.moe import Experts, PackedWeights, grouped_swiglu, route
+from recengine.ops.moe import Experts, PackedWeights, Routing, grouped_swiglu, route
 from recengine_plugins.tokenmixer_large.config import TokenMixerLargeConfig
 
 
@@ -68,7 +68,8 @@ class DenseSwiGLU(nn.Module):
 
 class SparseSwiGLU(nn.Module):
     """y_t = alpha sum over the chosen of g_i Expert_ti(x_t) + Shared_t(x_t): the dense SwiGLU cut into E
-    experts of inner width n D / E, k of them at work; g is the softmax over the chosen logits."""
+    experts of inner width n D / E, k of them at work; g is the softmax over the chosen logits W_r,t x_t, or
+    W_r x_t with one router for all tokens (``router = "shared"``; every token still chooses for itself)."""
 
     def __init__(self, rows: int, width: int, config: TokenMixerLargeConfig) -> None:
         super().__init__()
@@ -86,10 +87,15 @@ class SparseSwiGLU(nn.Module):
         self.bank = Bank((rows, routed), width, inner, config.down_gain)
         self.always = Bank((rows,), width, inner, config.down_gain) if config.shared_expert else None
         spread = (6 / (width + routed)) ** 0.5
-        self.router = nn.Parameter(torch.empty(rows, width, routed).uniform_(-spread, spread))
+        routers = 1 if config.router == "shared" else rows
+        self.router = nn.Parameter(torch.empty(routers, width, routed).uniform_(-spread, spread))
+
+    def choose(self, x: Tensor) -> Routing:
+        """The experts of every row and token, and their gates."""
+        return route(x, self.router.expand(x.shape[1], -1, -1), self.k)
 
     def forward(self, x: Tensor) -> Tensor:
-        routing = route(x, self.router, self.k)
+        routing = self.choose(x)
         return grouped_swiglu(
             x,
             self.bank.experts(),
@@ -102,7 +108,7 @@ class SparseSwiGLU(nn.Module):
 
     def load(self, x: Tensor) -> Tensor:
         """int64 [rows, routed]: rows of the batch that each expert gets."""
-        return route(x, self.router, self.k).load
+        return self.choose(x).load
 
 
 class TokenFFN(nn.Module):

@@ -121,6 +121,8 @@ FORMS: list[dict[str, Any]] = [
     {"experts": 4, "active": 3, "norm": "post"},
     {"experts": 8, "active": 4, "residual": "reverted"},
     {"experts": 4, "active": 2, "shared_expert": False},
+    {"experts": 4, "active": 3, "router": "shared"},
+    {"experts": 8, "active": 4, "router": "shared", "norm": "before_mix", "residual": "reverted"},
 ]
 
 

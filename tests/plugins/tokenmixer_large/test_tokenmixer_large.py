@@ -76,6 +76,22 @@ def test_gates_sum_to_one_and_every_token_has_its_own_router() -> None:
     assert (load.sum(1) == 50 * 3).all()
 
 
+def test_one_router_for_all_tokens_takes_the_same_rows_to_the_same_experts() -> None:
+    settings = {"hidden_dim": 16, "experts": 8, "active": 4, "router": "shared"}
+    part = SparseSwiGLU(3, 16, TokenMixerLargeConfig.parse(settings))
+    assert part.router.shape == (1, 16, 7)
+    same = torch.randn(50, 1, 16).expand(50, 3, 16)
+    routing = part.choose(same)
+    torch.testing.assert_close(routing.gates.sum(-1), torch.ones(50, 3))
+    for token in (1, 2):
+        assert torch.equal(routing.experts[:, 0], routing.experts[:, token])
+    assert torch.equal(part.load(same), part.load(same)[:1].expand(3, 7))
+    y = part(same)
+    assert not torch.equal(y[:, 0], y[:, 1]), "the experts are still a token's own"
+    apart = part.choose(torch.randn(50, 3, 16)).experts
+    assert not torch.equal(apart[:, 0], apart[:, 1]), "every token chooses for itself"
+
+
 def test_the_gate_scale_is_the_inverse_of_the_share_at_work() -> None:
     assert TokenMixerLargeConfig(experts=4, active=2).alpha == 2
     assert TokenMixerLargeConfig(experts=8, active=2).alpha == 4
@@ -184,6 +200,16 @@ def test_every_form_is_counted(
     assert (count.active, count.flops) == (met, 2 * met)
 
 
+def test_one_router_has_fewer_weights_and_as_much_work() -> None:
+    """T 5, D 32, H 4, D' 40, 7 routed experts."""
+    sparse = {"hidden_dim": 32, "heads": 4, "n_blocks": 3, "experts": 8, "active": 4}
+    own, shared = (make(**sparse, router=router) for router in ("token", "shared"))
+    of_own, of_shared = (counting.blocks(model.config, 5) for model in (own, shared))
+    assert (of_own.routers, of_shared.routers) == (3 * 2 * 5 * 32 * 7, 3 * (32 + 40) * 7)
+    assert of_shared.weights == sum(p.numel() for p in shared.blocks.parameters())
+    assert of_shared.flops == of_own.flops == 2 * (of_own.experts // 2 + of_own.routers)
+
+
 def test_the_work_per_row_falls_with_the_share_of_experts() -> None:
     """Counted by what the operator is given: the routed rows times their weights, and the shared ones."""
     config = TokenMixerLargeConfig(hidden_dim=32, experts=8, active=4)
@@ -241,6 +267,7 @@ def test_groups_become_tokens() -> None:
         {"down_gain": 1.0},
         {"experts": 4, "active": 2, "shared_expert": False},
         {"experts": 8, "active": 4, "gate_scale": 1.0},
+        {"experts": 8, "active": 4, "router": "shared"},
     ],
     ids=str,
 )
@@ -268,6 +295,7 @@ def test_every_part_can_be_taken_away(settings: dict[str, Any]) -> None:
         ({"experts": 2, "active": 4}, "more than experts"),
         ({"experts": 4, "active": 2, "ffn": "ffn"}, "parts of a SwiGLU"),
         ({"experts": 5, "active": 2}, "does not divide"),
+        ({"router": "shared"}, "no router to share"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(settings: dict[str, Any], says: str) -> None:
@@ -282,6 +310,7 @@ def test_settings_that_contradict_each_other_are_refused(settings: dict[str, Any
         ("tokenmixer_large_moe", {}),
         ("tokenmixer_large", {"norm": "before_mix"}),
         ("tokenmixer_large", {"norm": "post"}),
+        ("tokenmixer_large_moe", {"router": "shared"}),
         ("rankmixer", {}),
         ("deepfm", {}),
         ("dcnv2", {}),
@@ -302,7 +331,9 @@ def test_an_exported_program_gives_the_scores_of_the_model(
             torch.testing.assert_close(got, model.predict(batch), rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("settings", [{"norm": "before_mix"}], ids=str)
+@pytest.mark.parametrize(
+    "settings", [{"norm": "before_mix"}, {"experts": 8, "active": 4, "router": "shared"}], ids=str
+)
 def test_a_run_of_a_form_comes_back_from_its_checkpoint(settings: dict[str, Any], tmp_path: Path) -> None:
     training = {"epochs": 1, "batch_size": 128, "device": "cpu"}
     chosen = {"model": {"hidden_dim": 16, **settings}, "training": training}
