@@ -39,6 +39,10 @@ class TokenMixerLargeConfig(ClickConfig):
     experts: int = knob(1, "experts E that a SwiGLU is divided into; 1: dense", ge=1)
     active: int = knob(1, "experts k at work for a row, the shared one among them", ge=1)
     shared_expert: bool = knob(True, "one expert a token sees every row")
+    shared_extra: bool = knob(
+        False,
+        "the shared expert comes on top of the E and the k, as wide as one, instead of being one of them",
+    )
     router: Literal["token", "shared"] = knob(
         "token", "what chooses experts: a router a token, or one for all tokens of a half block"
     )
@@ -75,8 +79,10 @@ class TokenMixerLargeConfig(ClickConfig):
             raise ValueError(f"heads {self.heads} does not divide hidden_dim {self.hidden_dim}")
         if self.active > self.experts:
             raise ValueError(f"active {self.active} is more than experts {self.experts}")
-        if self.experts > 1 and self.shared_expert and self.active < 2:
+        if self.experts > 1 and self.chosen < 1:
             raise ValueError("the shared expert is one of the active ones: active must be 2 or more")
+        if self.shared_extra and (self.experts == 1 or not self.shared_expert):
+            raise ValueError("shared_extra needs experts (2 or more) and the shared expert")
         if self.experts > 1 and self.ffn != "swiglu":
             raise ValueError("experts are parts of a SwiGLU a token: set ffn to 'swiglu'")
         if self.experts == 1 and self.router == "shared":
@@ -86,6 +92,20 @@ class TokenMixerLargeConfig(ClickConfig):
         if self.tokens == 1 and self.global_token:
             raise ValueError("with the token of everything there must be 2 tokens or more")
         return self
+
+    @property
+    def routed(self) -> int:
+        """Experts that a router chooses among: E, without the shared one where that is one of them."""
+        return self.experts - self._inside
+
+    @property
+    def chosen(self) -> int:
+        """Experts that it chooses for a row: k, without the shared one where that is one of them."""
+        return self.active - self._inside
+
+    @property
+    def _inside(self) -> bool:
+        return self.shared_expert and not self.shared_extra
 
     @property
     def alpha(self) -> float:

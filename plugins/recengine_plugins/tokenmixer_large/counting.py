@@ -7,6 +7,7 @@ Dense, T tokens of width D, H heads, D' = T D / H, expansion n, L blocks:
 
 Sparse, E experts of which k are at work: the same weights and the routers T D R + H D' R a block, R the
 routed experts (E - 1 with a shared one); FLOPs of the SwiGLUs times k / E, and 2 a weight of the routers.
+``shared_extra``: R = E, weights of the SwiGLUs times (E + 1) / E, FLOPs times (k + 1) / E of the dense ones.
 ``router = "shared"``: routers of D R + D' R a block, at as many FLOPs.
 
 Without mixing H = T and D' = D. ``norm = "before_mix"``: scales of 2 D a block. ``ffn = "shared_swiglu"``:
@@ -67,6 +68,8 @@ def half(rows: int, width: int, config: TokenMixerLargeConfig) -> tuple[int, int
     if config.experts == 1:
         return rows * swiglu, rows * swiglu, 0, 0
     expert = rows * swiglu // config.experts
-    router = width * (config.experts - config.shared_expert)
+    extra = int(config.shared_extra)
+    router = width * config.routed
     routers = 1 if config.router == "shared" else rows
-    return config.experts * expert, config.active * expert, routers * router, rows * router
+    weights, met = (config.experts + extra) * expert, (config.active + extra) * expert
+    return weights, met, routers * router, rows * router

@@ -69,7 +69,8 @@ class DenseSwiGLU(nn.Module):
 class SparseSwiGLU(nn.Module):
     """y_t = alpha sum over the chosen of g_i Expert_ti(x_t) + Shared_t(x_t): the dense SwiGLU cut into E
     experts of inner width n D / E, k of them at work; g is the softmax over the chosen logits W_r,t x_t, or
-    W_r x_t with one router for all tokens (``router = "shared"``; every token still chooses for itself)."""
+    W_r x_t with one router for all tokens (``router = "shared"``; every token still chooses for itself).
+    The shared one is among the E and the k, or comes on top of them (``shared_extra``)."""
 
     def __init__(self, rows: int, width: int, config: TokenMixerLargeConfig) -> None:
         super().__init__()
@@ -82,8 +83,8 @@ class SparseSwiGLU(nn.Module):
                 expected="a divisor",
                 fix="choose other heads (mixed tokens are T x hidden_dim / heads wide), or fewer experts",
             )
-        routed = config.experts - config.shared_expert
-        self.k, self.alpha = config.active - config.shared_expert, config.alpha
+        routed = config.routed
+        self.k, self.alpha = config.chosen, config.alpha
         self.bank = Bank((rows, routed), width, inner, config.down_gain)
         self.always = Bank((rows,), width, inner, config.down_gain) if config.shared_expert else None
         spread = (6 / (width + routed)) ** 0.5

@@ -121,8 +121,18 @@ FORMS: list[dict[str, Any]] = [
     {"experts": 4, "active": 3, "norm": "post"},
     {"experts": 8, "active": 4, "residual": "reverted"},
     {"experts": 4, "active": 2, "shared_expert": False},
+    {"experts": 4, "active": 1, "shared_extra": True},
+    {"experts": 4, "active": 2, "shared_extra": True},
+    {"experts": 4, "active": 4, "shared_extra": True, "norm": "post"},
     {"experts": 4, "active": 3, "router": "shared"},
-    {"experts": 8, "active": 4, "router": "shared", "norm": "before_mix", "residual": "reverted"},
+    {
+        "experts": 8,
+        "active": 4,
+        "router": "shared",
+        "shared_extra": True,
+        "norm": "before_mix",
+        "residual": "reverted",
+    },
 ]
 
 

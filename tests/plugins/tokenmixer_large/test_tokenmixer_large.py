@@ -210,6 +210,19 @@ def test_one_router_has_fewer_weights_and_as_much_work() -> None:
     assert of_shared.flops == of_own.flops == 2 * (of_own.experts // 2 + of_own.routers)
 
 
+@pytest.mark.parametrize(("experts", "active"), [(8, 4), (8, 1), (4, 4)])
+def test_the_shared_expert_on_top_is_counted(experts: int, active: int) -> None:
+    """T 5, D 32, H 4, D' 40, n 2."""
+    settings = {"experts": experts, "active": active, "shared_extra": True}
+    model = make(hidden_dim=32, heads=4, n_blocks=3, expansion=2, **settings)
+    count = counting.blocks(model.config, model.tokens.tokens)
+    assert count.weights == sum(p.numel() for p in model.blocks.parameters())
+    dense = 3 * 2 * 5 * 32**2 * (1 + 5 / 4) * 3
+    assert count.experts == dense * (experts + 1) / experts
+    assert count.active == dense * (active + 1) / experts
+    assert count.routers == 3 * 2 * 5 * 32 * experts
+
+
 def test_the_work_per_row_falls_with_the_share_of_experts() -> None:
     """Counted by what the operator is given: the routed rows times their weights, and the shared ones."""
     config = TokenMixerLargeConfig(hidden_dim=32, experts=8, active=4)
@@ -268,6 +281,7 @@ def test_groups_become_tokens() -> None:
         {"experts": 4, "active": 2, "shared_expert": False},
         {"experts": 8, "active": 4, "gate_scale": 1.0},
         {"experts": 8, "active": 4, "router": "shared"},
+        {"experts": 8, "active": 4, "shared_extra": True},
     ],
     ids=str,
 )
@@ -296,6 +310,8 @@ def test_every_part_can_be_taken_away(settings: dict[str, Any]) -> None:
         ({"experts": 4, "active": 2, "ffn": "ffn"}, "parts of a SwiGLU"),
         ({"experts": 5, "active": 2}, "does not divide"),
         ({"router": "shared"}, "no router to share"),
+        ({"shared_extra": True}, "shared_extra needs"),
+        ({"experts": 4, "active": 2, "shared_extra": True, "shared_expert": False}, "shared_extra needs"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(settings: dict[str, Any], says: str) -> None:
@@ -311,6 +327,7 @@ def test_settings_that_contradict_each_other_are_refused(settings: dict[str, Any
         ("tokenmixer_large", {"norm": "before_mix"}),
         ("tokenmixer_large", {"norm": "post"}),
         ("tokenmixer_large_moe", {"router": "shared"}),
+        ("tokenmixer_large_moe", {"shared_extra": True}),
         ("rankmixer", {}),
         ("deepfm", {}),
         ("dcnv2", {}),
@@ -332,7 +349,13 @@ def test_an_exported_program_gives_the_scores_of_the_model(
 
 
 @pytest.mark.parametrize(
-    "settings", [{"norm": "before_mix"}, {"experts": 8, "active": 4, "router": "shared"}], ids=str
+    "settings",
+    [
+        {"norm": "before_mix"},
+        {"experts": 8, "active": 4, "router": "shared"},
+        {"experts": 8, "active": 4, "shared_extra": True},
+    ],
+    ids=str,
 )
 def test_a_run_of_a_form_comes_back_from_its_checkpoint(settings: dict[str, Any], tmp_path: Path) -> None:
     training = {"epochs": 1, "batch_size": 128, "device": "cpu"}
@@ -346,6 +369,23 @@ def test_a_run_of_a_form_comes_back_from_its_checkpoint(settings: dict[str, Any]
     assert all(torch.equal(value, kept[name]) for name, value in made.model.state_dict().items())
     with torch.no_grad():
         assert torch.equal(again.model.eval().predict(BATCH), made.model.eval().predict(BATCH))
+
+
+def test_the_shared_expert_on_top_is_as_wide_as_one_and_leaves_the_routed_ones_alone() -> None:
+    sparse = {"hidden_dim": 16, "experts": 4, "active": 2}
+    inside, extra = (
+        SparseSwiGLU(3, 16, TokenMixerLargeConfig.parse({**sparse, "shared_extra": on}))
+        for on in (False, True)
+    )
+    assert inside.bank.gate.shape == (3, 3, 16, 8)
+    assert extra.bank.gate.shape == (3, 4, 16, 8)
+    assert inside.always is not None
+    assert extra.always is not None
+    assert inside.always.gate.shape == extra.always.gate.shape == (3, 16, 8)
+    assert (inside.k, extra.k) == (1, 2)
+    assert inside.alpha == extra.alpha == 2
+    assert int(extra.load(torch.randn(50, 3, 16)).sum()) == 50 * 3 * 2
+    assert TokenMixerLargeConfig.parse({**sparse, "active": 1, "shared_extra": True}).chosen == 1
 
 
 def test_one_routed_expert_leaves_its_router_without_a_gradient() -> None:
