@@ -9,7 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from recengine.ops._library import native
 from recengine_plugins.tokenmixer_large.block import Block, block_for
 from recengine_plugins.tokenmixer_large.config import TokenMixerLargeConfig
 from recengine_plugins.tokenmixer_large.feeding import SparseSwiGLU, TokenFFN
@@ -154,3 +156,66 @@ def test_a_form_in_float64_is_exact(form: dict[str, Any]) -> None:
 def test_a_dense_form_keeps_its_precision_in_bfloat16(tokens: int, heads: int, form: dict[str, Any]) -> None:
     block, config = made(tokens, torch.bfloat16, heads=heads, **form)
     assert max(gaps(block, config, torch.randn(37, tokens, WIDTH).bfloat16())) < 2e-2
+
+
+@pytest.mark.parametrize("rows", [1, 31, 33, 70])
+@pytest.mark.parametrize("routed", [1, 2, 3])
+def test_tied_logits_go_to_the_first_experts_and_the_others_stay_empty(rows: int, routed: int) -> None:
+    """Neither number of rows is a multiple of the kernel's 32; what gets no row gets no gradient."""
+    block, config = made(6, heads=4, experts=8, active=routed + 1)
+    for part in (block.mixed, block.reverted):
+        assert isinstance(part, SparseSwiGLU)
+        torch.nn.init.zeros_(part.router)
+        load = part.load(torch.randn(rows, *part.router.shape[:2]))
+        assert (load[:, :routed] == rows).all()
+        assert (load[:, routed:] == 0).all()
+    assert max(gaps(block, config, torch.randn(rows, 6, WIDTH))) < 5e-6
+    block(torch.randn(rows, 6, WIDTH)).square().sum().backward()
+    for part in (block.mixed, block.reverted):
+        assert isinstance(part, SparseSwiGLU)
+        for weight in part.bank.experts():
+            assert weight.grad is not None
+            assert not bool(weight.grad[:, routed:].any())
+            assert bool(weight.grad[:, :routed].any())
+
+
+class Called(TorchDispatchMode):
+    """The operators that ran and are more than another view of their input."""
+
+    VIEWS = ("aten.expand", "aten.unsqueeze", "aten.detach", "aten.alias")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if not str(func).startswith(self.VIEWS):
+            self.names.append(str(func).rsplit(".", 1)[0])
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.skipif(not native().cpu, reason=f"no kernels: {native().reason}")
+@pytest.mark.parametrize("training", [False, True], ids=["serving", "training"])
+@pytest.mark.parametrize(
+    "form",
+    [
+        {},
+        {"residual": "reverted"},
+        {"experts": 8, "active": 4},
+        {"experts": 8, "active": 4, "router": "shared", "shared_extra": True},
+    ],
+    ids=str,
+)
+def test_a_half_is_mixing_routing_experts_and_a_sum(form: dict[str, Any], training: bool) -> None:
+    """No permutation, no gather and no copy of tokens beside the fused operators."""
+    block, _ = made(6, heads=4, **form)
+    x = torch.randn(20, 6, WIDTH)
+    with torch.set_grad_enabled(training):
+        block.train(training)(x)  # what is packed for serving is packed once
+        with Called() as called:
+            block(x)
+    experts = (
+        "recengine.grouped_swiglu" if form.get("experts") or not training else "recengine.learning_swiglu"
+    )
+    routing = ["recengine.moe_route"] if form.get("experts") else []
+    assert called.names == ["recengine.token_mixing", *routing, experts, "aten.add"] * 2

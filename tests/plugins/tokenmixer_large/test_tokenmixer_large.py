@@ -26,7 +26,7 @@ from recengine.training.build import build_model
 from recengine_plugins.tokenmixer_large import counting
 from recengine_plugins.tokenmixer_large.block import block_for
 from recengine_plugins.tokenmixer_large.config import PRESETS, TokenMixerLargeConfig
-from recengine_plugins.tokenmixer_large.feeding import SparseSwiGLU
+from recengine_plugins.tokenmixer_large.feeding import SparseSwiGLU, feed_forward
 from recengine_plugins.tokenmixer_large.model import joints
 from recengine_plugins.tokenmixer_large.norms import pooled_rms, rms
 
@@ -107,6 +107,21 @@ def test_a_new_block_changes_its_tokens_little(sparsity: dict[str, Any]) -> None
     with torch.no_grad():
         assert float((small(x) - x).norm() / x.norm()) < 0.05
         assert float((large(x) - x).norm() / x.norm()) > 0.2
+
+
+@pytest.mark.parametrize("gain", [1.0, 0.1, 0.01])
+@pytest.mark.parametrize("sparsity", [{}, {"experts": 4, "active": 2}])
+def test_the_gain_is_a_factor_on_the_spread_of_the_down_projections_alone(
+    gain: float, sparsity: dict[str, Any]
+) -> None:
+    """Xavier's uniform spread has the variance 2 / (inputs + outputs)."""
+    torch.manual_seed(0)
+    config = TokenMixerLargeConfig.parse({"hidden_dim": 32, "down_gain": gain, **sparsity})
+    bank = feed_forward(6, 32, config).requires_grad_(False).bank
+    for weight, factor in ((bank.gate, 1.0), (bank.up, 1.0), (bank.down, gain)):
+        deviation = (2 / (weight.shape[-1] + weight.shape[-2])) ** 0.5
+        assert float(weight.std()) == pytest.approx(factor * deviation, rel=0.03)
+        assert float(weight.abs().max()) <= factor * 3**0.5 * deviation
 
 
 @pytest.mark.parametrize(
