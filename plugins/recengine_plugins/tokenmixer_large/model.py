@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
@@ -12,6 +14,7 @@ from recengine.nn.feature_tokens import GroupTokens, token_groups
 from recengine.nn.features import Features
 from recengine_plugins.tokenmixer_large.block import block_for
 from recengine_plugins.tokenmixer_large.config import TokenMixerLargeConfig
+from recengine_plugins.tokenmixer_large.feeding import SparseSwiGLU
 from recengine_plugins.tokenmixer_large.norms import pooled_rms
 
 
@@ -66,9 +69,28 @@ class TokenMixerLarge(ClickModel):
             loss = loss + self.config.auxiliary * weighted_loss(logits, rows)
         return loss
 
+    @torch.no_grad()
+    def expert_load(self, features: Features) -> dict[str, Tensor]:
+        """Rows that each expert gets, int64 [tokens or heads, routed experts], by the half blocks' names
+        ("blocks.0.mixed", "blocks.0.reverted", ...); nothing of a dense model. A row counts once for every
+        expert that it is sent to, and shared experts, which get all rows, are not listed."""
+        found: dict[str, Tensor] = {}
+        parts = [(name, part) for name, part in self.named_modules() if isinstance(part, SparseSwiGLU)]
+        hooks = [part.register_forward_pre_hook(partial(_keep_load, found, name)) for name, part in parts]
+        try:
+            self.states(self.vectors(features))
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return found
+
     def _read(self, tower: nn.Module, x: Tensor) -> Tensor:
         made: Tensor = tower(pooled_rms(x, self.norm)).squeeze(1)
         return made
+
+
+def _keep_load(found: dict[str, Tensor], name: str, part: SparseSwiGLU, given: tuple[Tensor]) -> None:
+    found[name] = part.load(*given)
 
 
 def joints(blocks: int, skip: int) -> tuple[int, ...]:

@@ -3,6 +3,7 @@ test_block_forms."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,31 @@ def test_one_router_for_all_tokens_takes_the_same_rows_to_the_same_experts() -> 
     assert not torch.equal(y[:, 0], y[:, 1]), "the experts are still a token's own"
     apart = part.choose(torch.randn(50, 3, 16)).experts
     assert not torch.equal(apart[:, 0], apart[:, 1]), "every token chooses for itself"
+
+
+def test_the_load_of_every_expert_is_told_by_half_block_and_token() -> None:
+    model = make("tokenmixer_large_moe", n_blocks=3).eval()
+    load = model.expert_load(BATCH.features)
+    assert list(load) == [f"blocks.{at}.{half}" for at in range(3) for half in ("mixed", "reverted")]
+    for name, counts in load.items():
+        part = model.get_submodule(name)
+        assert counts.shape == (part.bank.gate.shape[0], 7)
+        assert (counts.sum(1) == len(BATCH.labels) * 3).all()
+    x = model.blocks[0](model.tokens(model.vectors(BATCH.features)))
+    block = model.blocks[1]
+    assert torch.equal(
+        load["blocks.1.mixed"], block.mixed.load(block.mixing.mix_prenorm(x, block.mixed_norm)[0])
+    )
+    assert not any(part._forward_pre_hooks for part in model.modules())
+    assert make().expert_load(BATCH.features) == {}
+
+
+def test_the_code_of_the_page_runs() -> None:
+    page = Path(__file__).resolve().parents[3] / "docs" / "models" / "tokenmixer_large.md"
+    (code,) = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(compile(code, str(page), "exec"), names)
+    torch.testing.assert_close(names["shares"].sum(1), torch.ones(5))
 
 
 def test_the_gate_scale_is_the_inverse_of_the_share_at_work() -> None:
