@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Self
 
 import torch
@@ -15,11 +16,9 @@ from recengine_plugins.tokenmixer_large.config import TokenMixerLargeConfig
 
 def feed_forward(rows: int, width: int, config: TokenMixerLargeConfig) -> nn.Module:
     """For tokens [B, rows, width], as the settings say."""
-    if config.ffn == "ffn":
-        return TokenFFN(rows, width, config)
     if config.experts > 1:
         return SparseSwiGLU(rows, width, config)
-    return DenseSwiGLU(rows, width, config)
+    return DENSE[config.ffn](rows, width, config)
 
 
 class Bank(nn.Module):
@@ -52,18 +51,24 @@ class Bank(nn.Module):
 
 
 class DenseSwiGLU(nn.Module):
-    """y_t = W_down_t (swish(W_gate_t x_t) * W_up_t x_t); one bank for all tokens where it is shared."""
+    """y_t = W_down_t (swish(W_gate_t x_t) * W_up_t x_t)."""
 
     def __init__(self, rows: int, width: int, config: TokenMixerLargeConfig) -> None:
         super().__init__()
-        self.shared = config.ffn == "shared_swiglu"
-        self.bank = Bank((1 if self.shared else rows,), width, config.expansion * width, config.down_gain)
+        self.bank = Bank((rows,), width, config.expansion * width, config.down_gain)
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.shared:
-            return grouped_swiglu(x, self.bank.experts(), packed=self.bank.layout())
-        flat = x.reshape(-1, 1, x.shape[2])
-        return grouped_swiglu(flat, self.bank.experts(), packed=self.bank.layout()).view_as(x)
+        return grouped_swiglu(x, self.bank.experts(), packed=self.bank.layout())
+
+
+class SharedSwiGLU(DenseSwiGLU):
+    """y_t = W_down (swish(W_gate x_t) * W_up x_t): one bank for all tokens, which are rows of it."""
+
+    def __init__(self, rows: int, width: int, config: TokenMixerLargeConfig) -> None:
+        super().__init__(1, width, config)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.reshape(-1, 1, x.shape[2])).view_as(x)
 
 
 class SparseSwiGLU(nn.Module):
@@ -127,3 +132,10 @@ class TokenFFN(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         hidden = functional.gelu(torch.bmm(x.transpose(0, 1), self.up))
         return torch.bmm(hidden, self.down).transpose(0, 1)
+
+
+DENSE: dict[str, Callable[[int, int, TokenMixerLargeConfig], nn.Module]] = {
+    "swiglu": DenseSwiGLU,
+    "shared_swiglu": SharedSwiGLU,
+    "ffn": TokenFFN,
+}

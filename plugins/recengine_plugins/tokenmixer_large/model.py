@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -40,20 +41,18 @@ class TokenMixerLarge(ClickModel):
         self.norm = nn.Parameter(torch.ones(width))
         self.tower = Tower(width, (width,))
         self.joints = joints(config.n_blocks, config.skip)
+        self.join = JOINS[config.skip_join]
         wanted_towers = self.joints if config.auxiliary > 0 else ()
         self.auxiliary = nn.ModuleDict({str(at): Tower(width, ()) for at in wanted_towers})
 
     def states(self, vectors: Tensor) -> tuple[Tensor, dict[int, Tensor]]:
         """The last tokens [B, T, D], and those behind each joint by the number of its block."""
-        x = self.tokens(vectors)
-        kept, between = {0: x}, {}
+        x = before = self.tokens(vectors)
+        between: dict[int, Tensor] = {}
         for at, block in enumerate(self.blocks, start=1):
             x = block(x)
             if at in self.joints:
-                x = x + kept[at - self.config.skip]
-                x = 0.5 * x if self.config.skip_join == "mean" else x
-                between[at] = x
-            kept[at] = x
+                x = before = between[at] = self.join(x, before)
         return x, between
 
     def score(self, vectors: Tensor, features: Features) -> Tensor:
@@ -96,3 +95,11 @@ def _keep_load(found: dict[str, Tensor], name: str, part: SparseSwiGLU, given: t
 def joints(blocks: int, skip: int) -> tuple[int, ...]:
     """Blocks (from 1) behind which a residual from ``skip`` blocks before is added: never the last."""
     return tuple(range(skip, blocks, skip)) if skip else ()
+
+
+def half_sum(one: Tensor, other: Tensor) -> Tensor:
+    """(one + other) / 2"""
+    return 0.5 * (one + other)
+
+
+JOINS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"add": torch.add, "mean": half_sum}
