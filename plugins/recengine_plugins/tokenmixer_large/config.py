@@ -69,9 +69,8 @@ class TokenMixerLargeConfig(ClickConfig):
     @model_validator(mode="before")
     @classmethod
     def _sized(cls, given: Any) -> Any:
-        if isinstance(given, dict) and given.get("preset") in PRESETS:
-            return {**PRESETS[given["preset"]], **given}
-        return given
+        preset = given.get("preset") if isinstance(given, dict) else None
+        return {**PRESETS.get(preset, {}), **given} if isinstance(preset, str) else given
 
     @model_validator(mode="after")
     def _fits(self) -> Self:

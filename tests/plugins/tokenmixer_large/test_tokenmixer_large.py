@@ -345,6 +345,7 @@ def test_every_part_can_be_taken_away(settings: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
+        ({"preset": ["1m"]}, "'preset' is not valid"),
         ({"heads": 3, "hidden_dim": 16}, "does not divide"),
         ({"experts": 4, "active": 1}, "shared expert"),
         ({"experts": 2, "active": 4}, "more than experts"),
