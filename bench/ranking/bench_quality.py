@@ -7,9 +7,9 @@
 
 ``run`` measures the cells (data, model, seed) that the store lacks and may be stopped at any time; ``claim``
 those that a claim needs, and reports; ``report`` makes bench/results/ranking_quality.* of the store.
-MODEL is a name of MODELS: models with about equal numbers of weights beside the table, TokenMixer-Large with
-a part taken away (tml-...), and sizes for scaling (tml@10k ...). A seed decides the initial weights and the
-order of the rows; Frappe's negatives and the split are the same for all (seed 0 of the data set).
+MODEL is a name of MODELS: models with about equal numbers of weights beside the table, and (small-...)
+TokenMixer-Large with a part taken away or in another form. A seed decides the initial weights and the order
+of the rows; Frappe's negatives and the split are the same for all (seed 0 of the data set).
 """
 
 from __future__ import annotations
@@ -79,6 +79,12 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "small-ffn": ("tokenmixer_large", {**SMALL, "ffn": "ffn"}),
     "small-no-small-init": ("tokenmixer_large", {**SMALL, "down_gain": 1.0}),
     "small-no-global-token": ("tokenmixer_large", {**SMALL, "global_token": False}),
+    "small-init-0.1": ("tokenmixer_large", {**SMALL, "down_gain": 0.1}),
+    "small-norm-before-mix": ("tokenmixer_large", {**SMALL, "norm": "before_mix"}),
+    "small-post-norm": ("tokenmixer_large", {**SMALL, "norm": "post"}),
+    "small-reverted-residual": ("tokenmixer_large", {**SMALL, "residual": "reverted"}),
+    "small-moe-shared-router": ("tokenmixer_large", {**SMALL, **SPARSE, "router": "shared"}),
+    "small-moe-shared-extra": ("tokenmixer_large", {**SMALL, **SPARSE, "shared_extra": True}),
     "small-moe-no-gate-scale": ("tokenmixer_large", {**SMALL, **SPARSE, "gate_scale": 1.0}),
     "small-moe-no-shared-expert": ("tokenmixer_large", {**SMALL, **SPARSE, "shared_expert": False}),
 }

@@ -41,7 +41,7 @@ class TokenMixerLargeConfig(ClickConfig):
     shared_expert: bool = knob(True, "one expert a token sees every row")
     shared_extra: bool = knob(
         False,
-        "the shared expert comes on top of the E and the k, as wide as one, instead of being one of them",
+        "the shared expert comes on top of the E and the k instead of being one of them",
     )
     router: Literal["token", "shared"] = knob(
         "token", "what chooses experts: a router a token, or one for all tokens of a half block"
