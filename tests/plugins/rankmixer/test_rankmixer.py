@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -15,6 +17,7 @@ from recengine.hooks import host
 from recengine.testing import planted_clicks
 from recengine.training import resolve
 from recengine.training.build import build_model
+from recengine_plugins.rankmixer.model import MixerBlock
 
 SPLIT = prepare(planted_clicks(200))
 BATCH = FeatureBatch(**SPLIT.train.take(np.arange(9)).tensors())
@@ -39,6 +42,29 @@ def test_blocks_and_tokens_by_hand() -> None:
         x = block.out(torch.stack(fed, 1) + s)
     expected = model.bias + model.out(x.mean(1)).squeeze(1)
     torch.testing.assert_close(model(BATCH.features), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_block_and_its_gradients_agree_with_float64_einsums() -> None:
+    torch.manual_seed(0)
+    block = MixerBlock(4, 8, 2)
+    exact = copy.deepcopy(block).double()
+    x = torch.randn(37, 4, 8, requires_grad=True)
+    x64 = x.detach().double().requires_grad_()
+
+    def norm(s: torch.Tensor, part: torch.nn.LayerNorm) -> torch.Tensor:
+        centred = s - s.mean(-1, keepdim=True)
+        return centred / (centred.square().mean(-1, keepdim=True) + 1e-5).sqrt() * part.weight + part.bias
+
+    mixed = torch.einsum("bthj->bhtj", x64.view(37, 4, 4, 2)).reshape(37, 4, 8)
+    s = norm(mixed + x64, exact.mixed)
+    hidden = functional.gelu(torch.einsum("btd,tdf->btf", s, exact.up) + exact.up_bias[:, 0])
+    fed = torch.einsum("btf,tfd->btd", hidden, exact.down) + exact.down_bias[:, 0]
+    truth, ours = norm(fed + s, exact.out), block(x)
+    upstream = torch.randn(37, 4, 8)
+    found = (ours.detach(), *torch.autograd.grad(ours, (x, *block.parameters()), upstream))
+    wanted = (truth.detach(), *torch.autograd.grad(truth, (x64, *exact.parameters()), upstream.double()))
+    for one, two in zip(found, wanted, strict=True):
+        assert float((one.double() - two).abs().max()) <= 2e-5 * float(two.abs().max())
 
 
 def test_the_body_has_the_published_number_of_weights() -> None:

@@ -158,6 +158,21 @@ def test_a_dense_form_keeps_its_precision_in_bfloat16(tokens: int, heads: int, f
     assert max(gaps(block, config, torch.randn(37, tokens, WIDTH).bfloat16())) < 2e-2
 
 
+@pytest.mark.parametrize(("residual", "falls"), [("input", True), ("reverted", False)])
+def test_only_what_adds_to_reverted_tokens_teaches_the_first_half_past_a_small_second_one(
+    residual: str, falls: bool
+) -> None:
+    slopes = []
+    for gain in (1.0, 0.01):
+        block, _ = made(6, heads=4, down_gain=gain, residual=residual)
+        (block(torch.randn(64, 6, WIDTH)) * torch.randn(64, 6, WIDTH)).sum().backward()
+        slope = block.get_parameter("mixed.bank.down").grad
+        assert slope is not None
+        slopes.append(float(slope.norm()))
+    assert (slopes[1] < 0.02 * slopes[0]) is falls
+    assert (slopes[1] > 0.5 * slopes[0]) is not falls
+
+
 @pytest.mark.parametrize("rows", [1, 31, 33, 70])
 @pytest.mark.parametrize("routed", [1, 2, 3])
 def test_tied_logits_go_to_the_first_experts_and_the_others_stay_empty(rows: int, routed: int) -> None:
