@@ -124,12 +124,22 @@ def test_the_gate_scale_is_the_inverse_of_the_share_at_work() -> None:
     assert TokenMixerLargeConfig(experts=8, active=2, gate_scale=1).alpha == 1
 
 
-@pytest.mark.parametrize("sparsity", [{}, {"experts": 4, "active": 2}])
-def test_a_new_block_changes_its_tokens_little(sparsity: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "form",
+    [
+        {},
+        {"norm": "before_mix"},
+        {"residual": "reverted"},
+        {"experts": 4, "active": 2},
+        {"experts": 4, "active": 2, "shared_extra": True, "router": "shared"},
+    ],
+    ids=str,
+)
+def test_a_new_block_changes_its_tokens_little(form: dict[str, Any]) -> None:
     torch.manual_seed(0)
     x = torch.randn(64, 6, 32)
-    small = block_for(6, TokenMixerLargeConfig(hidden_dim=32, **sparsity))
-    large = block_for(6, TokenMixerLargeConfig(hidden_dim=32, down_gain=1.0, **sparsity))
+    small = block_for(6, TokenMixerLargeConfig(hidden_dim=32, **form))
+    large = block_for(6, TokenMixerLargeConfig(hidden_dim=32, down_gain=1.0, **form))
     with torch.no_grad():
         assert float((small(x) - x).norm() / x.norm()) < 0.05
         assert float((large(x) - x).norm() / x.norm()) > 0.2
