@@ -29,16 +29,23 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         mode = _made(temporary)
-        try:
+        with naming(path):
             yield temporary
-        except Exception as failed:
-            raise _of_the_system(failed, path) from failed
         temporary.chmod(mode)
         _sync(temporary, os.O_RDWR)
         os.replace(temporary, path)
         _sync(path.parent, os.O_RDONLY)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """A failure of the system inside is raised as OSError with ``path``, whichever library met it."""
+    try:
+        yield
+    except Exception as failed:
+        raise _of_the_system(failed, path) from failed
 
 
 @contextmanager

@@ -7,7 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import polars as pl
 import pytest
+
+import recengine
+from recengine.testing import planted_clicks
 
 MAIN = [sys.executable, "-c", "from recengine.cli import main; main()"]
 
@@ -39,3 +44,26 @@ def test_a_file_that_cannot_be_written_whole(
     assert "a file would be larger than is allowed here" in done.stderr
     assert not list(tmp_path.rglob("*.tmp"))
     assert not (out / "run.json").exists() or (out / "run.json").read_text().endswith("}\n")
+
+
+@pytest.mark.parametrize("limit", [3000, 600_000], ids=["a batch", "the whole"])
+def test_predictions_that_cannot_be_written_whole(
+    limit: int, tmp_path: Path, shell_environment: dict[str, str]
+) -> None:
+    settings = {"training": {"epochs": 1, "device": "cpu"}}
+    recengine.fit("lr", planted_clicks(300), settings=settings, directory=tmp_path / "run")
+    asked, out = tmp_path / "asked.parquet", tmp_path / "answers" / "out.parquet"
+    random = np.random.default_rng(0)
+    frame = pl.concat([planted_clicks(300).frames[0]] * 300)
+    frame.with_columns(price=random.choice(1000, frame.height) / 8).write_parquet(asked)
+    done = subprocess.run(
+        [*MAIN, "predict", str(tmp_path / "run"), str(asked), "--out", str(out)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=shell_environment,
+        preexec_fn=lambda: _at_most(limit),
+    )
+    assert done.returncode == 2, done.stderr
+    assert f"{out}: a file would be larger than is allowed here" in done.stderr
+    assert not list(out.parent.iterdir())

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +12,12 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from polars.testing import assert_frame_equal
 
 import recengine
 from recengine.contracts.batch import FeatureBatch
 from recengine.data.clicks import ClickDataConfig, ClickLog, ClickSplit, ClickSplitConfig, prepare
+from recengine.data.clicks.log import ROWS
 from recengine.errors import CheckpointError, ConfigError, DataError, UsageError
 from recengine.evaluation.clicks import auc
 from recengine.testing import planted, planted_clicks
@@ -308,6 +312,75 @@ def test_the_command_line_fits_evaluates_and_predicts(tmp_path: Path) -> None:
     )
     assert done.exit_code == 2
     assert "did you mean 'clicked'" in done.output
+
+
+@pytest.mark.parametrize("ending", [".parquet", ".csv", ".csv.gz"])
+def test_a_long_table_is_scored_and_written_a_batch_at_a_time(
+    run: ClickRun, ending: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from typer.testing import CliRunner
+
+    from recengine.cli.app import app
+
+    one = planted_clicks(2000).frames[0]
+    rows = pl.int_range(2 * ROWS + 1000, eager=True).alias("row")
+    frame = one[(rows % one.height).to_numpy()].with_columns(rows, twelfth=rows / 12)
+    place = tmp_path / f"asked{ending}"
+    if ending == ".parquet":
+        frame.write_parquet(place)
+    else:
+        joined = pl.col("tags", "seen").cast(pl.List(pl.String)).list.join("|")
+        text = frame.with_columns(joined).write_csv().encode()
+        place.write_bytes(gzip.compress(text, 1) if ending == ".csv.gz" else text)
+    config = run.split.encoder.config
+    expected = pl.concat(
+        batch.with_columns(probability=run.predict(batch)) for batch in ClickLog.open(place, config).batches()
+    )
+    sizes, alive, given = [], [], []
+    predict = ClickRun.predict
+
+    def watched(self: ClickRun, batch: pl.DataFrame, **options: Any) -> Any:
+        given.append(weakref.ref(batch))
+        sizes.append(batch.height)
+        alive.append(sum(one() is not None for one in given))
+        return predict(self, batch, **options)
+
+    monkeypatch.setattr(ClickRun, "predict", watched)
+    # into the very file that is read
+    done = CliRunner().invoke(app, ["predict", str(run.directory), str(place), "--out", str(place)])
+    assert done.exit_code == 0, done.output
+    assert f"{frame.height:,} rows" in done.output
+    assert_frame_equal(pl.read_parquet(place), expected, check_exact=True)
+    assert expected["row"].equals(rows)
+    assert max(sizes) <= ROWS
+    assert max(alive) <= 2 < len(alive)
+    assert list(tmp_path.iterdir()) == [place]
+
+
+@pytest.mark.parametrize(("stop", "code"), [(KeyboardInterrupt(), 130), (DataError("no number"), 2)])
+def test_predictions_that_end_early_leave_the_old_file(
+    run: ClickRun, stop: BaseException, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from typer.testing import CliRunner
+
+    from recengine.cli.app import app
+
+    one = planted_clicks(2000).frames[0]
+    asked, out = tmp_path / "asked.parquet", tmp_path / "out.parquet"
+    pl.concat([one] * (ROWS // one.height + 1)).write_parquet(asked)
+    out.write_bytes(b"old")
+    predict = ClickRun.predict
+
+    def once(self: ClickRun, batch: pl.DataFrame, **options: Any) -> Any:
+        if batch.height < ROWS:
+            raise stop
+        return predict(self, batch, **options)
+
+    monkeypatch.setattr(ClickRun, "predict", once)
+    done = CliRunner().invoke(app, ["predict", str(run.directory), str(asked), "--out", str(out)])
+    assert done.exit_code == code, done.output
+    assert out.read_bytes() == b"old"
+    assert sorted(tmp_path.iterdir()) == [asked, out]
 
 
 def test_a_damaged_split_is_told(run: ClickRun, tmp_path: Path) -> None:

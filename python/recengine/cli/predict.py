@@ -21,10 +21,8 @@ def predict(
     ] = "32-true",
 ) -> None:
     """Predict a click for every row of TABLE with the click model RUN, a batch at a time."""
-    import polars as pl
-
     from recengine.data.clicks import ClickLog
-    from recengine.files import write_with
+    from recengine.data.writing import write_batches
     from recengine.training import ClickRun
 
     fitted = load_run(run)
@@ -32,8 +30,7 @@ def predict(
         raise UsageError(f"'{fitted.name}' ranks items", where=str(run), fix="use: recengine recommend")
     log = ClickLog.open(table, fitted.split.encoder.config)
     chosen: Any = precision  # predict checks it
-    made = [
+    scored = (
         frame.with_columns(probability=fitted.predict(frame, precision=chosen)) for frame in log.batches()
-    ]
-    write_with(out, pl.concat(made).write_parquet)
-    note(f"{sum(frame.height for frame in made):,} rows: {out}")
+    )
+    note(f"{write_batches(out, scored):,} rows: {out}")
