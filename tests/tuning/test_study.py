@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,16 @@ def test_a_condition_may_name_a_setting_of_a_section_below() -> None:
     space = Space.of_config(Outer, prefix="model.")
     assert space.decode(np.ones(1)) == {"model.beta": 4}
     assert Space.of_config(Outer, default={"inner": {"kind": "a"}}).decode(np.ones(1)) == {"beta": 2.0}
+
+
+def test_a_condition_that_is_met_for_good_is_none() -> None:
+    met, searched = Space.of_config(Knobs, fixed=["loss"]), Space.of_config(Knobs)
+    assert not any(parameter.when for parameter in met.parameters)
+    assert met.fixed == ()
+    assert [p.name for p in searched.parameters if p.when] == ["temperature"]
+    idle = Space.of_config(Knobs, fixed=["loss"], default={"loss": "bce"}, prefix="model.")
+    assert [p.name for p in idle.parameters if p.when] == ["model.temperature"]
+    assert idle.fixed == (("model.loss", "bce"),)
 
 
 def test_a_condition_on_something_unknown_is_refused() -> None:
@@ -388,6 +399,22 @@ def test_only_trials_that_measured_a_point_of_this_space_are_copied(tmp_path: Pa
         whole = opened(tmp_path / "d.db", y, Space((X, Y)))
         assert whole.warm_start(part.file, y) == copied
         assert all(trial.parameters["y"] == 0.1 for trial in whole.trials())
+
+
+def test_a_study_goes_on_when_conditions_are_added(tmp_path: Path) -> None:
+    """They say what is tried next; what the trials measured stands."""
+    without = Space(tuple(replace(parameter, when=()) for parameter in SPACE.parameters))
+    old = study(tmp_path / "s.db", without)
+    old.run(worth, 12)
+    measured = [trial.parameters for trial in old.trials()]
+    assert any(SPACE.settle(point) != point for point in measured)
+    new = study(tmp_path / "s.db")
+    new.run(worth, 24)
+    points = [trial.parameters for trial in new.trials()]
+    assert points[:12] == measured
+    assert [SPACE.settle(point) for point in points[12:]] == points[12:]
+    assert {point["loss"] for point in points[12:]} > {"softmax"}
+    assert new.space.fingerprint() == "b5d6c3dbc887e10e"  # as in files from before conditions were left out
 
 
 def test_warm_starts_from_another_question_are_refused(tmp_path: Path) -> None:

@@ -242,13 +242,17 @@ class Space:
                     expected="one of " + ", ".join(declared),
                     fix=f"did you mean '{near}'?" if near else None,
                 )
+        searched = [name for name in declared if (only is None or name in only) and name not in fixed]
         made = []
-        for name, search in declared.items():
-            if (only is not None and name not in only) or name in fixed:
-                continue
-            value = getattr(instance, name)
+        for name in searched:
+            search, value = declared[name], getattr(instance, name)
             cost = (costs or {}).get(name, 1.0)
-            when = tuple((prefix + other, values) for other, values in search.when)
+            when = tuple(
+                (prefix + other, values)
+                for other, values in search.when
+                # what a value that is not searched grants for good is no condition
+                if other in searched or attrgetter(other)(instance) not in values
+            )
             if search.choices is not None:
                 made.append(
                     Parameter(prefix + name, "choice", value, choices=search.choices, when=when, cost=cost)
@@ -263,13 +267,11 @@ class Space:
             off = search.log and value == 0  # declared as a logarithm, switched off by default
             ends = float(low), float(high)
             made.append(Parameter(prefix + name, kind, value, *ends, search.log, (), when, cost, off))
-        searched = {parameter.name for parameter in made}
         parents = {
-            prefix + other: attrgetter(other)(instance)
-            for name, search in declared.items()
-            if prefix + name in searched
-            for other, _ in search.when
-            if prefix + other not in searched
+            other: attrgetter(other.removeprefix(prefix))(instance)
+            for parameter in made
+            for other, _ in parameter.when
+            if other.removeprefix(prefix) not in searched
         }
         return cls(tuple(made), tuple(limits), tuple(parents.items()))
 
@@ -360,9 +362,11 @@ class Space:
         return replace(self, parameters=tuple(replace(p, default=default[p.name]) for p in self.parameters))
 
     def fingerprint(self) -> str:
-        """Hash of everything that decides whether two studies can share trials (costs are left out)."""
+        """Hash of everything that decides whether two studies can share trials. Costs and conditions are left
+        out: they say what is tried next, not what a trial measured."""
+        no_condition = "()"  # files from before conditions were left out can be gone on with
         facts = [
-            [p.name, p.kind, p.low, p.high, p.log, list(map(_key, p.choices)), repr(p.when)]
+            [p.name, p.kind, p.low, p.high, p.log, list(map(_key, p.choices)), no_condition]
             + (["off"] if p.off else [])
             for p in self.parameters
         ] + [[list(limit.coefficients), limit.at_most] for limit in self.limits]
