@@ -29,6 +29,10 @@ def test_show_has_the_settings(cli: Any) -> None:
     assert fields["hidden_dim"]["default"] == 64
     assert fields["dropout"]["description"]
     assert "hidden_dim" in cli("models", "show", "sasrec").stdout
+    shown = json.loads(cli("losses", "show", "bsl", "--json").stdout)
+    search = {field["key"]: field["search"] for field in shown["settings"]}
+    assert search["negative_weight"] == "0.8 .. 1.5 if form is grouped"
+    assert search["temperature"] == "0.01 .. 0.5 (log)"
 
 
 def test_show_a_metric_gives_its_definition(cli: Any) -> None:

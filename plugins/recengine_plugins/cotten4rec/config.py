@@ -7,19 +7,13 @@ from typing import Any, Literal, Self
 from pydantic import model_validator
 
 from recengine.config import knob
-from recengine.nn.settings import MaskedConfig
+from recengine.nn.settings import MaskedOrNextConfig
 
 
-class Cotten4RecConfig(MaskedConfig):
+class Cotten4RecConfig(MaskedOrNextConfig):
     """Width, depth, regularisation, hidden events and the form of the attention; the loss has its own
     section."""
 
-    direction: Literal["bidirectional", "causal"] = knob(
-        "bidirectional", "whether an event is seen with both of its sides or with its past alone"
-    )
-    objective: Literal["masked", "next"] = knob(
-        "masked", "fill hidden events, or predict the next event at every event (causal only)"
-    )
     scale: Literal["length", "key_prefix", "sequence"] = knob(
         "length",
         "what n counts in n^-sigma(m): events that the query sees, events up to the key (causal only), "

@@ -7,18 +7,12 @@ from typing import Literal, Self
 from pydantic import model_validator
 
 from recengine.config import knob
-from recengine.nn.settings import MaskedConfig
+from recengine.nn.settings import MaskedOrNextConfig
 
 
-class LinRecConfig(MaskedConfig):
+class LinRecConfig(MaskedOrNextConfig):
     """Width, depth, regularisation and hidden events; the loss has its own section."""
 
-    direction: Literal["bidirectional", "causal"] = knob(
-        "bidirectional", "whether an event is seen with both of its sides or with its past alone"
-    )
-    objective: Literal["masked", "next"] = knob(
-        "masked", "fill hidden events, or predict the next event at every event (causal only)"
-    )
     positions: Literal["recent", "first", "none"] = knob(
         "recent", "learned positions counted from the newest event, from the oldest, or none"
     )

@@ -56,8 +56,8 @@ class _Many(SampledConfig):
     negatives: int = knob(256, "sampled items a row", ge=1, low=32, high=2048, log=True)
 
 
-def _temperature(default: float, description: str = "scores are divided by it") -> Any:
-    return knob(default, description, gt=0, low=0.01, high=0.5, log=True)
+def _temperature(default: float, description: str = "scores are divided by it", **more: Any) -> Any:
+    return knob(default, description, gt=0, low=0.01, high=0.5, log=True, **more)
 
 
 class SampledSoftmaxConfig(_Sampled):
@@ -107,8 +107,17 @@ class BSLConfig(_Many):
 
     form: Literal["ratio", "grouped"] = knob("ratio", "IR-Benchmark's form, or the authors' over user groups")
     temperature: float = _temperature(0.1, "of the sampled items (of both sides in form 'grouped')")
-    positive_temperature: float = _temperature(0.1, "of the targets, in form 'ratio'")
-    negative_weight: float = knob(1.0, "of the sampled items in form 'grouped'", gt=0, low=0.8, high=1.5)
+    positive_temperature: float = _temperature(
+        0.1, "of the targets, in form 'ratio'", when={"form": ("ratio",)}
+    )
+    negative_weight: float = knob(
+        1.0,
+        "of the sampled items in form 'grouped'",
+        gt=0,
+        low=0.8,
+        high=1.5,
+        when={"form": ("grouped",)},
+    )
 
 
 class PSLConfig(_Many):

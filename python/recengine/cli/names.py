@@ -27,9 +27,13 @@ def fields_of(config: Any) -> list[dict[str, Any]]:
 
 
 def _search(search: Any) -> str:
-    if search.choices is not None:
-        return "{" + ", ".join(map(str, search.choices)) + "}"
-    return f"{search.low:g} .. {search.high:g}{' (log)' if search.log else ''}"
+    told = (
+        "{" + ", ".join(map(str, search.choices)) + "}"
+        if search.choices is not None
+        else f"{search.low:g} .. {search.high:g}{' (log)' if search.log else ''}"
+    )
+    asked = [f"{other} is {' or '.join(map(str, values))}" for other, values in search.when]
+    return f"{told} if {' and '.join(asked)}" if asked else told
 
 
 def print_fields(fields: list[dict[str, Any]], title: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import model_validator
 
@@ -31,15 +31,37 @@ class EncoderConfig(ModelConfig):
         return self
 
 
-class MaskedConfig(EncoderConfig):
-    """And which events are hidden in training (recengine.data.Masking)."""
+def _mask_share(**more: Any) -> Any:
+    return knob(0.2, "share of events hidden in training", gt=0, le=1, low=0.1, high=0.6, **more)
 
-    mask_share: float = knob(0.2, "share of events hidden in training", gt=0, le=1, low=0.1, high=0.6)
-    last_share: float = knob(
+
+def _last_share(**more: Any) -> Any:
+    return knob(
         0.1,
         "share of training sequences in which the newest event alone is hidden",
         ge=0,
         le=1,
         low=0,
         high=1,
+        **more,
+    )
+
+
+class MaskedConfig(EncoderConfig):
+    """And which events are hidden in training (recengine.data.Masking)."""
+
+    mask_share: float = _mask_share()
+    last_share: float = _last_share()
+
+
+class MaskedOrNextConfig(MaskedConfig):
+    """And which sides of an event are seen, and whether any are hidden at all."""
+
+    mask_share: float = _mask_share(when={"objective": ("masked",)})
+    last_share: float = _last_share(when={"objective": ("masked",)})
+    direction: Literal["bidirectional", "causal"] = knob(
+        "bidirectional", "whether an event is seen with both of its sides or with its past alone"
+    )
+    objective: Literal["masked", "next"] = knob(
+        "masked", "fill hidden events, or predict the next event at every event (causal only)"
     )

@@ -86,7 +86,13 @@ class ClickTrainerConfig(TrainerConfig):
         "same", "rule for tables of values: the same, or one that touches only the rows of a batch"
     )
     table_learning_rate: float = knob(
-        0.05, "step size of the rule for tables, unless it is the same", gt=0, low=1e-3, high=0.5, log=True
+        0.05,
+        "step size of the rule for tables, unless it is the same",
+        gt=0,
+        low=1e-3,
+        high=0.5,
+        log=True,
+        when={"table_optimizer": ("rowwise_adagrad", "sparse_adam")},
     )
 
 
