@@ -138,6 +138,15 @@ class LooseConfig(ModelConfig):
     dim: int = knob(8, "", ge=1)
 
 
+class MisnamingConfig(SmallConfig):
+    rate: float = knob(0.1, "a rate", low=0.1, high=0.5, when={"dimm": (8,)})
+
+
+def test_a_condition_on_no_setting_is_caught(failures: Failures) -> None:
+    found = failures("model", Sound, MisnamingConfig, "search_space")
+    assert "'rate' is searched beside values of 'dimm'" in found["its search space is valid"]
+
+
 def test_a_faulty_config_is_caught(failures: Failures) -> None:
     assert (
         "misspelt"

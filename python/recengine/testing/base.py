@@ -76,7 +76,10 @@ class Conformance:
 
     def test_its_search_space_is_valid(self) -> None:
         config = self._config_class()
+        known = {fact.key for fact in config.facts()}
         for key, search in config.search_space().items():
+            for other, _ in search.when:
+                assert other in known, f"'{key}' is searched beside values of '{other}', which is no setting"
             points = [
                 point for point in (search.low, search.high, *(search.choices or ())) if point is not None
             ]
