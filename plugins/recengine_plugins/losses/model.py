@@ -138,7 +138,11 @@ class GBCE(_Sampled):
 
 class _Chosen(_Sampled):
     """Losses that are means over whichever sampled items count: the ``hardest`` alone, and with ``reject``
-    none that the row's user was trained on."""
+    none that the row's user was trained on.
+
+    Not a SampledLoss, which scores the items once more to choose among them and takes biases for one more
+    column of the item table: here the scores are there before the choice, and no table is copied.
+    """
 
     def __init__(self, config: BPRConfig | BCEConfig) -> None:
         super().__init__(config)
