@@ -35,6 +35,9 @@ struct Bags {
   const int64_t *indices, *offsets;
   const float* weights;
   int64_t entries, count, d, rows;
+  // Offsets are not read before the launch: what lies outside of the entries is passed over.
+  __device__ int64_t begin(int64_t b) const { return max(offsets[b], int64_t{0}); }
+  __device__ int64_t end(int64_t b) const { return min(offsets[b + 1], entries); }
 };
 
 __global__ void __launch_bounds__(THREADS) sum_kernel(Bags g, View table, View out) {
@@ -42,7 +45,7 @@ __global__ void __launch_bounds__(THREADS) sum_kernel(Bags g, View table, View o
   if (b >= g.count) return;
   for (int64_t j = threadIdx.x % 32; j < g.d; j += 32) {
     float sum = 0;
-    for (int64_t i = g.offsets[b]; i < g.offsets[b + 1]; ++i) {
+    for (int64_t i = g.begin(b); i < g.end(b); ++i) {
       const int64_t row = g.indices[i];
       if (row >= 0 && row < g.rows) sum += (g.weights ? g.weights[i] : 1.f) * at(table, row, j);
     }
@@ -50,13 +53,17 @@ __global__ void __launch_bounds__(THREADS) sum_kernel(Bags g, View table, View o
   }
 }
 
-__global__ void __launch_bounds__(THREADS) prepare_kernel(Bags g, int64_t* entries, int32_t* bag_of) {
+__global__ void __launch_bounds__(THREADS) number_kernel(int64_t n, int64_t* entries, int32_t* bag_of) {
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * THREADS + threadIdx.x;
+  if (i >= n) return;
+  entries[i] = i;
+  bag_of[i] = -1;  // of entries that the offsets leave out
+}
+
+__global__ void __launch_bounds__(THREADS) bags_kernel(Bags g, int32_t* bag_of) {
   const int64_t b = static_cast<int64_t>(blockIdx.x) * THREADS + threadIdx.x;
   if (b >= g.count) return;
-  for (int64_t i = g.offsets[b]; i < g.offsets[b + 1]; ++i) {
-    entries[i] = i;
-    bag_of[i] = static_cast<int32_t>(b);
-  }
+  for (int64_t i = g.begin(b); i < g.end(b); ++i) bag_of[i] = static_cast<int32_t>(b);
 }
 
 // heads[i]: whether sorted entry i is the first of its table row.
@@ -80,8 +87,10 @@ __global__ void __launch_bounds__(THREADS)
   for (int64_t j = threadIdx.x % 32; j < g.d; j += 32) {
     float sum = 0;
 #pragma unroll 1
-    for (int64_t i = first; i < last; ++i)
-      sum += (g.weights ? g.weights[entries[i]] : 1.f) * at(grad, bag_of[entries[i]], j);
+    for (int64_t i = first; i < last; ++i) {
+      const int32_t bag = bag_of[entries[i]];
+      if (bag >= 0) sum += (g.weights ? g.weights[entries[i]] : 1.f) * at(grad, bag, j);
+    }
     set(out, SPARSE ? k : row, j, sum);
   }
   if (SPARSE && threadIdx.x % 32 == 0) ids[k] = row;
@@ -91,7 +100,7 @@ __global__ void __launch_bounds__(THREADS) weights_kernel(Bags g, View grad, Vie
   const int64_t b = warp_index();
   if (b >= g.count) return;
 #pragma unroll 1
-  for (int64_t i = g.offsets[b]; i < g.offsets[b + 1]; ++i) {
+  for (int64_t i = g.begin(b); i < g.end(b); ++i) {
     const int64_t row = g.indices[i];
     float sum = 0;
     if (row >= 0 && row < g.rows) {
@@ -190,7 +199,10 @@ Sorted sort_entries(const Bags& g, const Tensor& indices, cudaStream_t stream) {
   Tensor bag_of = torch::stable::new_empty(indices, {g.entries}, ScalarType::Int);
   Tensor heads = torch::stable::new_empty(indices, {g.entries}, ScalarType::Byte);
   int64_t* order = static_cast<int64_t*>(before.mutable_data_ptr());
-  prepare_kernel<<<blocks(g.count), THREADS, 0, stream>>>(g, order, static_cast<int32_t*>(bag_of.mutable_data_ptr()));
+  int32_t* bags = static_cast<int32_t*>(bag_of.mutable_data_ptr());
+  number_kernel<<<blocks(g.entries), THREADS, 0, stream>>>(g.entries, order, bags);
+  STD_CUDA_KERNEL_LAUNCH_CHECK();
+  if (g.count > 0) bags_kernel<<<blocks(g.count), THREADS, 0, stream>>>(g, bags);
   STD_CUDA_KERNEL_LAUNCH_CHECK();
   int64_t* keys = static_cast<int64_t*>(rows.mutable_data_ptr());
   int64_t* values = static_cast<int64_t*>(entries.mutable_data_ptr());

@@ -430,6 +430,7 @@ RE_INLINE vi ordered(vf x) {
   x = x + 0.f;
   vi bits;
   std::memcpy(&bits, &x, sizeof(bits));
+  bits = x != x ? vi{} + 0x7fffffff : bits;  // whatever its sign: that of inf - inf is set
   return bits ^ ((bits >> 31) & 0x7fffffff);
 }
 RE_INLINE vi pick(vi mask, vi a, vi b) { return (a & mask) | (b & ~mask); }

@@ -479,11 +479,20 @@ struct Bank {
   }
 };
 
+void check_groups(const char* op, const Bank& b) {
+  STD_TORCH_CHECK(b.groups.positions * b.groups.experts <= 65535, op, ": ", b.groups.positions, " positions of ",
+                  b.groups.experts, " experts are more than the 65535 groups that a launch takes");
+}
+
 template <class T>
 Tensor outputs(const Bank& b, const Tensor& x) {
   Tensor active = new_empty(x, {b.places(), b.hidden()}), out = new_empty(x, {b.places(), x.size(2)}, ScalarType::Float);
   const cudaStream_t stream = current_stream(x);
   const auto l = b.layer<T>(x);
+  if (b.hidden() == 0) {
+    torch::stable::zero_(out);
+    return out;
+  }
   hidden_layer<T><<<b.grid(b.hidden()), THREADS, 0, stream>>>(l, mutable_data<T>(active));
   output_layer<T><<<b.grid(x.size(2)), THREADS, 0, stream>>>(l, data<T>(active), mutable_data<float>(out));
   return out;
@@ -501,6 +510,7 @@ Tensor grouped_swiglu(const Tensor& x, const Tensor& gate, const Tensor& up, con
   const Bank routed(op, "", x, gate, up, down, experts, gates, alpha);
   Tensor y = new_empty(x, {x.size(0), x.size(1), x.size(2)});
   if (y.numel() == 0) return y;
+  check_groups(op, routed);
   by_dtype(op, "x", x, [&]<class T>(T) {
     std::optional<Tensor> own;
     if (shared_gate) {
@@ -525,6 +535,7 @@ Gradients gradients(const Bank& b, const Tensor& x, const Tensor& grad) {
   Gradients g{new_zeros(x, {t, e, d, f}), new_zeros(x, {t, e, d, f}), new_zeros(x, {t, e, f, d}),
               new_zeros(x, {b.groups.gates ? x.size(0) : 0, t, b.groups.gates ? b.groups.k : 0}, ScalarType::Float),
               new_empty(x, {b.places(), d}, ScalarType::Float)};
+  if (f == 0) torch::stable::zero_(g.rows);  // no hidden unit, no gradient
   if (x.numel() == 0 || f == 0) return g;
   const cudaStream_t stream = current_stream(x);
   Tensor active = new_empty(x, {b.places(), f}), of_gate = new_empty(x, {b.places(), f}), of_up = new_empty(x, {b.places(), f});
@@ -556,8 +567,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> group
   STD_TORCH_CHECK(grad.scalar_type() == x.scalar_type(), op, ": grad must have the dtype of x");
   const torch::stable::accelerator::DeviceGuard guard(x.get_device_index());
   const Bank routed(op, "", x, gate, up, down, experts, gates, alpha);
+  check_groups(op, routed);
   Tensor of_x = new_empty(x, {x.size(0), x.size(1), x.size(2)});
-  const Tensor none = new_empty(x, {0}, ScalarType::Float);
+  const auto none = [&] { return new_empty(x, {0}, ScalarType::Float); };  // outputs share no memory
   std::optional<Gradients> own, shared;
   by_dtype(op, "x", x, [&]<class T>(T) {
     if (shared_gate) {
@@ -576,9 +588,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> group
           own->up,
           own->down,
           own->gates,
-          shared ? shared->gate : none,
-          shared ? shared->up : none,
-          shared ? shared->down : none};
+          shared ? shared->gate : none(),
+          shared ? shared->up : none(),
+          shared ? shared->down : none()};
 }
 
 }  // namespace

@@ -218,11 +218,12 @@ std::tuple<Tensor, Tensor> softmax_at_backward(const Tensor& grad, const Tensor&
 
 // --- gated
 
-// The biases as the kernel reads them: distances from the largest to 0, lanes of zeros behind.
+// The biases as the kernel reads them: distances from the largest that there is to 0, lanes of zeros behind.
 struct Biases {
   int64_t limit;
   std::vector<float> distance, time;
-  const int64_t* times;
+  const int64_t* times;  // of no rows: null
+  bool timed;
 };
 
 constexpr int64_t LANES = 16;
@@ -238,13 +239,14 @@ Biases check_biases(const char* op, const Call& c, const Tensor& by_distance, co
                     const std::optional<Tensor>& by_time) {
   Biases x{};
   const float* distance = floats(op, "by_distance", by_distance);
-  x.limit = by_distance.numel();
-  STD_TORCH_CHECK(c.longest <= x.limit, op, ": by_distance has size ", x.limit, ", expected at least ", c.longest,
-                  ", the longest sequence");
+  STD_TORCH_CHECK(c.longest <= by_distance.numel(), op, ": by_distance has size ", by_distance.numel(),
+                  ", expected at least ", c.longest, ", the longest sequence");
+  x.limit = c.longest;
   x.distance.assign(static_cast<size_t>(x.limit + LANES), 0.f);
   std::reverse_copy(distance, distance + x.limit, x.distance.begin());
   STD_TORCH_CHECK(times.has_value() == by_time.has_value(), op, ": give times and by_time, or neither");
   if (!times) return x;
+  x.timed = true;
   check_dim(op, "times", *times, 1);
   check_size(op, "times", *times, 0, c.rows);
   check_dtype(op, "times", *times, ScalarType::Long, "int64");
@@ -303,18 +305,18 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> gated_backward(
   // Every head adds into rows of its own; the rows are added in order.
   const int64_t units = c.sequences * c.heads;
   std::vector<float> distances(static_cast<size_t>(units * biases.limit), 0.f);
-  std::vector<double> buckets(static_cast<size_t>(biases.times ? units * PACKED_BUCKETS : 0), 0.0);
+  std::vector<double> buckets(static_cast<size_t>(biases.timed ? units * PACKED_BUCKETS : 0), 0.0);
   each_head(c, {view(q), view(k), view(v), {}, view(grad), view(dq), view(dk), view(dv)}, true,
             RECENGINE_PICK(gated_attention_backward), [&](PackedHead& h, int64_t unit, int64_t key) {
               set_biases(biases, key, share, h);
               h.d_distance = distances.data() + unit * biases.limit;
               if (h.times) h.d_time = buckets.data() + unit * PACKED_BUCKETS;
             });
-  Tensor d_distance = torch::stable::new_empty(by_distance, {biases.limit}, ScalarType::Float);
-  Tensor d_time = torch::stable::new_empty(by_distance, {biases.times ? PACKED_BUCKETS : 0}, ScalarType::Float);
+  Tensor d_distance = torch::stable::new_zeros(by_distance, {by_distance.numel()}, ScalarType::Float);
+  Tensor d_time = torch::stable::new_empty(by_distance, {biases.timed ? PACKED_BUCKETS : 0}, ScalarType::Float);
   const std::vector<double> distance = sum_rows(distances, biases.limit), time = sum_rows(buckets, PACKED_BUCKETS);
   std::reverse_copy(distance.begin(), distance.end(), static_cast<float*>(d_distance.mutable_data_ptr()));
-  if (biases.times) std::copy(time.begin(), time.end(), static_cast<float*>(d_time.mutable_data_ptr()));
+  if (biases.timed) std::copy(time.begin(), time.end(), static_cast<float*>(d_time.mutable_data_ptr()));
   return {dq, dk, dv, d_distance, d_time};
 }
 

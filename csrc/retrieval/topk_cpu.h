@@ -188,9 +188,10 @@ struct Topk {
   RE_INLINE void admit(GroupState& s, int64_t g, int64_t t, const float* scores, uint32_t users, Floors floor) {
     const int64_t rows = rows_of(t);
     const uint32_t first = static_cast<uint32_t>(space.first_item + t * ROWS);
+    const uint32_t present = ~uint32_t{0} >> (32 - users_of(g));  // an infinite score reaches the floor of a lane without a user
     for (int64_t r = 0; r < rows; ++r) {
-      uint32_t hit = lanes_at_least(load(scores + r * LANES), floor.low) |
-                     lanes_at_least(load(scores + r * LANES + W), floor.high) << W;
+      uint32_t hit = (lanes_at_least(load(scores + r * LANES), floor.low) |
+                      lanes_at_least(load(scores + r * LANES + W), floor.high) << W) & present;
       for (; hit; hit &= hit - 1) {
         const int u = __builtin_ctz(hit);
         s.pending[u * plan.pending + s.waiting[u]++] = first + static_cast<uint32_t>(r);
@@ -323,7 +324,8 @@ struct Topk {
   // Every other block, for groups [g0, g1): cut so that what is read again stays in the first cache.
   void scan(int64_t g0, int64_t g1) {
     const int64_t tiles = n_tiles();
-    const int64_t tile_run = at_least_one(24576 / plan.tile_bytes), group_run = at_least_one(16384 / plan.group_bytes);
+    const int64_t tile_run = at_least_one(24576 / at_least_one(plan.tile_bytes)),
+                  group_run = at_least_one(16384 / at_least_one(plan.group_bytes));
     for (int64_t gr = g0; gr < g1; gr += group_run)
       for (int64_t tr = 0; tr < tiles; tr += tile_run)
         for (int64_t g = gr; g < g1 && g < gr + group_run; ++g) {

@@ -16,6 +16,13 @@ constexpr int MOST_ROWS = 12 * UB;
 constexpr float LOWEST = -1e30f;   // stands in for minus infinity: differences of it stay finite
 static_assert(NB % MR == 0 && NB % NR == 0 && UB % MR == 0);
 
+// log of sum_j exp(x_j), of the largest x and total = sum_j exp(x_j - largest). Nothing but LOWEST was met: -inf. A NaN is
+// passed over where the largest is looked for, and stands in the total.
+RE_INLINE float log_of_sum(float largest, float total) {
+  if (largest <= 0.5f * LOWEST && total == total) return -__builtin_inff();
+  return largest + __builtin_logf(total);
+}
+
 RE_INLINE int64_t padded(int64_t width) { return (width + NR - 1) / NR * NR; }
 
 // Where the logits of one group of rows against a step's items are kept: by tile of UB rows, then by step.

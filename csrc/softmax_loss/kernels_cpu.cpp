@@ -124,7 +124,7 @@ void catalogue_finish(const CatalogueLoss& p, int64_t row, const float* largest,
   float top = LOWEST, total = 0.f;
   for (int64_t s = 0; s < parts; ++s) top = largest[s * stride] > top ? largest[s * stride] : top;
   for (int64_t s = 0; s < parts; ++s) total += sum[s * stride] * __builtin_expf(largest[s * stride] - top);
-  *lse = top <= 0.5f * LOWEST ? -__builtin_inff() : top + __builtin_logf(total);
+  *lse = log_of_sum(top, total);
   const int64_t item = p.target[row], wide = padded(p.width);
   if (item < 0) {
     *loss = 0.f;
@@ -136,7 +136,8 @@ void catalogue_finish(const CatalogueLoss& p, int64_t row, const float* largest,
   int64_t k = 0;
   for (; k + W <= p.width; k += W) dot += load(h + k) * load(w + k);
   if (k < p.width) dot += load_n(h + k, static_cast<int>(p.width - k)) * load_n(w + k, static_cast<int>(p.width - k));
-  *loss = *lse - (p.scale * hsum(dot) + (p.bias ? p.bias[item] : 0.f));
+  const float found = *lse - (p.scale * hsum(dot) + (p.bias ? p.bias[item] : 0.f));
+  *loss = found < 0.f ? 0.f : found;  // both are rounded, the sum over all items in another order
 }
 
 void catalogue_backward(const CatalogueLoss& p, const float* left, const float* right, int64_t row, int64_t rows,
@@ -313,10 +314,9 @@ float sampled_forward(const SampledLogSumExp& p, int64_t b, float* scratch) {
     top = vmax(top, logit);
   }
   const float largest = hmax(top);
-  if (largest <= 0.5f * LOWEST) return -__builtin_inff();
   vf sum{};
   for (int64_t j = 0; j < entries; j += W) sum += vexp(load(z + j) - largest);
-  return largest + __builtin_logf(hsum(sum));
+  return log_of_sum(largest, hsum(sum));
 }
 
 void sampled_scores(const SampledLogSumExp& p, int64_t b, float* scores, float* scratch) {
@@ -376,8 +376,8 @@ float sampled_backward(const SampledLogSumExp& p, int64_t b, float lse, float gr
     const vf product = inner_products(anchor, rows, p.width);
     const vf z = entry_logits(p, b, j, product, counts);
     vf part = grad * vexp(z - lse);
-    part = z > LOWEST ? part : vf{};
-    inverse_grad += part * (z > LOWEST ? product : vf{});
+    part = z <= LOWEST ? vf{} : part;  // a NaN stays
+    inverse_grad += part * (z <= LOWEST ? vf{} : product);
     store_n(share + j, part, static_cast<int>(entries - j < W ? entries - j : W));
     add_weighted(rows, part * p.inverse[b], p.width, sum);
   }
@@ -449,9 +449,7 @@ float given_forward(const GivenLogits& p, int64_t b, float* scratch) {
   for (int64_t j = 0; j < p.count; j += W) top = vmax(top, load(scratch + j));
   const float largest = hmax(top);
   for (int64_t j = 0; j < p.count; j += W) sum += vexp(load(scratch + j) - largest);
-  const float total = hsum(sum);
-  if (largest <= 0.5f * LOWEST && total == total) return -__builtin_inff();
-  return largest + __builtin_logf(total);
+  return log_of_sum(largest, hsum(sum));
 }
 
 void given_backward(const GivenLogits& p, int64_t b, float lse, float grad, const MutableMatrix& logits_grad,
@@ -464,7 +462,7 @@ void given_backward(const GivenLogits& p, int64_t b, float lse, float grad, cons
     for (int64_t j = 0; j < p.count; j += W) {
       const vf z = load(scratch + j);
       const vf share = grad * vexp(z - lse);
-      store(scratch + j, z > LOWEST ? share : vf{});
+      store(scratch + j, z <= LOWEST ? vf{} : share);
     }
   }
   write_row(logits_grad, b, p.count, scratch);

@@ -92,6 +92,9 @@ __global__ void __launch_bounds__(THREADS, 1) forward_part(Catalogue<T> p, float
       total *= expf(top - found);
       for (int j = lane; j < TILE; j += 4) total += expf(line[j] - found);
       top = found;
+    } else {
+      for (int j = lane; j < TILE; j += 4)
+        if (line[j] != -INFINITY) total += line[j];  // NaN: nothing else can be there
     }
     __syncthreads();  // the tile is about to be written again
   }
@@ -117,8 +120,9 @@ __global__ void __launch_bounds__(THREADS, 1)
   float top = -INFINITY, total = 0.f;
   for (int64_t s = 0; s < parts; ++s) top = fmaxf(top, largest[s * p.rows + r]);
   for (int64_t s = 0; s < parts; ++s)
-    if (sum[s * p.rows + r] > 0.f) total += sum[s * p.rows + r] * expf(largest[s * p.rows + r] - top);
-  const float whole = top == -INFINITY ? -INFINITY : top + logf(total);
+    if (sum[s * p.rows + r] != 0.f) total += sum[s * p.rows + r] * expf(largest[s * p.rows + r] - top);
+  // a NaN is passed over where the largest is looked for, and stands in the sum
+  const float whole = top == -INFINITY && total == total ? -INFINITY : top + logf(total);
   float chosen = whole;
   if (p.target.at) {
     const int64_t v = p.target(r);
@@ -287,7 +291,8 @@ std::tuple<Tensor, Tensor, Tensor> linear_cross_entropy_backward(
     const cudaStream_t stream = current_stream(hidden);
     // A chunk of the catalogue at a time: 32 MB of logit gradients, whatever the sizes.
     const int64_t room = (int64_t{8} << 20) / std::max<int64_t>(rows, 1) / TILE * TILE;
-    const int64_t chunk = std::clamp<int64_t>(room, TILE, (items + TILE - 1) / TILE * TILE);
+    const int64_t most = std::min<int64_t>((items + TILE - 1) / TILE, 65535) * TILE;  // of a grid's second axis
+    const int64_t chunk = std::clamp<int64_t>(room, TILE, most);
     by_dtype(op, "hidden", hidden, [&]<class T>(T) {
       using P = typename Product<T>::type;
       const auto p = catalogue<T>(hidden, weight, target, bias, row_key, item_key, ignore_index, scale);
@@ -378,13 +383,14 @@ __global__ void __launch_bounds__(THREADS, 1) sampled_reduce(Sampled<T> p, const
 #pragma unroll 1
   for (int64_t j = threadIdx.x; j < entries; j += THREADS) top = fmaxf(top, logit(j));
   top = block_reduce(top, shared, [](float x, float y) { return fmaxf(x, y); });
-  float total = 0.f;
-  if (top > -INFINITY) {
+  float total = 0.f;  // where nothing counts, of NaN alone: fmaxf passes it over
 #pragma unroll 1
-    for (int64_t j = threadIdx.x; j < entries; j += THREADS) total += expf(logit(j) - top);
+  for (int64_t j = threadIdx.x; j < entries; j += THREADS) {
+    const float x = logit(j);
+    if (x != -INFINITY) total += expf(x - top);
   }
   total = block_reduce(total, shared, [](float x, float y) { return x + y; });
-  if (threadIdx.x == 0) lse[b] = top > -INFINITY ? top + logf(total) : -INFINITY;
+  if (threadIdx.x == 0) lse[b] = total == 0.f ? -INFINITY : top + logf(total);
 }
 
 // Turns the products of a row into shares (in place) and sums up what follows from them: the anchor's gradient and
@@ -426,7 +432,7 @@ __global__ void __launch_bounds__(THREADS, 1)
 
 // The gradient of the table is summed in whole numbers, which do not mind the order: units of 2^-exponent, chosen
 // so that the largest possible sum (every row's shares add up to its gradient) fits 62 bits. [0]: exponent, [1]: 1
-// where something is not finite.
+// where something is not finite (a share of it is seen where it is used).
 template <class T>
 __global__ void __launch_bounds__(THREADS, 1) choose_units(Sampled<T> p, Floats grad, int* units) {
   __shared__ float shared[THREADS];
@@ -448,13 +454,17 @@ __global__ void __launch_bounds__(THREADS, 1) choose_units(Sampled<T> p, Floats 
 
 template <class T>
 __global__ void __launch_bounds__(THREADS, 1)
-    sampled_table(Sampled<T> p, const float* share, const int* units, unsigned long long* sum) {
+    sampled_table(Sampled<T> p, const float* share, int* units, unsigned long long* sum) {
   const int64_t b = blockIdx.x, entries = p.entries();
   const double unit = ldexp(1.0, units[0]);
   for (int64_t j = threadIdx.x / 32; j < entries; j += THREADS / 32) {
     const int64_t n = p.id(b, j);
     const float coefficient = share[b * entries + j] * p.inverse(b);
     if (n < 0 || coefficient == 0.f) continue;
+    if (!(fabsf(coefficient) <= 3e38f)) {
+      units[1] = 1;
+      continue;
+    }
     for (int64_t k = threadIdx.x % 32; k < p.width; k += 32) {
       const double value = static_cast<double>(coefficient) * static_cast<double>(to_float(p.anchors(b, k)));
       const long long whole = __double2ll_rn(value * unit);

@@ -143,7 +143,7 @@ void mix_forward(const MixSample& a, const MutableMatrix& normed, const MutableM
 
 void mix_backward(const MixSample& a, const MixGradients& g, float* scratch) {
   const int64_t width = a.tokens * a.part, step = rounded(width);
-  float *s = scratch, *buffer = s + step, *buffer2 = buffer + step, *ds = buffer2 + step;
+  float *s = scratch, *buffer = s + step, *buffer2 = buffer + step, *ds = buffer2 + step, *row = ds + a.heads * width;
   for (int64_t h = 0; h < a.heads; ++h) {
     row_backward(a, g, h, ds + h * width, s, buffer, buffer2);
     if (g.residual.data) write_row(g.residual, h, width, ds + h * width);
@@ -152,7 +152,7 @@ void mix_backward(const MixSample& a, const MixGradients& g, float* scratch) {
   const int64_t d = a.heads * a.part;
   const bool straight = a.part % W == 0 && !g.x.bf16 && g.x.col == 1;
   for (int64_t t = 0; t < a.tokens; ++t) {
-    float* dx = straight ? static_cast<float*>(g.x.data) + t * g.x.row : s;
+    float* dx = straight ? static_cast<float*>(g.x.data) + t * g.x.row : row;
     for (int64_t h = 0; h < a.heads; ++h) {
       const float* from = ds + h * width + t * a.part;
       float* to = dx + h * a.part;
@@ -163,7 +163,7 @@ void mix_backward(const MixSample& a, const MixGradients& g, float* scratch) {
         lanes(a.part, [&](int64_t i, int n) { put(to + i, get(from + i, n), n); });
       }
     }
-    if (!straight) write_row(g.x, t, d, s);
+    if (!straight) write_row(g.x, t, d, row);
   }
 }
 

@@ -31,9 +31,9 @@ struct MixGradients {
   float* weight;         // [tokens * part], added to
 };
 
-// Floats of scratch that one worker needs.
+// Floats of scratch that one worker needs: rows of mixed width, and one of the input's.
 inline int64_t mix_scratch(int64_t tokens, int64_t heads, int64_t part) {
-  return (heads + 4) * ((tokens * part + 15) / 16 * 16);
+  return (heads + 3) * ((tokens * part + 15) / 16 * 16) + (heads * part + 15) / 16 * 16;
 }
 
 }  // namespace recengine

@@ -74,7 +74,7 @@ void check(const Shape& z, bool bf16, bool with_residual, bool own) {
 
 NATIVE_TEST(token_mixing_against_loops) {
   for (const bool bf16 : {false, true}) {
-    for (const Shape z : {Shape{1, 4, 4, 16}, {1, 5, 3, 7}, {1, 16, 2, 3}, {1, 1, 6, 20}, {1, 3, 1, 33}})
+    for (const Shape z : {Shape{1, 4, 4, 16}, {1, 5, 3, 7}, {1, 16, 2, 3}, {1, 1, 6, 20}, {1, 3, 1, 33}, {1, 2, 16, 15}, {1, 4, 16, 16}})
       for (const bool with_residual : {false, true}) check(z, bf16, with_residual, false);
     check({1, 4, 4, 16}, bf16, false, true);
     check({1, 3, 3, 5}, bf16, false, true);

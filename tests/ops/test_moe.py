@@ -539,6 +539,14 @@ def test_routing_breaks_ties_and_survives_nan(experts: int) -> None:
     x[3] = torch.nan
     chosen = route(x, router, 5).experts
     assert all(len(set(row)) == 5 for row in chosen[:, 0].tolist())
+    x[3] = 0.0
+    x[3, 0, 2], router[0, 2, 1] = (
+        torch.inf,
+        -1.0,
+    )  # the logit of expert 1: 0 - inf = -inf, of the others 0 * inf
+    for router_of in (router, -router):  # a NaN of either sign comes first
+        kernel = route(x, router_of, 5).experts
+        assert torch.equal(kernel[3], route_reference(x.double(), router_of.double(), 5).experts[3])
 
 
 @needs_kernels

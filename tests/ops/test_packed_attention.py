@@ -194,6 +194,10 @@ def test_empty_and_single() -> None:
     given[0], fixed["wanted"] = given[0][:0], torch.zeros(0, dtype=torch.int64)
     for gradient in graded(gated_call(fixed), given, None)[1:]:
         assert torch.equal(gradient, torch.zeros_like(gradient))
+    given, fixed = gated_case([0], 2, 16)
+    assert fixed["times"] is not None
+    for gradient in graded(gated_call(fixed), given, None)[1:]:
+        assert torch.equal(gradient, torch.zeros_like(gradient))
 
 
 @kernel

@@ -150,6 +150,7 @@ def test_zero_vectors_empty_batch_and_no_items() -> None:
     assert topk(torch.zeros(0, 8), torch.zeros(3, 8), 5)[1].shape == (0, 5)
     assert topk(torch.zeros(2, 8), torch.zeros(0, 8), 2)[1].tolist() == [[-1, -1]] * 2
     assert topk(torch.zeros(2, 0), torch.zeros(3, 0), 2)[1].tolist() == [[0, 1]] * 2
+    assert topk(torch.zeros(40, 0), torch.zeros(9000, 0), 2)[1].tolist() == [[0, 1]] * 40
     assert rank_of(torch.zeros(0, 8), torch.zeros(3, 8), torch.zeros(0, dtype=torch.int64)).shape == (0,)
 
 
@@ -180,6 +181,20 @@ def test_nan_and_infinity(reference: bool) -> None:
     out[:] = -torch.inf
     out[11] = 0.0
     assert one(queries, torch.ones(3000, 2), 2, bias=out)[1].tolist() == [[11, -1]]
+
+
+@needs_kernels
+def test_infinite_biases_are_no_hits_of_users_that_do_not_exist() -> None:
+    """A batch is worked through in lanes, of which the last have no user."""
+    generator = torch.Generator().manual_seed(0)
+    queries, items = (torch.randn(n, 16, generator=generator) for n in (20, 9000))
+    bias = torch.zeros(9000)
+    bias[8000:8400] = torch.inf
+    seen = torch.arange(8000, 8010).repeat(20)
+    seen_of = {"seen_indptr": torch.arange(21) * 10, "seen_items": seen}
+    scores, ids = topk(queries, items, 5, bias=bias, **seen_of)
+    assert ids.tolist() == [[8010, 8011, 8012, 8013, 8014]] * 20
+    assert bool((scores == torch.inf).all())
 
 
 @needs_kernels

@@ -243,6 +243,40 @@ def test_kept_logits_change_no_bit(
 
 
 @needs_kernels
+def test_a_loss_of_sure_predictions_is_not_negative() -> None:
+    weight = torch.randn(500, 64, generator=torch.Generator().manual_seed(0)) * 3
+    target = torch.arange(300)
+    loss = linear_cross_entropy(weight[:300], weight, target, reduction="none")
+    assert bool((loss >= 0).all())
+    assert loss.max() < 1e-3
+
+
+@needs_kernels
+def test_nan_is_not_taken_for_nothing() -> None:
+    hidden, weight, target = catalogue(3, 300, 8, torch.float32)
+    hidden[1] = torch.nan
+    assert linear_cross_entropy(hidden, weight, target, reduction="none").isnan().tolist() == [
+        False,
+        True,
+        False,
+    ]
+    for negatives in (torch.arange(150).view(3, 50), torch.arange(150)):
+        anchors = hidden.clone().requires_grad_()
+        lse = sampled_logsumexp(anchors, weight, negatives, temperature=1.0)
+        assert lse.isnan().tolist() == [False, True, False]
+        (gradient,) = torch.autograd.grad(lse.sum(), anchors)
+        assert gradient.isnan().any(dim=1).tolist() == [False, True, False]
+
+
+@needs_kernels
+def test_few_rows_of_a_large_catalogue_keep_nothing() -> None:
+    """Whole tiles of rows are kept, so one row against 100,000 items would keep 38 MB."""
+    hidden, weight = torch.randn(1, 8, requires_grad=True), torch.randn(100_000, 8)
+    assert not softmax_loss._keeps(hidden, weight, None)
+    assert softmax_loss._keeps(torch.randn(1024, 8, requires_grad=True), weight[:4000], None)
+
+
+@needs_kernels
 def test_logits_are_kept_where_they_are_few_and_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(softmax_loss, "_KEEPS", True)
     hidden, weight, target = catalogue(30, 100, 8, torch.float32)

@@ -30,6 +30,9 @@ SHAPES = [
     (1, 1, 6, 20),
     (4, 3, 1, 33),
     (1, 16, 16, 64),
+    (2, 2, 16, 15),
+    (2, 4, 16, 16),
+    (3, 4, 16, 24),
 ]
 
 
@@ -164,6 +167,10 @@ def test_empty(shape: tuple[int, int, int]) -> None:
     dx, dw = torch.autograd.grad(out.sum(), (x, w))
     assert dx.shape == x.shape
     assert not dw.any()
+    (bare,) = torch.autograd.grad(token_mix(x, 4).sum(), x)
+    assert bare.shape == x.shape
+    both = torch.autograd.grad([part.sum() for part in mix_prenorm(x, w, 4)], (x, w))
+    assert both[0].shape == x.shape
 
 
 @kernel

@@ -8,7 +8,7 @@ r"""Softmax losses over a whole catalogue: the logits are used where they are ma
 
 The forward pass keeps one log-sum-exp per row; the backward pass makes the logits of a block of items once
 more and multiplies their gradient into both operands' gradients while it is in the cache. Where all of them
-take no more than 16 MB they are kept instead (float32, no matrix tiles, eager): three products, not four.
+take no more than 18 MB they are kept instead (float32, no matrix tiles, eager): three products, not four.
 :func:`info_nce` is the loss whose catalogue is the batch.
 
 Gradients do not depend on the number of threads: the catalogue is cut into parts by shapes alone, an item's
@@ -17,6 +17,7 @@ gradient is summed by one thread, and the parts of a row's gradient are added in
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -147,7 +148,12 @@ def _keeps(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
         return False
     learned = hidden.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad)
     fits = hidden.dtype == torch.float32 and hidden.device.type == "cpu"
-    return learned and fits and hidden.dim() == 2 and hidden.shape[0] * weight.shape[0] <= MOST_KEPT
+    return learned and fits and hidden.dim() == 2 and _kept(hidden.shape[0], weight.shape[0]) <= MOST_KEPT
+
+
+def _kept(rows: int, items: int) -> int:
+    """Logits that are kept of so many: whole tiles are (csrc/softmax_loss/catalogue.h)."""
+    return math.ceil(rows / 96) * 96 * math.ceil(items / 192) * 192
 
 
 def _kept_shape(hidden: Tensor, weight: Tensor) -> tuple[int, int]:
@@ -252,7 +258,7 @@ def _register() -> None:
         return hidden.new_empty(hidden.shape), weight.new_empty(weight.shape), bias
 
 
-MOST_KEPT = 1 << 22  # logits, 16 MB
+MOST_KEPT = 4_500_000  # logits, 18 MB
 _KEEPS = False
 
 if native().cpu:
