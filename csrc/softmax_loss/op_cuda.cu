@@ -577,7 +577,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> sampled_logsumexp_backward(
                                                     mutable_data<T>(of_anchors),
                                                     temperature ? mutable_data<float>(of_temperature) : nullptr);
     choose_units<T><<<1, THREADS, 0, stream>>>(p, floats(grad), mutable_data<int>(units));
-    sampled_table<T><<<grid, THREADS, 0, stream>>>(p, data<float>(share), data<int>(units), total);
+    sampled_table<T><<<grid, THREADS, 0, stream>>>(p, data<float>(share), mutable_data<int>(units), total);
     if (count > 0)
       from_units<T><<<blocks(count, THREADS), THREADS, 0, stream>>>(total, data<int>(units), count, mutable_data<T>(of_table));
   });
