@@ -212,7 +212,7 @@ def write(rows: list[Row], initial: int, trials: int, keep: bool = True) -> dict
         "all methods of a seed but `bonsai`, which has a design of its own: as many points in which blocks",
         "of parameters are moved away from the default. `bonsai-sobol` is the same policy after Sobol's",
         "points. `bonsai` spends up to two of the T on confirming what it recommends (trials, not",
-        "proposals). Settings were chosen on other problems (DEVELOPMENT in problems.py, seeds 100 and 101);",
+        "proposals). Settings were chosen on other problems (DEVELOPMENT in problems.py, other seeds);",
         "where earlier versions lost trials was read off their runs on these problems.",
         "Ax 1.3.1 in its own environment with `simplify_parameter_changes`, the default as its pruning",
         "target, and the surrogate that its authors name for it (EnsembleMapSaasSingleTaskGP), all else its",
