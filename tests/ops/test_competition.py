@@ -131,3 +131,18 @@ def test_it_names_its_arguments_and_compiles() -> None:
         one = sampled_competition(scores[:rows], live[:rows], positive[:rows])
         two = compiled(scores[:rows], live[:rows], positive[:rows])
         assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_arguments_are_checked_whoever_computes(dtype: torch.dtype) -> None:
+    scores, live, positive, likeness = case(6, 40)
+    for change, message in (
+        ({"positive": positive[:1]}, "positive has size 1 in dimension 0, expected 6"),
+        ({"likeness": likeness[:1]}, "likeness has size 1 in dimension 0, expected 6"),
+        ({"live": live[:1]}, "live has size 1 in dimension 0, expected 6"),
+        ({"temperature": -1.0}, "temperature must be above 0"),
+        ({"slate": 0}, "slate must be at least 1"),
+    ):
+        given = {"live": live, "positive": positive, "likeness": likeness, **change}
+        with pytest.raises(RuntimeError, match=f"sampled_competition: {message}"):
+            sampled_competition(scores.to(dtype), **given)

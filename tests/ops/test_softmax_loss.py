@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
@@ -11,6 +13,7 @@ from recengine.ops import (
     info_nce,
     linear_cross_entropy,
     logsumexp_rows,
+    sampled_logits,
     sampled_logsumexp,
     sampled_scores,
     softmax_loss,
@@ -685,3 +688,88 @@ def test_info_nce_of_nothing_is_zero() -> None:
     loss = info_nce(empty, empty)
     loss.backward()
     assert loss.item() == 0
+
+
+DTYPES = [torch.float32, torch.float64]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"positives": torch.tensor([3])}, "positives has size 1 in dimension 0, expected 6"),
+        ({"positives": torch.full((6,), 20)}, r"positives\[0\] is 20, expected "),
+        ({"positives": torch.zeros(6, dtype=torch.int32)}, "positives must be int64"),
+        ({"exclude": torch.tensor([3])}, "exclude has size 1 in dimension 0, expected 6"),
+        ({"log_weight": torch.zeros(1)}, "log_weight has size 1 in dimension 0, expected 8"),
+        ({"log_weight": torch.zeros(1, 8)}, "log_weight has size 1 in dimension 0, expected 6"),
+        ({"temperature": -torch.ones(6)}, r"temperature\[0\] is -1"),
+        ({"temperature": torch.tensor(0.5)}, "temperature has 0 dimensions"),
+        ({"temperature": 0.0}, "temperature must be above 0, found 0"),
+        ({"temperature": -1.0}, "temperature must be above 0, found -1"),
+        ({"temperature": float("nan")}, "temperature must be above 0, found nan"),
+    ],
+)
+def test_entries_are_checked_whoever_computes(
+    dtype: torch.dtype, shared: bool, change: dict[str, object], message: str
+) -> None:
+    anchors, table, negatives, *_ = sampled(6, 20, 8, 4, dtype)
+    with pytest.raises(RuntimeError, match=f"sampled_logsumexp: {message}"):
+        sampled_logsumexp(anchors, table, negatives[0] if shared else negatives, **change)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("op", [sampled_logsumexp, sampled_logits, sampled_scores])
+def test_ids_are_checked_whoever_computes(
+    op: Callable[..., Tensor], shared: bool, dtype: torch.dtype
+) -> None:
+    anchors, table, negatives, *_ = sampled(6, 20, 8, 4, dtype)
+    given = negatives[0] if shared else negatives
+    for wrong in (-5, 20):
+        bad = given.clone()
+        bad.view(-1)[3] = wrong
+        with pytest.raises(RuntimeError, match=rf"negatives\[(0, )?3\] is {wrong}, expected "):
+            op(anchors, table, bad)
+    with pytest.raises(RuntimeError, match="negatives must be int64"):
+        op(anchors, table, given.int())
+    with pytest.raises(RuntimeError, match="table has no rows"):
+        op(anchors, table[:0], given)
+    with pytest.raises(RuntimeError, match="same dtype"):
+        op(anchors, table.bfloat16(), given)
+
+
+def test_temperatures_of_scores_and_batches_are_checked() -> None:
+    anchors, table, negatives, *_ = sampled(6, 20, 8, 4, torch.float32)
+    for wrong in (0.0, -1.0, float("nan")):
+        with pytest.raises(RuntimeError, match="sampled_scores: temperature must be above 0"):
+            sampled_scores(anchors, table, negatives, temperature=wrong)
+        with pytest.raises(RuntimeError, match="info_nce: temperature must be above 0"):
+            info_nce(anchors, anchors, temperature=wrong)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_catalogue_and_batch_are_checked_whoever_computes(dtype: torch.dtype) -> None:
+    hidden, weight = torch.randn(6, 8, dtype=dtype), torch.randn(20, 8, dtype=dtype)
+    target, one, all_ = torch.arange(6), torch.zeros(1), torch.zeros(20)
+    with pytest.raises(RuntimeError, match="bias has size 1 in dimension 0, expected 20"):
+        linear_cross_entropy(hidden, weight, target, bias=one, correction=all_)
+    with pytest.raises(RuntimeError, match="correction has size 1 in dimension 0, expected 20"):
+        linear_cross_entropy(hidden, weight, target, bias=all_, correction=one)
+    with pytest.raises(RuntimeError, match="target has size 2"):
+        linear_cross_entropy(hidden, weight, target[:2])
+    with pytest.raises(RuntimeError, match=r"target\[2\] is 22, expected 0 to 19"):
+        linear_cross_entropy(hidden, weight, torch.where(target == 2, 22, target))
+    with pytest.raises(RuntimeError, match="info_nce: b has size 20 in dimension 0, expected 6"):
+        info_nce(hidden, weight)
+    with pytest.raises(RuntimeError, match="info_nce: b has size 2 in dimension 0, expected 6"):
+        info_nce(hidden, weight[:2])
+    with pytest.raises(RuntimeError, match="info_nce: b has size 7 in dimension 1, expected 8"):
+        info_nce(hidden, weight[:6, :7])
+    with pytest.raises(RuntimeError, match="info_nce: ids has size 1"):
+        info_nce(hidden, hidden, ids=target[:1])
+    with pytest.raises(RuntimeError, match="info_nce: ids must be int64"):
+        info_nce(hidden, hidden, ids=torch.rand(6))
+    with pytest.raises(RuntimeError, match="live has size 1 in dimension 0, expected 6"):
+        logsumexp_rows(hidden, torch.ones(1, 8, dtype=torch.bool))

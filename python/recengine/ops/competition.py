@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ._checks import need_dimensions, need_dtype, need_positive, need_shape
 from ._library import native
 from ._precision import kernel_takes, wide
 
@@ -67,6 +68,15 @@ def sampled_competition(
     ------
     RuntimeError for shapes or dtypes that do not fit, naming the argument.
     """
+    op = "sampled_competition"
+    need_dimensions(op, "scores", scores, 2)
+    need_shape(op, "live", live, scores.shape)
+    need_dtype(op, "live", live, torch.bool)
+    need_shape(op, "positive", positive, scores.shape[:1])
+    need_shape(op, "likeness", likeness, scores.shape)
+    need_positive(op, "temperature", temperature)
+    if slate < 1:
+        raise RuntimeError(f"{op}: slate must be at least 1, found {slate}")
     if kernel_takes(scores) and not scores.is_cuda:
         found = torch.ops.recengine.sampled_competition(
             scores, likeness, live, positive.float(), kappa * rho, kappa * (1 - rho), temperature, slate

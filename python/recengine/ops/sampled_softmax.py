@@ -17,6 +17,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ._checks import (
+    need_dimensions,
+    need_dtype,
+    need_operands,
+    need_positive,
+    need_range,
+    need_shape,
+    readable,
+)
 from ._library import native
 from ._precision import autocast, kernel_takes, safe_logsumexp, wide
 from .softmax_loss import catalogue_loss
@@ -63,6 +72,7 @@ def sampled_logsumexp(
         or a temperature is not positive.
     """
     anchors, table = autocast(anchors, table)
+    _check_weights(anchors, table, negatives, log_weight, temperature, positives, exclude)
     per_row = temperature if isinstance(temperature, Tensor) else None
     scale = 1.0 if isinstance(temperature, Tensor) else 1.0 / temperature
     if negatives.dim() == 1:
@@ -87,7 +97,9 @@ def sampled_scores(anchors: Tensor, table: Tensor, negatives: Tensor, *, tempera
     For weights and temperatures that are computed from the scores but not differentiated (DSL, hard-negative
     mining): 0 where ``negatives`` is -1. Shapes and errors as in :func:`sampled_logsumexp`.
     """
+    need_positive("sampled_scores", "temperature", temperature)
     anchors, table = autocast(anchors.detach(), table.detach())
+    _check("sampled_scores", anchors, table, negatives)
     if negatives.dim() == 1:
         return _products(anchors / temperature if temperature != 1.0 else anchors, table, negatives)
     if kernel_takes(anchors):
@@ -109,6 +121,7 @@ def sampled_logits(anchors: Tensor, table: Tensor, negatives: Tensor) -> Tensor:
     :func:`sampled_logsumexp`; [N] negatives are shared by all rows.
     """
     anchors, table = autocast(anchors, table)
+    _check("sampled_logits", anchors, table, negatives)
     if negatives.dim() == 1:
         return _products(anchors, table, negatives)
     if kernel_takes(anchors) and not anchors.is_cuda:
@@ -140,10 +153,57 @@ def logsumexp_rows(logits: Tensor, live: Tensor | None = None) -> Tensor:
     ------
     RuntimeError: naming the argument, where shapes, dtypes or devices do not fit.
     """
+    need_dimensions("logsumexp_rows", "logits", logits, 2)
+    need_shape("logsumexp_rows", "live", live, logits.shape)
+    need_dtype("logsumexp_rows", "live", live, torch.bool)
     if kernel_takes(logits):
         lse: Tensor = torch.ops.recengine.logsumexp_rows(logits, live)
         return lse
     return logsumexp_rows_reference(logits, live)
+
+
+def _check(op: str, anchors: Tensor, table: Tensor, negatives: Tensor) -> None:
+    """Sizes and dtypes; ids where no kernel looks at them."""
+    need_operands(op, "anchors", anchors, "table", table)
+    need_dtype(op, "negatives", negatives, torch.int64)
+    if negatives.dim() != 1:
+        need_dimensions(op, "negatives", negatives, 2)
+        need_shape(op, "negatives", negatives, (anchors.shape[0], negatives.shape[1]))
+    if negatives.dim() == 1 or not kernel_takes(anchors):
+        _check_ids(op, "negatives", negatives, table)
+
+
+def _check_ids(op: str, name: str, ids: Tensor | None, table: Tensor) -> None:
+    if ids is not None and readable(ids) and ids.numel() and table.shape[0] == 0:
+        raise RuntimeError(f"{op}: table has no rows, expected at least one item")
+    need_range(op, name, ids, -1, table.shape[0] - 1)
+
+
+def _check_weights(
+    anchors: Tensor,
+    table: Tensor,
+    negatives: Tensor,
+    log_weight: Tensor | None,
+    temperature: float | Tensor,
+    positives: Tensor | None,
+    exclude: Tensor | None,
+) -> None:
+    op, rows = "sampled_logsumexp", anchors.shape[0]
+    _check(op, anchors, table, negatives)
+    for name, ids in (("positives", positives), ("exclude", exclude)):
+        need_shape(op, name, ids, (rows,))
+        need_dtype(op, name, ids, torch.int64)
+    entries = negatives.shape[-1]
+    if log_weight is not None:
+        alone = log_weight.dim() == 1
+        need_shape(op, "log_weight", log_weight, (entries,) if alone else (rows, entries))
+    seen = negatives.dim() == 2 and kernel_takes(anchors)  # by the kernel
+    if not seen:
+        _check_ids(op, "positives", positives, table)
+    if isinstance(temperature, Tensor):
+        need_shape(op, "temperature", temperature, (rows,))
+    if not (seen and isinstance(temperature, Tensor)):
+        need_positive(op, "temperature", temperature)
 
 
 def _products(anchors: Tensor, table: Tensor, negatives: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ._checks import need_dtype, need_operands, need_positive, need_range, need_shape
 from ._library import native
 from ._precision import autocast, kernel_takes, safe_logsumexp, wide
 
@@ -70,6 +71,16 @@ def linear_cross_entropy(
     if reduction not in _REDUCTIONS:
         raise ValueError(f"reduction is {reduction!r}, expected one of {', '.join(_REDUCTIONS)}")
     hidden, weight = autocast(hidden, weight)
+    need_operands("linear_cross_entropy", "hidden", hidden, "weight", weight)
+    if weight.shape[0] == 0:
+        raise RuntimeError("linear_cross_entropy: weight has no rows, expected at least one item")
+    for name, each in (("bias", bias), ("correction", correction)):
+        need_shape("linear_cross_entropy", name, each, weight.shape[:1])
+    need_shape("linear_cross_entropy", "target", target, hidden.shape[:1])
+    need_dtype("linear_cross_entropy", "target", target, torch.int64)
+    if not kernel_takes(hidden):
+        chosen = torch.where(target == ignore_index, 0, target)
+        need_range("linear_cross_entropy", "target", chosen, 0, weight.shape[0] - 1)
     offset = None if bias is None else wide(bias, hidden)
     if correction is not None:
         constant = wide(correction.detach(), hidden)
@@ -104,7 +115,12 @@ def info_nce(
     """
     if reduction not in _REDUCTIONS:
         raise ValueError(f"reduction is {reduction!r}, expected one of {', '.join(_REDUCTIONS)}")
+    need_positive("info_nce", "temperature", temperature)
     a, b = autocast(a, b)
+    need_operands("info_nce", "a", a, "b", b)
+    need_shape("info_nce", "b", b, a.shape)
+    need_shape("info_nce", "ids", ids, a.shape[:1])
+    need_dtype("info_nce", "ids", ids, torch.int64)
     if a.shape[0] == 0:
         nothing = wide(a).sum(1)
         return nothing if reduction == "none" else nothing.sum()
