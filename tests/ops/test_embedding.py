@@ -291,3 +291,32 @@ def test_values_are_checked() -> None:
         rowwise_adagrad_(TABLE.clone(), torch.zeros(3), torch.tensor([0, 1]), torch.ones(2, 3), lr=1.0)
     with pytest.raises(RuntimeError, match="step is 0"):
         sparse_adam_(TABLE.clone(), TABLE.clone(), TABLE.clone(), IDS, torch.ones(2, 3), step=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16])
+def test_values_are_checked_whoever_computes(dtype: torch.dtype) -> None:
+    table, entries = torch.zeros(4, 3, dtype=dtype), torch.zeros(5, dtype=torch.int64)
+    for offsets, found in (
+        ([0, 2, 3], "must run from 0 to 5"),
+        ([1, 2, 6], "must run from 0 to 5"),
+        ([0, 4, 2, 5], "falls at 2"),
+    ):
+        with pytest.raises(RuntimeError, match=f"offsets {found}"):
+            embedding_bag_sum(table, entries, torch.tensor(offsets))
+    for wrong in (-1, 4):
+        with pytest.raises(RuntimeError, match=rf"indices\[1\] is {wrong}, expected 0 to 3"):
+            embedding_bag_sum(table, torch.tensor([0, wrong]), ENDS)
+    with pytest.raises(UsageError, match=r"embedding_bag_sum\(per_sample_weights\)"):
+        embedding_bag_sum(table, torch.zeros(2, 3, dtype=torch.int64), per_sample_weights=torch.ones(3, 2))
+
+
+def test_updates_are_checked_by_the_reference() -> None:
+    table, sums = torch.zeros(4, 3, dtype=torch.float64), torch.zeros(4, dtype=torch.float64)
+    moments, values = table.clone(), torch.ones(2, 3, dtype=torch.float64)
+    for rows in ([1, 1], [-1, 1], [3, 4]):
+        with pytest.raises(RuntimeError, match=r"rowwise_adagrad_: rows\[[01]\] is .*rows ascend"):
+            rowwise_adagrad_(table, sums, torch.tensor(rows), values, lr=1.0)
+        with pytest.raises(RuntimeError, match=r"sparse_adam_: rows\[[01]\] is .*rows ascend"):
+            sparse_adam_(table, moments, moments.clone(), torch.tensor(rows), values, step=1)
+    with pytest.raises(RuntimeError, match="step is 0"):
+        sparse_adam_(table, moments, moments.clone(), IDS, values, step=0)

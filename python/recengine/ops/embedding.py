@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UsageError
+from ._checks import need_ascending, need_bounds, need_range
 from ._library import has_kernel, native
 
 __all__ = ["embedding_bag_sum", "gradient_rows", "rowwise_adagrad_", "sparse_adam_"]
@@ -54,6 +55,7 @@ def embedding_bag_sum(
         its position (on the CPU; on CUDA values are not read back).
     """
     if indices.dim() == 2 and offsets is None:
+        _check_factors(indices, per_sample_weights)
         bags, size = indices.shape
         offsets = torch.arange(bags + 1, device=indices.device) * size
         indices = indices.reshape(-1)
@@ -63,6 +65,8 @@ def embedding_bag_sum(
         raise _wrong("embedding_bag_sum", "offsets", "needed for indices [N]", "None", "int64 [B + 1]")
     _check_bags(weight, indices, offsets, per_sample_weights)
     if not _kernel_for(weight):
+        need_range("embedding_bag_sum", "indices", indices, 0, weight.shape[0] - 1)
+        need_bounds("embedding_bag_sum", "offsets", offsets, indices.shape[0])
         return embedding_bag_sum_reference(weight, indices, offsets, per_sample_weights=per_sample_weights)
     factors = None if per_sample_weights is None else per_sample_weights.float().contiguous()
     out: Tensor = torch.ops.recengine.embedding_bag_sum(
@@ -115,6 +119,7 @@ def rowwise_adagrad_(
     if _kernel_for(weight):
         torch.ops.recengine.rowwise_adagrad_(weight, state, rows, values, lr, eps)
     else:
+        need_ascending("rowwise_adagrad_", "rows", rows, weight.shape[0])
         rowwise_adagrad_reference_(weight, state, rows, values, lr=lr, eps=eps)
 
 
@@ -155,6 +160,9 @@ def sparse_adam_(
     if _kernel_for(weight):
         torch.ops.recengine.sparse_adam_(weight, exp_avg, exp_avg_sq, rows, values, step, lr, *betas, eps)
     else:
+        need_ascending("sparse_adam_", "rows", rows, weight.shape[0])
+        if step < 1:
+            raise RuntimeError(f"sparse_adam_: step is {step}, expected 1 for the first update")
         sparse_adam_reference_(
             weight, exp_avg, exp_avg_sq, rows, values, step=step, lr=lr, betas=betas, eps=eps
         )
@@ -199,12 +207,17 @@ def _check_bags(weight: Tensor, indices: Tensor, offsets: Tensor, factors: Tenso
         if value.dim() != 1 or value.dtype != torch.int64:
             found = f"{tuple(value.shape)} {value.dtype}"
             raise _wrong(name, argument, "has the wrong shape or dtype", found, "int64, one dimension")
-    if factors is not None and (factors.shape != indices.shape or not factors.is_floating_point()):
-        found = f"{tuple(factors.shape)} {factors.dtype}"
-        raise _wrong(name, "per_sample_weights", "does not match indices", found, tuple(indices.shape))
+    _check_factors(indices, factors)
     for argument, other in (("indices", indices), ("offsets", offsets), ("per_sample_weights", factors)):
         if other is not None and other.device != weight.device:
             raise _wrong(name, argument, "is on another device than weight", other.device, weight.device)
+
+
+def _check_factors(indices: Tensor, factors: Tensor | None) -> None:
+    if factors is not None and (factors.shape != indices.shape or not factors.is_floating_point()):
+        found = f"{tuple(factors.shape)} {factors.dtype}"
+        expected = tuple(indices.shape)
+        raise _wrong("embedding_bag_sum", "per_sample_weights", "does not match indices", found, expected)
 
 
 def _check_update(
