@@ -107,6 +107,9 @@ class TestIals:
             ({"regularization": torch.zeros(37)}, "more than zero"),
             ({"weights": torch.zeros(2)}, "weights has size 2"),
             ({"y": torch.zeros(23, 32, dtype=torch.float64)}, "float32"),
+            ({"weights": torch.tensor([1.0, -50.0, 1.0])}, r"weights\[1\] is -50.0, expected zero or more"),
+            ({"weights": torch.tensor([1.0, torch.nan, 1.0])}, r"weights\[1\] is nan, expected zero or more"),
+            ({"gram_matrix": torch.eye(31)}, "gram_matrix has size 31 in dimension 0, expected 32"),
             ({"steps": -1}, "steps"),
         ],
     )

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from recengine.errors import UsageError
+from recengine.ops._checks import need_shape, readable
 from recengine.ops._library import has_kernel, native
 
 LANE = 16  # floats a row is a multiple of inside the kernels
@@ -52,10 +53,17 @@ def ials_solve(
     gradient; 0 solves by Cholesky. gram_matrix: Y'Y when it is known already.
     Returns x, float32 [rows, d].
 
-    Raises RuntimeError when sizes or kinds do not fit, an index is out of range or lambda is not positive.
+    Raises RuntimeError when sizes or kinds do not fit, an index is out of range, a weight is negative or
+    lambda is not positive.
     Sources: Hu, Koren, Volinsky (ICDM 2008); conjugate gradient: Takacs, Pilaszy, Tikk (RecSys 2011).
     """
     rows, d = indptr.shape[0] - 1, y.shape[1]
+    need_shape("ials_solve", "gram_matrix", gram_matrix, (d, d))
+    wrong = ~(weights >= 0) if readable(weights) else None
+    if wrong is not None and bool(wrong.any()):
+        place = int(wrong.nonzero()[0, 0])
+        found = f"weights[{place}] is {float(weights[place])}"
+        raise RuntimeError(f"ials_solve: {found}, expected zero or more")
     if not has_kernel(y):
         return ials_solve_reference(y, indptr, columns, weights, regularization, start=start, steps=steps)
     if start is not None and start.shape != (rows, d):
