@@ -115,3 +115,27 @@ def test_hardest_are_the_best_scored() -> None:
     assert torch.equal(found, candidates.gather(1, scores.argsort(1, descending=True)[:, :4]))
     with pytest.raises(UsageError, match="1 to 12"):
         hardest(anchors, table, candidates, 13)
+
+
+def test_ids_do_not_wrap_and_are_named() -> None:
+    indptr, items = torch.tensor([0, 2, 3]), torch.tensor([1, 2**32 + 3, 0])
+    with pytest.raises(RuntimeError, match=r"met\[1\] is 4294967299, expected 0 to 5"):
+        draw_negatives(torch.tensor([0, 1]), 5, 6, seed=7, met=(indptr, items))
+    with pytest.raises(RuntimeError, match=r"users\[1\] is 2, expected -1 to 1"):
+        draw_negatives(torch.tensor([0, 2]), 5, 6, seed=7, met=(indptr, items % 6))
+    alias = (torch.ones(6), torch.tensor([0, 1, 2**32, 3, 4, 5]))
+    with pytest.raises(RuntimeError, match=r"alias\[2\] is 4294967296"):
+        draw_negatives(torch.tensor([0]), 5, 6, seed=7, alias=alias)
+
+
+@kernel
+@pytest.mark.parametrize("kind", [torch.int32, torch.int64])
+def test_rejecting_draws_compile(kind: torch.dtype) -> None:
+    indptr, items = torch.tensor([0, 2, 3]), torch.tensor([1, 4, 0], dtype=kind)
+
+    def draw(users: Tensor) -> Tensor:
+        return draw_negatives(users, 5, 6, seed=7, met=(indptr, items))
+
+    compiled = torch.compile(draw, fullgraph=True, backend="aot_eager")
+    for users in (torch.tensor([0, 1, 0]), torch.tensor([1, -1])):
+        assert torch.equal(compiled(users), draw(users))

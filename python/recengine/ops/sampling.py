@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import UsageError
+from ._checks import need_range, readable
 from ._library import has_kernel, native
 from .sampled_softmax import sampled_scores
 
@@ -54,10 +55,11 @@ def draw_negatives(
     UsageError: a user met every item, so that there is no negative to draw. RuntimeError: naming the argument
         that does not fit.
     """
-    indptr, items = (None, None) if met is None else (met[0], met[1].to(torch.int32))
-    if indptr is not None and users.numel():
+    indptr, items = (None, None) if met is None else (met[0], _narrow("met", met[1], n_items))
+    if indptr is not None and readable(users) and users.numel():
+        need_range("draw_negatives", "users", users, -1, indptr.shape[0] - 2)
         _need_a_negative(users, indptr, n_items)
-    keep, other = (None, None) if alias is None else (alias[0], alias[1].to(torch.int32))
+    keep, other = (None, None) if alias is None else (alias[0], _narrow("alias", alias[1], n_items))
     signed = (seed + 2**63) % 2**64 - 2**63
     if has_kernel(users):
         drawn: Tensor = torch.ops.recengine.draw_negatives(
@@ -139,6 +141,14 @@ def _proposals(bits: Words, n_items: int, table: tuple[Any, Any] | None) -> NDAr
     low = (bits & np.uint64(0xFFFFFFFF)) >> np.uint64(8)
     uniform = low.astype(np.float32) * np.float32(2.0**-24)
     return np.where(uniform < table[0][cell], cell, table[1][cell])
+
+
+def _narrow(name: str, items: Tensor, n_items: int) -> Tensor:
+    """As int32: what does not fit must not come out as another item."""
+    if items.dtype == torch.int32:
+        return items
+    need_range("draw_negatives", name, items, 0, n_items - 1)
+    return items.to(torch.int32)
 
 
 def _need_a_negative(users: Tensor, indptr: Tensor, n_items: int) -> None:
