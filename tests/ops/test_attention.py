@@ -464,10 +464,11 @@ def test_wrong_rows_that_ask_are_named() -> None:
     ):
         with pytest.raises(UsageError, match=rf"cosine_attention_at\({word}"):
             cosine_attention_at(*given, cu_seqlens=offsets, m=M)
-    if native().cpu:
-        for rows in ([3, 1], [1, 1], [1, 5], [-1, 2]):
-            with pytest.raises(RuntimeError, match=r"wanted\[[01]\] is"):
-                cosine_attention_at(queries, keys, torch.tensor(rows), cu_seqlens=offsets, m=M)
+    for rows in ([3, 1], [1, 1], [1, 5], [-1, 2]):
+        for dtype, causal in ((torch.float32, False), (torch.float32, True), (torch.float64, False)):
+            asked = queries.to(dtype), keys.to(dtype), torch.tensor(rows)
+            with pytest.raises(RuntimeError, match=r"cosine_attention_at: wanted\[[01]\] is"):
+                cosine_attention_at(*asked, cu_seqlens=offsets, m=M, causal=causal)
 
 
 QKV, M = torch.zeros(2, 5, 3, 2, 16), torch.zeros(2)
@@ -478,6 +479,7 @@ QKV, M = torch.zeros(2, 5, 3, 2, 16), torch.zeros(2)
     [
         (torch.zeros(2, 5, 2, 2, 16), {"m": M}, "qkv"),
         (QKV.long(), {"m": M}, "qkv"),
+        (QKV[..., :0], {"scale": "sqrt_d"}, "qkv"),
         (QKV, {}, "m"),
         (QKV, {"m": torch.zeros(3)}, "m"),
         (QKV, {"m": M, "scale": "one"}, "m"),
@@ -496,7 +498,7 @@ def test_wrong_arguments_are_named(qkv: Tensor, options: dict[str, Any], word: s
         cosine_attention(qkv, **options)
 
 
-@kernel
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16])
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -505,7 +507,7 @@ def test_wrong_arguments_are_named(qkv: Tensor, options: dict[str, Any], word: s
         ({"cu_seqlens": torch.tensor([0, 4, 3, 5])}, "cu_seqlens falls at 2"),
     ],
 )
-def test_values_are_checked(options: dict[str, Any], message: str) -> None:
-    qkv = QKV if "lengths" in options else QKV[0]
+def test_values_are_checked(options: dict[str, Any], message: str, dtype: torch.dtype) -> None:
+    qkv = (QKV if "lengths" in options else QKV[0]).to(dtype)
     with pytest.raises(RuntimeError, match=message):
         cosine_attention(qkv, m=M, **options)

@@ -329,9 +329,12 @@ def test_wrong_arguments_are_named() -> None:
         )
 
 
-@kernel
-def test_values_are_checked() -> None:
-    qkv = random(5, 3, 2, 16)
+@pytest.mark.parametrize(
+    ("dtype", "d"),
+    [(torch.float32, 16), (torch.float32, 130), (torch.float64, 16), (torch.float16, 16)],
+)
+def test_values_are_checked(dtype: torch.dtype, d: int) -> None:
+    qkv = random(5, 3, 2, d).to(dtype)
     keys, short = qkv[:, 1], torch.zeros(2)
     for offsets, found in (
         ([0, 4], "found 0 and 4"),
@@ -340,8 +343,11 @@ def test_values_are_checked() -> None:
     ):
         with pytest.raises(RuntimeError, match=found):
             softmax_attention(qkv, cu_seqlens=torch.tensor(offsets))
-    with pytest.raises(RuntimeError, match="scale must be above 0"):
-        softmax_attention(qkv, cu_seqlens=bounds([5]), scale=0.0)
+    for scale in (0.0, -1.0):
+        with pytest.raises(RuntimeError, match="scale must be above 0"):
+            softmax_attention(qkv, cu_seqlens=bounds([5]), scale=scale)
+    with pytest.raises(UsageError, match="heads of no size"):
+        softmax_attention(qkv[..., :0], cu_seqlens=bounds([5]))
     for wanted in ([3, 1], [0, 5], [2, 2]):
         with pytest.raises(RuntimeError, match="rows ascend"):
             softmax_attention_at(qkv[:2, 0], qkv[:, 1:], torch.tensor(wanted), cu_seqlens=bounds([5]))

@@ -89,7 +89,7 @@ def need_bounds(op: str, name: str, bounds: Tensor, last: int) -> None:
         raise RuntimeError(f"{op}: {name} is empty, expected one more element than there are sequences")
     first, final = int(bounds[0]), int(bounds[-1])
     if first != 0 or final != last:
-        raise RuntimeError(f"{op}: {name} must run from 0 to {last}, found {first} to {final}")
+        raise RuntimeError(f"{op}: {name} must run from 0 to {last}, found {first} and {final}")
     falls = (bounds.diff() < 0).nonzero()
     if falls.numel():
         raise RuntimeError(f"{op}: {name} falls at {int(falls[0, 0]) + 1}")

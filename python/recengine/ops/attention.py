@@ -31,6 +31,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UsageError
+from ._checks import need_ascending, need_bounds, need_range
 from ._library import has_kernel, native
 
 Activation = Literal["none", "elu"]
@@ -77,6 +78,9 @@ def cosine_attention(
     """
     _check(qkv, mask, lengths, cu_seqlens, m, causal, activation, scale)
     if not _kernel_for(qkv):
+        need_range("cosine_attention", "lengths", lengths, 0, qkv.shape[1])
+        if cu_seqlens is not None:
+            need_bounds("cosine_attention", "cu_seqlens", cu_seqlens, qkv.shape[0])
         return cosine_attention_reference(
             qkv,
             mask=mask,
@@ -124,10 +128,11 @@ def cosine_attention_at(
 
     Raises
     ------
-    UsageError, RuntimeError: as ``cosine_attention``; rows that do not ascend are found by the CPU kernel.
+    UsageError, RuntimeError: as ``cosine_attention``; rows that do not ascend are found on a CPU.
     """
     _check_at(queries, keys, wanted)
     if causal or not _kernel_for(queries) or queries.is_cuda:
+        need_ascending("cosine_attention_at", "wanted", wanted, keys.shape[0])
         asked = queries.new_zeros((keys.shape[0], *queries.shape[1:])).index_copy(0, wanted, queries)
         laid = torch.cat([asked[:, None], keys], 1)
         whole = cosine_attention(
@@ -223,6 +228,8 @@ def _check(
     if qkv.dim() != (4 if packed else 5) or qkv.shape[-3] != parts:
         expected = f"[T, {parts}, H, d]" if packed else f"[B, S, {parts}, H, d]"
         raise wrong("qkv", "has the wrong shape", tuple(qkv.shape), expected)
+    if qkv.shape[-1] < 1:
+        raise wrong("qkv", "has heads of no size", tuple(qkv.shape), "d of at least 1")
     if not qkv.is_floating_point():
         raise wrong("qkv", "is not floating point", qkv.dtype, "float32 or bfloat16")
     sequences, positions, heads = qkv.shape[0], qkv.shape[-4], qkv.shape[-2]

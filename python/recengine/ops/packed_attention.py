@@ -26,6 +26,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..errors import UsageError
+from ._checks import need_ascending, need_bounds, need_dtype, need_positive, need_shape, readable
 from ._library import native
 from ._precision import kernel_takes, wide
 
@@ -69,10 +70,11 @@ def softmax_attention(
     UsageError: shapes and dtypes that do not fit. RuntimeError naming the argument: values that do not.
     """
     _check(qkv, 4, cu_seqlens, "softmax_attention", "qkv", "[T, 3, H, d]", 3)
-    factor = qkv.shape[-1] ** -0.5 if scale is None else scale
+    factor = _factor("softmax_attention", qkv, scale)
     if packed_kernel_takes(qkv):
         out: Tensor = torch.ops.recengine.softmax_attention(qkv, cu_seqlens, causal, factor)
         return out
+    need_bounds("softmax_attention", "cu_seqlens", cu_seqlens, qkv.shape[0])
     return softmax_attention_reference(qkv, cu_seqlens=cu_seqlens, causal=causal, scale=factor)
 
 
@@ -100,17 +102,19 @@ def softmax_attention_at(
 
     Raises
     ------
-    UsageError, RuntimeError: as ``softmax_attention``; rows that do not ascend are found by the kernel.
+    UsageError, RuntimeError: as ``softmax_attention``; rows that do not ascend are found on a CPU.
     """
     where = "softmax_attention_at"
     _check(keys, 4, cu_seqlens, where, "keys", "[T, 2, H, d]", 2)
     _check_wanted(queries, (*keys.shape[2:],), wanted, keys, where)
-    factor = queries.shape[-1] ** -0.5 if scale is None else scale
+    factor = _factor(where, queries, scale)
     if packed_kernel_takes(queries):
         found: Tensor = torch.ops.recengine.softmax_attention_at(
             queries, keys, wanted, cu_seqlens, causal, factor
         )
         return found
+    need_bounds(where, "cu_seqlens", cu_seqlens, keys.shape[0])
+    need_ascending(where, "wanted", wanted, keys.shape[0])
     asked = queries.new_zeros((keys.shape[0], *queries.shape[1:])).index_copy(0, wanted, queries)
     laid = torch.cat([asked[:, None], keys], 1)
     whole = softmax_attention_reference(laid, cu_seqlens=cu_seqlens, causal=causal, scale=factor)
@@ -174,6 +178,7 @@ def gated_attention(
             share,
         )
         return out
+    _check_gated(keys, wanted, cu_seqlens, by_distance, times, by_time)
     return gated_attention_reference(
         queries,
         keys,
@@ -253,6 +258,8 @@ def _check(
 
     if keys.dim() != dimensions or (parts is not None and keys.shape[1] != parts):
         raise wrong(name, "has the wrong shape", tuple(keys.shape), shape)
+    if keys.shape[-1] < 1:
+        raise wrong(name, "has heads of no size", tuple(keys.shape), "d of at least 1")
     if not keys.is_floating_point():
         raise wrong(name, "is not floating point", keys.dtype, "float32 or bfloat16")
     if cu_seqlens.dim() != 1 or cu_seqlens.dtype != torch.int64:
@@ -262,6 +269,35 @@ def _check(
             (tuple(cu_seqlens.shape), cu_seqlens.dtype),
             "int64 [B + 1]",
         )
+
+
+def _check_gated(
+    keys: Tensor,
+    wanted: Tensor,
+    cu_seqlens: Tensor,
+    by_distance: Tensor,
+    times: Tensor | None,
+    by_time: Tensor | None,
+) -> None:
+    """What the kernel checks of :func:`gated_attention` beside shapes of rows."""
+    op = "gated_attention"
+    need_bounds(op, "cu_seqlens", cu_seqlens, keys.shape[0])
+    need_ascending(op, "wanted", wanted, keys.shape[0])
+    need_shape(op, "times", times, keys.shape[:1])
+    need_dtype(op, "times", times, torch.int64)
+    need_shape(op, "by_time", by_time, (BUCKETS,))
+    if readable(cu_seqlens) and cu_seqlens.numel() > 1:
+        longest = int(cu_seqlens.diff().max())
+        if by_distance.dim() != 1 or by_distance.shape[0] < longest:
+            found = "x".join(str(size) for size in by_distance.shape)
+            raise RuntimeError(f"{op}: by_distance has size {found}, expected at least {longest}")
+
+
+def _factor(op: str, rows: Tensor, scale: float | None) -> float:
+    """s: what is given, above 0, or one over the root of the heads' size."""
+    need_positive(op, "scale", scale)
+    factor: float = rows.shape[-1] ** -0.5 if scale is None else scale
+    return factor
 
 
 def _check_wanted(queries: Tensor, heads: tuple[int, ...], wanted: Tensor, keys: Tensor, where: str) -> None:
