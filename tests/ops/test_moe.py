@@ -236,9 +236,11 @@ def test_packed_weights_follow_their_tensors() -> None:
     assert cache.of(weights) is not kept
 
 
-@needs_kernels
-def test_arguments_are_checked_by_name() -> None:
-    x, router, weights, _ = case(6, 2, 3, 8, 10)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_arguments_are_checked_by_name(dtype: torch.dtype) -> None:
+    x, router, *banks = case(6, 2, 3, 8, 10)
+    x, router = x.to(dtype), router.to(dtype)
+    weights, shared = (Experts(*(w.to(dtype) for w in bank)) for bank in banks)
     routing = route(x, router, 2)
     with pytest.raises(RuntimeError, match="k is 4"):
         route(x, router, 4)
@@ -256,6 +258,14 @@ def test_arguments_are_checked_by_name() -> None:
         grouped_swiglu(x, weights)
     with pytest.raises(RuntimeError, match="x has 2 dimensions"):
         grouped_swiglu(x[0], weights, routing)
+    with pytest.raises(RuntimeError, match="router has size 1 in dimension 0, expected 2"):
+        route(x, router[:1], 2)
+    with pytest.raises(RuntimeError, match="up has size 1 in dimension 0, expected 2"):
+        grouped_swiglu(x, weights._replace(up=weights.up[:1]), routing)
+    with pytest.raises(RuntimeError, match="shared_down has size 9"):
+        grouped_swiglu(x, weights, routing, shared=shared._replace(down=shared.down[:, :9]))
+    with pytest.raises(RuntimeError, match="experts has size 1 in dimension 0, expected 6"):
+        grouped_swiglu(x, weights, (routing.experts[:1], routing.gates[:1]))
 
 
 def test_the_references_have_the_right_gradients() -> None:

@@ -29,6 +29,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ._checks import need_dimensions, need_dtype, need_range, need_shape
 from ._library import native
 from ._precision import autocast, kernel_takes, wide
 
@@ -98,6 +99,9 @@ def route(x: Tensor, router: Tensor, k: int) -> Routing:
     ------
     RuntimeError: naming the argument, where shapes or dtypes do not fit or k is out of range.
     """
+    need_dimensions("moe_route", "x", x, 3)
+    need_dimensions("moe_route", "router", router, 3)
+    need_shape("moe_route", "router", router, (*x.shape[1:], router.shape[2]))
     if kernel_takes(x):
         gates, experts, load = torch.ops.recengine.moe_route(x, router, k)
         return Routing(experts, gates, load)
@@ -136,6 +140,7 @@ def grouped_swiglu(
     chosen = (None, None) if routing is None else (routing[0], routing[1])
     own, other = weights.banked(), None if shared is None else shared.banked()
     x, *cast = autocast(x, *own, *(other or ()))
+    _check(x, own, other, *chosen)
     if not kernel_takes(x):
         return grouped_swiglu_reference(
             x, Experts(*cast[:3]), chosen, Experts(*cast[3:]) if other else None, alpha
@@ -153,6 +158,35 @@ def grouped_swiglu(
         return kept
     y: Tensor = torch.ops.recengine.grouped_swiglu(x, *cast[:3], *chosen, *spare, alpha, *layouts)
     return y
+
+
+def _check(
+    x: Tensor, own: Experts, other: Experts | None, experts: Tensor | None, gates: Tensor | None
+) -> None:
+    """Sizes of all, and which experts exist where no kernel looks."""
+    op = "grouped_swiglu"
+    need_dimensions(op, "x", x, 3)
+    for place, bank in (("", own), ("shared_", other)):
+        if bank is None:
+            continue
+        need_dimensions(op, f"{place}gate", bank.gate, 4)
+        count, hidden = bank.gate.shape[1], bank.gate.shape[3]
+        need_shape(op, f"{place}gate", bank.gate, (x.shape[1], count, x.shape[2], hidden))
+        need_shape(op, f"{place}up", bank.up, bank.gate.shape)
+        need_shape(op, f"{place}down", bank.down, (x.shape[1], count, hidden, x.shape[2]))
+        if count != 1 and (place or experts is None):
+            expected = "1" if place else "one where no experts are chosen"
+            raise RuntimeError(f"{op}: {place}gate has {count} experts a position, expected {expected}")
+    if (experts is None) != (gates is None):
+        raise RuntimeError(f"{op}: experts and gates come together or not at all")
+    if experts is None or gates is None:
+        return
+    need_dimensions(op, "experts", experts, 3)
+    need_shape(op, "experts", experts, (*x.shape[:2], experts.shape[2]))
+    need_dtype(op, "experts", experts, torch.int64)
+    need_shape(op, "gates", gates, experts.shape)
+    if not kernel_takes(x):
+        need_range(op, "experts", experts, 0, own.gate.shape[1] - 1)
 
 
 def _keeps(x: Tensor, weights: Experts, experts: Tensor | None, shared: Experts | None) -> bool:
