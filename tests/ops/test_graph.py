@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -127,3 +129,16 @@ def test_wrong_arguments_are_named() -> None:
         sparse_matrix(np.array([3]), np.array([0]), (3, 3))
     with pytest.raises(UsageError, match="layer_mean"):
         layer_mean(graph(), torch.ones(73, 4), 1, first=2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("learned", ["values", "row_scale", "column_scale"])
+def test_what_a_matrix_is_made_of_gets_its_gradient(dtype: torch.dtype, learned: str) -> None:
+    made = sparse_matrix(np.array([0, 1, 1]), np.array([0, 0, 1]), (2, 2), values=np.ones(3))
+    parts = {"values": torch.ones(3), "row_scale": torch.ones(2), "column_scale": torch.ones(2)}
+    parts[learned].requires_grad_()
+    nodes = torch.tensor([[1.0, 2.0], [5.0, 7.0]], dtype=dtype)
+    out = propagate(replace(made, t_values=parts["values"], **parts), nodes)
+    (found,) = torch.autograd.grad(out.sum(), parts[learned])
+    wanted = {"values": [3.0, 3.0, 12.0], "row_scale": [3.0, 15.0], "column_scale": [6.0, 12.0]}
+    assert found.tolist() == wanted[learned]

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from ..errors import UsageError
 from ._library import has_kernel, native
+from ._precision import wide
 
 __all__ = ["SparseMatrix", "bipartite_graph", "layer_mean", "propagate", "sparse_matrix"]
 
@@ -134,7 +135,8 @@ def bipartite_graph(
 def propagate(matrix: SparseMatrix, nodes: Tensor) -> Tensor:
     """``matrix`` times ``nodes`` [n_columns, d], float [n_rows, d]; differentiable in ``nodes``.
 
-    float32 and bfloat16 run the kernel on a CPU, anything else torch's sparse product.
+    float32 and bfloat16 run the kernel on a CPU. Anything else runs in plain torch, and so does a matrix
+    whose values or scales ask for a gradient, which they get. Sums are float32 at least.
     Raises UsageError when the sizes do not fit.
     """
     if nodes.dim() != 2 or nodes.shape[0] != matrix.shape[1]:
@@ -144,7 +146,7 @@ def propagate(matrix: SparseMatrix, nodes: Tensor) -> Tensor:
             found=tuple(nodes.shape),
             expected=f"[{matrix.shape[1]}, d]",
         )
-    if nodes.device.type == "cpu" and has_kernel(nodes) and nodes.dtype in (torch.float32, torch.bfloat16):
+    if _kernel_for(matrix, nodes):
         out: Tensor = torch.ops.recengine.csr_matmul(
             matrix.indptr,
             matrix.columns,
@@ -157,7 +159,7 @@ def propagate(matrix: SparseMatrix, nodes: Tensor) -> Tensor:
             nodes,
         )
         return out
-    return propagate_reference(matrix, nodes)
+    return propagate_reference(matrix, wide(nodes)).to(nodes.dtype)
 
 
 def layer_mean(matrix: SparseMatrix, nodes: Tensor, layers: int, *, first: int = 0) -> Tensor:
@@ -185,6 +187,14 @@ def propagate_reference(matrix: SparseMatrix, nodes: Tensor) -> Tensor:
         taken = taken * matrix.values[:, None].to(nodes.dtype)
     out = taken.new_zeros(matrix.shape[0], nodes.shape[1]).index_add(0, row, taken)
     return out if matrix.row_scale is None else out * matrix.row_scale[:, None].to(nodes.dtype)
+
+
+def _kernel_for(matrix: SparseMatrix, nodes: Tensor) -> bool:
+    """The kernel's backward pass knows the gradient of ``nodes`` alone."""
+    factors = (matrix.values, matrix.row_scale, matrix.column_scale)
+    learned = torch.is_grad_enabled() and any(f is not None and f.requires_grad for f in factors)
+    fits = nodes.device.type == "cpu" and nodes.dtype in (torch.float32, torch.bfloat16)
+    return fits and not learned and has_kernel(nodes)
 
 
 def _csr(
