@@ -773,3 +773,25 @@ def test_catalogue_and_batch_are_checked_whoever_computes(dtype: torch.dtype) ->
         info_nce(hidden, hidden, ids=torch.rand(6))
     with pytest.raises(RuntimeError, match="live has size 1 in dimension 0, expected 6"):
         logsumexp_rows(hidden, torch.ones(1, 8, dtype=torch.bool))
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_shared_entries_with_temperatures_of_rows_are_as_exact_as_others(weighted: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    anchors = torch.randn(64, 64, generator=generator).bfloat16()
+    table = torch.randn(500, 64, generator=generator).bfloat16()
+    negatives = torch.randint(0, 500, (200,), generator=generator)
+    log_weight = torch.randn(64, 200, generator=generator) if weighted else None
+
+    def run(dtype: torch.dtype) -> tuple[Tensor, ...]:
+        leaves = [anchors.to(dtype).requires_grad_(), table.to(dtype).requires_grad_()]
+        leaves.append(
+            torch.full((64,), 0.3, dtype=torch.promote_types(dtype, torch.float32)).requires_grad_()
+        )
+        out = sampled_logsumexp(*leaves[:2], negatives, temperature=leaves[2], log_weight=log_weight)
+        return out.detach(), *torch.autograd.grad(out.sum(), leaves)
+
+    for found, truth in zip(run(torch.bfloat16), run(torch.float64), strict=True):
+        assert relative(found, truth) < GRADIENT_TOLERANCE[found.dtype]
+    exact = sampled_scores(anchors.double(), table.double(), negatives, temperature=0.3)
+    assert relative(sampled_scores(anchors, table, negatives, temperature=0.3), exact) < 2e-6

@@ -101,7 +101,7 @@ def sampled_scores(anchors: Tensor, table: Tensor, negatives: Tensor, *, tempera
     anchors, table = autocast(anchors.detach(), table.detach())
     _check("sampled_scores", anchors, table, negatives)
     if negatives.dim() == 1:
-        return _products(anchors / temperature if temperature != 1.0 else anchors, table, negatives)
+        return _products(wide(anchors) / temperature if temperature != 1.0 else anchors, table, negatives)
     if kernel_takes(anchors):
         scores: Tensor = torch.ops.recengine.sampled_scores(anchors, table, negatives, 1.0 / temperature)
         return scores
@@ -225,9 +225,11 @@ def _shared_logsumexp(
     that differ from row to row are added to the product, which then exists."""
     if negatives.shape[0] == 0 or anchors.shape[0] == 0:
         return wide(anchors).sum(1) * 0.0 - torch.inf
-    if temperature is not None:
-        anchors = (wide(anchors) / wide(temperature, anchors)[:, None]).to(anchors.dtype)
     chosen = table.index_select(0, negatives.clamp(min=0))
+    if (
+        temperature is not None
+    ):  # a quotient in bfloat16 would be rounded before the product: both are widened
+        anchors, chosen = wide(anchors) / wide(temperature, anchors)[:, None], wide(chosen)
     if log_weight is not None and log_weight.dim() == 2:
         logits = torch.addmm(wide(log_weight, anchors), wide(anchors), wide(chosen).t(), alpha=scale)
         live = (negatives >= 0).expand_as(logits)
