@@ -199,6 +199,15 @@ class TestBpr:
         assert drawn.sum() > 0.95 * epochs
         assert float(((drawn[1:] - drawn[1:].mean()) ** 2 / drawn[1:].mean()).sum()) < 80  # chi2(38) at 1e-4
 
+    @pytest.mark.parametrize("n_items", [1, 2, 15, 40])
+    def test_small_catalogues_are_cut_into_fewer_shards(self, n_items: int) -> None:
+        generator = torch.Generator().manual_seed(0)
+        users, items = (torch.randn(n, 16, generator=generator) for n in (2, n_items))
+        before, bias = items.clone(), torch.zeros(n_items)
+        indptr, columns = torch.tensor([0, 1, 1]), torch.zeros(1, dtype=torch.int32)
+        ops.bpr_epoch_(users, items, bias, indptr, columns, seed=1, epoch=0)
+        assert torch.equal(before, items) == (n_items == 1)
+
     @needs_kernel
     def test_bad_input_is_named(self) -> None:
         users, items, bias, indptr, columns = self.given()

@@ -126,7 +126,7 @@ def bpr_epoch_(
     *,
     seed: int,
     epoch: int,
-    shards: int = 16,
+    shards: int | None = None,
     rate: float = 0.05,
     reg_user: float = 0.01,
     reg_item: float = 0.01,
@@ -141,7 +141,8 @@ def bpr_epoch_(
         y_i <- (1 - rate reg_item) y_i + g x_u        y_j <- (1 - rate reg_item) y_j - g x_u
         b_i <- (1 - rate reg_bias) b_i + g            b_j <- (1 - rate reg_bias) b_j - g
 
-    users: float32 [n_users, d], items: float32 [n_items, d], bias: float32 [n_items].
+    users: float32 [n_users, d], items: float32 [n_items, d], bias: float32 [n_items]. shards: 1 to n_items;
+    by default 16, or as many as leave each 8 items to draw negatives from.
 
     Parallel without races: users are cut into ``shards`` ranges of about equal work, the items of an epoch
     into as many random blocks; in round r, shard s works on block (s + r) mod shards alone, negatives drawn
@@ -153,6 +154,8 @@ def bpr_epoch_(
     Raises RuntimeError when sizes or kinds do not fit or an index is out of range.
     Sources: Rendle et al. (UAI 2009); stratification: Gemulla et al. (KDD 2011).
     """
+    if shards is None:
+        shards = max(1, min(16, items.shape[0] // 8))
     if not has_kernel(users):
         bpr_epoch_reference_(
             users,
