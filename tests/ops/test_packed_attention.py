@@ -12,7 +12,13 @@ from torch import Tensor
 from torch.library import opcheck
 
 from recengine.errors import UsageError
-from recengine.ops import gated_attention, softmax_attention, softmax_attention_at
+from recengine.ops import (
+    cosine_attention,
+    cosine_attention_at,
+    gated_attention,
+    softmax_attention,
+    softmax_attention_at,
+)
 from recengine.ops._library import native
 from recengine.ops.packed_attention import (
     _bucket,
@@ -382,3 +388,26 @@ def test_any_time_has_its_bucket() -> None:
     found = graded(gated_call(fixed), given, None)
     truth = graded(gated_call(fixed, gated_attention_reference), given, torch.float64)
     assert all(error(one, two) < 2e-6 for one, two in zip(found, truth, strict=True))
+
+
+@kernel
+def test_bounds_rows_and_times_have_any_strides() -> None:
+    qkv, by_time = random(9, 3, 2, 16), torch.linspace(0, 1, 64)
+    keys, offsets, wanted, times = qkv[:, 1], bounds([5, 4]), torch.tensor([1, 5, 6]), torch.arange(9) * 7
+
+    def strided(x: Tensor) -> Tensor:
+        return torch.stack([x, torch.full_like(x, -9)], 1)[:, 0]
+
+    def run(of: Callable[[Tensor], Tensor]) -> tuple[Tensor, ...]:
+        given = {"cu_seqlens": of(offsets)}
+        timed = {"by_distance": by_time, "times": of(times), "by_time": by_time}
+        return (
+            softmax_attention(qkv, **given),
+            softmax_attention_at(keys[:3], qkv[:, 1:], of(wanted), **given),
+            gated_attention(keys[:3], keys, keys, of(wanted), **given, **timed),
+            cosine_attention(qkv, **given, scale="one"),
+            cosine_attention_at(keys[:3], qkv[:, 1:], of(wanted), **given, scale="one"),
+        )
+
+    for straight, other in zip(run(lambda x: x), run(strided), strict=True):
+        assert torch.equal(straight, other)

@@ -95,8 +95,9 @@ def cosine_attention(
     # The d x d sums help the gradient on CUDA; on a CPU making them again costs less than keeping them.
     kept = trained and qkv.is_cuda
     exponent = None if m is None else m.float()
+    bounds = None if cu_seqlens is None else cu_seqlens.contiguous()
     out: Tensor = torch.ops.recengine.cosine_attention(
-        qkv, mask, lengths, cu_seqlens, exponent, causal, activation, scale, kept
+        qkv, mask, lengths, bounds, exponent, causal, activation, scale, kept
     )[0]
     return out
 
@@ -142,7 +143,7 @@ def cosine_attention_at(
     _check(keys, None, None, cu_seqlens, m, causal, activation, scale, "keys", 2)
     exponent = None if m is None else m.float()
     out: Tensor = torch.ops.recengine.cosine_attention_at(
-        queries, keys, wanted, cu_seqlens, exponent, activation, scale
+        queries, keys, wanted, cu_seqlens.contiguous(), exponent, activation, scale
     )
     return out
 

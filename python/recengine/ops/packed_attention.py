@@ -72,7 +72,7 @@ def softmax_attention(
     _check(qkv, 4, cu_seqlens, "softmax_attention", "qkv", "[T, 3, H, d]", 3)
     factor = _factor("softmax_attention", qkv, scale)
     if packed_kernel_takes(qkv):
-        out: Tensor = torch.ops.recengine.softmax_attention(qkv, cu_seqlens, causal, factor)
+        out: Tensor = torch.ops.recengine.softmax_attention(qkv, cu_seqlens.contiguous(), causal, factor)
         return out
     need_bounds("softmax_attention", "cu_seqlens", cu_seqlens, qkv.shape[0])
     return softmax_attention_reference(qkv, cu_seqlens=cu_seqlens, causal=causal, scale=factor)
@@ -110,7 +110,7 @@ def softmax_attention_at(
     factor = _factor(where, queries, scale)
     if packed_kernel_takes(queries):
         found: Tensor = torch.ops.recengine.softmax_attention_at(
-            queries, keys, wanted, cu_seqlens, causal, factor
+            queries, keys, wanted.contiguous(), cu_seqlens.contiguous(), causal, factor
         )
         return found
     need_bounds(where, "cu_seqlens", cu_seqlens, keys.shape[0])
@@ -170,10 +170,10 @@ def gated_attention(
             queries,
             keys,
             values,
-            wanted,
-            cu_seqlens,
+            wanted.contiguous(),
+            cu_seqlens.contiguous(),
             by_distance.float(),
-            times,
+            None if times is None else times.contiguous(),
             None if by_time is None else by_time.float(),
             share,
         )
