@@ -7,6 +7,8 @@ A cell of :data:`TABLE` names the tests of a rule (file without ``test_``, then 
 from __future__ import annotations
 
 import ast
+from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,10 +20,13 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from recengine.ops import (
+    _library,
     embedding_bag_sum,
+    factorization,
     info_nce,
     linear_cross_entropy,
     rank_of,
+    recourse,
     sampled_logsumexp,
     topk,
 )
@@ -288,15 +293,17 @@ def test_every_rule_is_tested_where_the_table_says(family: str) -> None:
 
 
 class Waits(TorchDispatchMode):
-    """Names the calls whose result, or whose shape, the host has to know."""
+    """Names the calls whose result, or whose shape, the host has to know; and all calls."""
 
     NAMES = ("_local_scalar_dense", "nonzero", "unique", "masked_select", "embedding_bag_sum_rows", "equal")
 
     def __init__(self) -> None:
         super().__init__()
         self.seen: list[str] = []
+        self.called: list[str] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.called.append(func.name())
         name = func.__name__.split(".")[0]
         if any(name == wait or name.startswith(f"_{wait}") for wait in self.NAMES):
             self.seen.append(name)
@@ -312,6 +319,34 @@ def test_nothing_waits_for_the_device(name: str) -> None:
         out = layer(*leaves)
         torch.autograd.grad(out, leaves, torch.ones_like(out))
     assert waits.seen == []
+
+
+CSR = (torch.tensor([0, 1, 2]), torch.tensor([0, 1], dtype=torch.int32))
+CPU_ONLY: dict[str, Callable[..., Any]] = {
+    "gram": lambda on: factorization.gram(on(3, 16)),
+    "ials_solve_": lambda on: factorization.ials_solve(on(2, 16), *CSR, on(2), on(2), gram_matrix=on(16, 16)),
+    "bpr_epoch_": lambda on: factorization.bpr_epoch_(on(2, 16), on(2, 16), on(2), *CSR, seed=0, epoch=0),
+    "cooccurrence_": lambda on: factorization.cooccurrence(
+        *(t.to("meta") for t in (*CSR, *CSR)), first=0, last=2
+    ),
+    "spd_inverse_": lambda on: factorization.spd_inverse_(on(3, 3)),
+    "quadric_nearest": lambda on: recourse.quadric_nearest(on(2, 3), on(3), on(2, 3), on(2), on(3), on(2)),
+    "cone_nearest": lambda on: recourse.cone_nearest(
+        recourse.Cone(on(4), on(4, 4), 1.0, on(3)), on(2, 3), on(2, 3), on(2, 3), on(2, 3)
+    ),
+}
+
+
+@kernel
+@pytest.mark.parametrize("name", CPU_ONLY)
+def test_operators_of_the_cpu_alone_are_asked_for_nothing_elsewhere(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A device whose library is live, as CUDA's is where it was built, and which has no such kernel."""
+    monkeypatch.setattr(_library, "_live", lambda device: True)
+    with Waits() as waits, suppress(Exception):  # a reference has to read values, which these tensors lack
+        CPU_ONLY[name](lambda *shape: torch.empty(shape, device="meta"))
+    assert f"recengine::{name}" not in waits.called
 
 
 @kernel

@@ -62,3 +62,8 @@ _live._dynamo_marked_constant = True  # type: ignore[attr-defined]
 def has_kernel(tensor: torch.Tensor) -> bool:
     """Whether a kernel is live for the device that ``tensor`` is on."""
     return bool(_live(tensor.device.type))
+
+
+def has_cpu_kernel(tensor: torch.Tensor) -> bool:
+    """The same for an operator that has a kernel on the CPU alone, whatever else is live."""
+    return tensor.device.type == "cpu" and has_kernel(tensor)

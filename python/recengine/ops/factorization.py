@@ -14,7 +14,7 @@ from torch import Tensor
 
 from recengine.errors import UsageError
 from recengine.ops._checks import need_shape, readable
-from recengine.ops._library import has_kernel, native
+from recengine.ops._library import has_cpu_kernel, native
 
 LANE = 16  # floats a row is a multiple of inside the kernels
 _MASK = (1 << 64) - 1
@@ -25,7 +25,7 @@ _MASK = (1 << 64) - 1
 
 def gram(y: Tensor) -> Tensor:
     """Y'Y, float32 [d, d], summed in float64 over fixed shards of rows; y: float32 [n, d]."""
-    if not has_kernel(y):
+    if not has_cpu_kernel(y):
         return (y.double().T @ y.double()).float()
     d = y.shape[1]
     return _gram(_padded(y))[:d, :d]
@@ -64,7 +64,7 @@ def ials_solve(
         place = int(wrong.nonzero()[0, 0])
         found = f"weights[{place}] is {float(weights[place])}"
         raise RuntimeError(f"ials_solve: {found}, expected zero or more")
-    if not has_kernel(y):
+    if not has_cpu_kernel(y):
         return ials_solve_reference(y, indptr, columns, weights, regularization, start=start, steps=steps)
     if start is not None and start.shape != (rows, d):
         raise UsageError("start does not fit", found=tuple(start.shape), expected=(rows, d))
@@ -156,7 +156,7 @@ def bpr_epoch_(
     """
     if shards is None:
         shards = max(1, min(16, items.shape[0] // 8))
-    if not has_kernel(users):
+    if not has_cpu_kernel(users):
         bpr_epoch_reference_(
             users,
             items,
@@ -296,7 +296,7 @@ def cooccurrence(
     """
     n = t_indptr.shape[0] - 1
     last = n if last is None else last
-    if not has_kernel(indptr):
+    if not has_cpu_kernel(indptr):
         return cooccurrence_reference(indptr, columns, n, first=first, last=last, dtype=dtype)
     out = torch.empty(last - first, n, dtype=dtype)
     torch.ops.recengine.cooccurrence_(out, indptr, columns, t_indptr, t_columns, first)
@@ -322,7 +322,7 @@ def spd_inverse_(a: Tensor) -> Tensor:
     Raises UsageError when the matrix is not positive definite.
     Source: Goodnight, "A tutorial on the sweep operator" (1979).
     """
-    if not has_kernel(a):
+    if not has_cpu_kernel(a):
         return a.copy_(spd_inverse_reference(a))
     try:
         torch.ops.recengine.spd_inverse_(a)

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import UsageError
-from ._library import has_kernel, native
+from ._library import has_cpu_kernel, native
 from ._precision import wide
 
 __all__ = ["SparseMatrix", "bipartite_graph", "layer_mean", "propagate", "sparse_matrix"]
@@ -193,8 +193,7 @@ def _kernel_for(matrix: SparseMatrix, nodes: Tensor) -> bool:
     """The kernel's backward pass knows the gradient of ``nodes`` alone."""
     factors = (matrix.values, matrix.row_scale, matrix.column_scale)
     learned = torch.is_grad_enabled() and any(f is not None and f.requires_grad for f in factors)
-    fits = nodes.device.type == "cpu" and nodes.dtype in (torch.float32, torch.bfloat16)
-    return fits and not learned and has_kernel(nodes)
+    return has_cpu_kernel(nodes) and nodes.dtype in (torch.float32, torch.bfloat16) and not learned
 
 
 def _csr(

@@ -1,8 +1,8 @@
 """Projections behind recourse: nearest points of a quadric and of a second-order cone, many people at once.
 
 float64 throughout; a person's result has the same bits whatever the batch and the number of threads. Kernels
-run on the CPU (csrc/recourse); where the native library is not loaded the references below run. Nothing here
-has a gradient.
+run on the CPU (csrc/recourse); elsewhere, and where the native library is not loaded, the references below
+run. Nothing here has a gradient.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from recengine.ops._library import has_kernel, native
+from recengine.ops._library import has_cpu_kernel, native
 
 SOLVED, INFEASIBLE, UNDECIDED = 0, 1, 2
 _EDGE = 1e-13
@@ -28,7 +28,7 @@ def quadric_nearest(z0: Tensor, mu: Tensor, m: Tensor, m0: Tensor, slope: Tensor
     z_i(nu) = (z0_i + 2 nu m_i)/(1 - 2 nu mu_i), nu >= 0, the root of q is sought before and beyond the pole
     1/(2 max mu) and the nearer of the two taken.
     """
-    if not has_kernel(z0):
+    if not has_cpu_kernel(z0):
         return quadric_nearest_reference(z0, mu, m, m0, slope, level)
     z: Tensor = torch.ops.recengine.quadric_nearest(
         z0.contiguous(), mu, m.contiguous(), m0.contiguous(), slope, level.contiguous()
@@ -111,7 +111,7 @@ def cone_nearest(
 
     Raises RuntimeError when sizes or kinds do not fit, a weight is not positive or low > high.
     """
-    if not has_kernel(points):
+    if not has_cpu_kernel(points):
         return cone_nearest_reference(cone, points, start, low, high, iterations=iterations)
     x, bound, status = torch.ops.recengine.cone_nearest(
         points.contiguous(), start.contiguous(), cone.theta, cone.P.contiguous(), cone.radius, cone.weights,
@@ -125,7 +125,7 @@ def cone_nearest_reference(
 ) -> ConeNearest:
     """The same person by person, without the second attempt that the kernel makes."""
     x, bound = torch.full_like(points, math.nan), points.new_full((len(points),), math.nan)
-    status = torch.full((len(points),), UNDECIDED)
+    status = torch.full((len(points),), UNDECIDED, device=points.device)
     for i in range(len(points)):
         person = _Person(cone, points[i], low[i], high[i])
         status[i] = person.solve(start[i], iterations)
