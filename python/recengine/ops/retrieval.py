@@ -9,8 +9,10 @@ or whose score is NaN or -inf, is never returned and comes before nothing.
 Kernels read items in blocks and keep, per user, the best k so far; a block lets through only what beats the
 k-th of them. Where the processor has bf16 matrix tiles, these look first: a bound on the rounding of each
 score decides what cannot enter, and everything else is scored again in float32, so the answer is exact.
-A score is one float32 chain of multiply-adds over the dimensions in order, whichever kernel runs; neither the
-number of threads nor the number of queries in a call changes a bit of it.
+On the CPU, and on CUDA in float32, a score is one float32 chain of multiply-adds over the dimensions in
+order, whichever kernel runs; neither the number of threads nor the number of queries in a call changes a bit
+of it. On CUDA in 16 bits :func:`topk` takes tensor cores and :func:`rank_of` the chain: scores that almost
+tie may be ordered differently by the two.
 """
 
 from __future__ import annotations
