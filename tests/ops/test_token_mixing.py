@@ -269,3 +269,26 @@ def test_autocast() -> None:
 def test_wrong_arguments_are_named(x: Tensor, weight: Tensor, options: dict[str, Any], word: str) -> None:
     with pytest.raises(UsageError, match=rf"mix_norm\({word}\)"):
         mix_norm(x, weight, **options)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_no_tokens(compiled: bool) -> None:
+    """The mixture of no tokens holds nothing, not even how wide they were."""
+
+    def mixed(x: Tensor) -> Tensor:
+        return token_mix(x, 16)
+
+    run = torch.compile(mixed, fullgraph=True, backend="aot_eager") if compiled else mixed
+    x = torch.zeros(2, 0, 32, requires_grad=True)
+    out = run(x)
+    assert out.shape == (2, 16, 0)
+    assert torch.autograd.grad(out.sum(), x)[0].shape == x.shape
+
+
+@kernel
+def test_the_backward_operator_of_no_tokens_can_be_traced() -> None:
+    grad, source = torch.zeros(2, 16, 0, device="meta"), torch.zeros(2, 16, 0, device="meta")
+    rstd = torch.zeros(2, 16, device="meta")
+    settings = (0, 16, True, False, False)
+    made = torch.ops.recengine.token_mixing_backward(None, grad, source, None, None, rstd, *settings)
+    assert made[0].shape == (2, 0, 0)

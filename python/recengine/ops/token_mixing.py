@@ -127,7 +127,8 @@ def _apply(
 
 def _kernel_for(x: Tensor) -> bool:
     low = (torch.float16,) if x.device.type == "cuda" else ()
-    return has_kernel(x) and x.dtype in (torch.float32, torch.bfloat16, *low)
+    # Without tokens the gradient's width cannot be told from the result.
+    return has_kernel(x) and x.dtype in (torch.float32, torch.bfloat16, *low) and x.shape[1] > 0
 
 
 def _check(name: str, x: Tensor, weight: Tensor | None, residual: Tensor | None, heads: int) -> None:
@@ -183,7 +184,7 @@ def _fake_backward(
     own_residual: bool,
     residual_grad: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    part = source.shape[2] // (tokens if source_is_mixed else heads)
+    part = source.shape[2] // max(tokens if source_is_mixed else heads, 1)
     samples, width = source.shape[0], tokens * part
     dx = source.new_empty((samples, tokens, heads * part))
     dr = source.new_empty((samples, heads, width) if residual_grad else (0,))
