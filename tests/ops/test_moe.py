@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
@@ -591,3 +595,51 @@ def test_banks_of_two_dtypes_meet(low: str) -> None:
     wide = Experts(*(w.double()[:, None] for w in spare))
     wanted = grouped_swiglu_reference(x.double(), converted(routed, torch.float64), exact, shared=wide)
     assert relative(found, wanted) <= TOLERANCE[torch.bfloat16]
+
+
+@needs_kernels
+@torch.no_grad()
+def test_packed_weights_know_a_view_from_another() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, square = torch.randn(5, 2, 16, generator=generator), torch.randn(2, 1, 16, 16, generator=generator)
+    cache, straight = PackedWeights(), Experts(square, square, square)
+    for weights in (straight, straight._replace(gate=square.mT), straight):
+        assert torch.equal(grouped_swiglu(x, weights, packed=cache), grouped_swiglu(x, weights))
+
+
+@needs_kernels
+def test_packed_weights_keep_nothing_of_inference_tensors() -> None:
+    with torch.inference_mode():
+        x, router, weights, _ = case(5, 2, 3, 8, 10)
+        cache, routing = PackedWeights(), route(x, router, 2)
+        for _ in range(2):
+            found = grouped_swiglu(x, weights, routing, packed=cache)
+            assert torch.equal(found, grouped_swiglu(x, weights, routing))
+            weights.gate.mul_(2)
+        assert cache.of(weights) is None
+
+
+@needs_kernels
+@torch.no_grad()
+def test_packed_weights_are_left_aside_in_a_graph() -> None:
+    x, router, weights, _ = case(5, 2, 3, 8, 10)
+    cache, routing = PackedWeights(), route(x, router, 2)
+
+    def run(x: torch.Tensor) -> torch.Tensor:
+        return grouped_swiglu(x, weights, routing, packed=cache)
+
+    compiled = torch.compile(run, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(x), run(x))
+
+
+@needs_kernels
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda it: pickle.loads(pickle.dumps(it))])
+def test_copies_of_packed_weights_start_empty(copied: Callable[[PackedWeights], PackedWeights]) -> None:
+    *_, weights, _ = case(5, 2, 3, 8, 10)
+    cache, no_leaves = PackedWeights(), Experts(*(w.requires_grad_() * 1 for w in weights))
+    packed = cache.of(no_leaves)
+    other = copied(cache)
+    assert len(pickle.dumps(cache)) < 200
+    assert other.of(no_leaves) is not packed
+    assert torch.equal(other.of(no_leaves), packed)
+    assert cache.of(no_leaves) is packed

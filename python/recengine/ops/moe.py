@@ -59,8 +59,10 @@ class Experts(NamedTuple):
 class PackedWeights:
     """Experts in the layout that the kernel reads, kept until a weight changes: for inference.
 
-    A weight's version counter tells an in-place change; a different tensor is a different weight. Packing
-    happens at the first call and after every change. On a device without such a layout it is a no-op.
+    A weight's version counter tells an in-place change; a different tensor, or another view of one, is a
+    different weight. Packing happens at the first call and after every change. A change through ``.data``
+    leaves the counter as it is and is not seen. On devices without such a layout, in a compiled graph and for
+    inference tensors, which count no versions, nothing is kept. A copy, and what is pickled, starts empty.
     """
 
     def __init__(self) -> None:
@@ -68,21 +70,28 @@ class PackedWeights:
         self._kept: Experts | None = None
         self._packed: Tensor | None = None
 
+    def __reduce__(self) -> tuple[type[PackedWeights], tuple[()]]:
+        return PackedWeights, ()
+
     def of(self, experts: Experts, dtype: torch.dtype | None = None) -> Tensor | None:
         """The packed form of ``experts``, in ``dtype`` where it is given (the arithmetic under autocast), or
-        None where no kernel reads one."""
+        None where no kernel reads one or nothing can tell whether it is still right."""
+        if torch.compiler.is_compiling() or any(weight.is_inference() for weight in experts):
+            return None
         weights = experts.banked()
         kept = dtype or weights.gate.dtype
         if not (weights.gate.device.type == "cpu" and kernel_takes(weights.gate)):
             return None
-        versions = (kept, *((weight.data_ptr(), weight._version) for weight in experts))
+        versions = (kept, *(_version(weight) for weight in experts))
         if self._packed is None or versions != self._versions:
             self._packed = torch.ops.recengine.swiglu_pack(*(w.detach().to(kept) for w in weights))
-            self._versions, self._kept = (
-                versions,
-                experts,
-            )  # kept: an address must not be used again meanwhile
+            self._versions = versions
+            self._kept = experts  # an address must not be used again meanwhile
         return self._packed
+
+
+def _version(weight: Tensor) -> tuple[object, ...]:
+    return weight.data_ptr(), weight._version, weight.shape, weight.stride(), weight.dtype
 
 
 def route(x: Tensor, router: Tensor, k: int) -> Routing:
