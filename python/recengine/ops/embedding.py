@@ -24,6 +24,7 @@ from torch import Tensor
 
 from ..errors import UsageError
 from ._checks import need_ascending, need_bounds, need_range
+from ._inplace import need_writable, written
 from ._library import has_kernel, native
 
 __all__ = ["embedding_bag_sum", "gradient_rows", "rowwise_adagrad_", "sparse_adam_"]
@@ -114,10 +115,16 @@ def rowwise_adagrad_(
     weight: [V, d], changed. state: float32 [V], one running sum a row, changed; start it at 0.
     rows, values: int64 [R], rising strictly, and [R, d]: :func:`gradient_rows` of ``weight.grad``.
     lr, eps: step size; added to the root.
+
+    Raises
+    ------
+    UsageError: shapes or dtypes that do not fit. RuntimeError: rows that do not rise or are not in the table;
+        a changed tensor that is expanded, or requires a gradient outside of ``torch.no_grad()``.
     """
     _check_update("rowwise_adagrad_", weight, rows, values, {"state": (state, (weight.shape[0],))})
     if _kernel_for(weight):
         torch.ops.recengine.rowwise_adagrad_(weight, state, rows, values, lr, eps)
+        written(weight, state)
     else:
         need_ascending("rowwise_adagrad_", "rows", rows, weight.shape[0])
         rowwise_adagrad_reference_(weight, state, rows, values, lr=lr, eps=eps)
@@ -152,13 +159,14 @@ def sparse_adam_(
     ----------
     weight: [V, d], changed. exp_avg, exp_avg_sq: float32 [V, d], changed; start them at 0.
     rows, values: as for :func:`rowwise_adagrad_`.
-    step: number of this update, from 1. lr, betas, eps: as in Adam.
+    step: number of this update, from 1. lr, betas, eps: as in Adam. Errors as there.
     """
     shape = tuple(weight.shape)
     states = {"exp_avg": (exp_avg, shape), "exp_avg_sq": (exp_avg_sq, shape)}
     _check_update("sparse_adam_", weight, rows, values, states)
     if _kernel_for(weight):
         torch.ops.recengine.sparse_adam_(weight, exp_avg, exp_avg_sq, rows, values, step, lr, *betas, eps)
+        written(weight, exp_avg, exp_avg_sq)
     else:
         need_ascending("sparse_adam_", "rows", rows, weight.shape[0])
         if step < 1:
@@ -231,6 +239,8 @@ def _check_update(
         raise _wrong(
             name, "weight", "is not an embedding table", tuple(weight.shape), "[V, d], floating point"
         )
+    for argument, changed in (("weight", weight), *((key, state) for key, (state, _) in states.items())):
+        need_writable(name, argument, changed)
     if rows.dim() != 1 or rows.dtype != torch.int64:
         raise _wrong(
             name, "rows", "has the wrong shape or dtype", f"{tuple(rows.shape)} {rows.dtype}", "int64 [R]"

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from recengine.errors import UsageError
 from recengine.ops._checks import need_shape, readable
+from recengine.ops._inplace import need_writable, written
 from recengine.ops._library import has_cpu_kernel, native
 
 LANE = 16  # floats a row is a multiple of inside the kernels
@@ -151,9 +152,12 @@ def bpr_epoch_(
     with equal probability. Random numbers are splitmix64 of (seed, epoch, stratum, count). After 16 draws
     that the user has, the pair is left out of the epoch.
 
-    Raises RuntimeError when sizes or kinds do not fit or an index is out of range.
+    Raises RuntimeError when sizes or kinds do not fit, an index is out of range, or what is changed is
+    expanded or requires a gradient outside of torch.no_grad().
     Sources: Rendle et al. (UAI 2009); stratification: Gemulla et al. (KDD 2011).
     """
+    for name, changed in (("users", users), ("items", items), ("bias", bias)):
+        need_writable("bpr_epoch", name, changed)
     if shards is None:
         shards = max(1, min(16, items.shape[0] // 8))
     if not has_cpu_kernel(users):
@@ -188,8 +192,11 @@ def bpr_epoch_(
         reg_bias,
     )
     for given, wide in ((users, wide_users), (items, wide_items)):
-        if wide is not given:
+        if wide is given:
+            written(given)
+        else:
             given.copy_(wide[:, : given.shape[1]])
+    written(bias)
 
 
 def bpr_epoch_reference_(
@@ -319,9 +326,10 @@ def spd_inverse_(a: Tensor) -> Tensor:
     a: float32 or float64 [n, n], contiguous; only the lower triangle is read. Blocks of columns are swept
     one after another (Gauss-Jordan elimination that keeps symmetry): n^3 multiply-adds, one scratch panel.
 
-    Raises UsageError when the matrix is not positive definite.
+    Raises UsageError when the matrix is not positive definite; RuntimeError as ``bpr_epoch_`` does.
     Source: Goodnight, "A tutorial on the sweep operator" (1979).
     """
+    need_writable("spd_inverse", "a", a)
     if not has_cpu_kernel(a):
         return a.copy_(spd_inverse_reference(a))
     try:
@@ -330,6 +338,8 @@ def spd_inverse_(a: Tensor) -> Tensor:
         if "positive definite" not in str(error):
             raise
         raise _not_definite() from None
+    finally:
+        written(a)
     return a
 
 
