@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from importlib.util import find_spec
+from typing import Any
 
 import torch
+from torch.autograd import forward_ad
 
 
 @dataclass(frozen=True)
@@ -60,10 +62,27 @@ _live._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def has_kernel(tensor: torch.Tensor) -> bool:
-    """Whether a kernel is live for the device that ``tensor`` is on."""
-    return bool(_live(tensor.device.type))
+    """Whether a kernel is live for the device that ``tensor`` is on. None is while derivatives are taken in
+    forward mode, which kernels do not know (the tangent would be zero) and the references do."""
+    return bool(_live(tensor.device.type)) and forward_ad._current_level < 0
 
 
 def has_cpu_kernel(tensor: torch.Tensor) -> bool:
     """The same for an operator that has a kernel on the CPU alone, whatever else is live."""
     return tensor.device.type == "cpu" and has_kernel(tensor)
+
+
+def differentiable_once(name: str, *backward: str) -> None:
+    """Say of the operators of a backward pass that they have no gradient themselves: autograd would take it
+    for zero. ``name``: what the caller called."""
+    for op in backward:
+        refuse: Any = partial(_refuse, name)
+        torch.library.register_autograd(f"recengine::{op}", refuse, setup_context=_save_nothing)
+
+
+def _save_nothing(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    """Of a pass that is not differentiated again."""
+
+
+def _refuse(name: str, ctx: Any, *grads: Any) -> None:
+    raise RuntimeError(f"{name} has no second derivative; use float64, where the reference runs")

@@ -32,7 +32,7 @@ from torch import Tensor
 
 from ..errors import UsageError
 from ._checks import need_ascending, need_bounds, need_range
-from ._library import has_kernel, native
+from ._library import differentiable_once, has_kernel, native
 
 Activation = Literal["none", "elu"]
 Scale = Literal["length", "sequence", "key_prefix", "sqrt_d", "one"]
@@ -374,3 +374,5 @@ if native().cpu:
     torch.library.register_autograd(
         "recengine::cosine_attention_at", _backward_at, setup_context=_setup_context_at
     )
+    differentiable_once("cosine_attention", "cosine_attention_backward")
+    differentiable_once("cosine_attention_at", "cosine_attention_at_backward")

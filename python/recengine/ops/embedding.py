@@ -25,7 +25,7 @@ from torch import Tensor
 from ..errors import UsageError
 from ._checks import need_ascending, need_bounds, need_range
 from ._inplace import need_writable, written
-from ._library import has_kernel, native
+from ._library import differentiable_once, has_kernel, native
 
 __all__ = ["embedding_bag_sum", "gradient_rows", "rowwise_adagrad_", "sparse_adam_"]
 
@@ -313,3 +313,9 @@ if native().cpu:
     torch.library.register_fake("recengine::rowwise_adagrad_", _fake_update)
     torch.library.register_fake("recengine::sparse_adam_", _fake_update)
     torch.library.register_autograd("recengine::embedding_bag_sum", _backward, setup_context=_setup_context)
+    differentiable_once(
+        "embedding_bag_sum",
+        "embedding_bag_sum_backward",
+        "embedding_bag_sum_rows",
+        "embedding_bag_sum_weights",
+    )

@@ -30,7 +30,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ._checks import need_dimensions, need_dtype, need_range, need_shape
-from ._library import native
+from ._library import differentiable_once, native
 from ._precision import autocast, kernel_takes, wide
 
 __all__ = ["Experts", "PackedWeights", "Routing", "grouped_swiglu", "route"]
@@ -294,6 +294,8 @@ def _by_argument(made: Any, tensors: Any) -> tuple[Any, ...]:
 
 def _register() -> None:
     library: Any = torch.library
+    differentiable_once("route", "moe_route_backward")
+    differentiable_once("grouped_swiglu", "grouped_swiglu_backward", "learning_swiglu_backward")
     library.register_autograd("recengine::learning_swiglu", _learning_backward, setup_context=_learning_setup)
     library.register_autograd("recengine::moe_route", _route_backward, setup_context=_route_setup)
     library.register_autograd("recengine::grouped_swiglu", _swiglu_backward, setup_context=_swiglu_setup)

@@ -27,7 +27,7 @@ from torch.nn import functional
 
 from ..errors import UsageError
 from ._checks import need_ascending, need_bounds, need_dtype, need_positive, need_shape, readable
-from ._library import native
+from ._library import differentiable_once, native
 from ._precision import kernel_takes, wide
 
 __all__ = [
@@ -405,3 +405,6 @@ if native().cpu:
     torch.library.register_fake("recengine::gated_attention", _fake_gated)
     torch.library.register_fake("recengine::gated_attention_backward", _fake_gated_backward)
     torch.library.register_autograd("recengine::gated_attention", _backward_gated, setup_context=_setup_gated)
+    differentiable_once("softmax_attention", "softmax_attention_backward")
+    differentiable_once("softmax_attention_at", "softmax_attention_at_backward")
+    differentiable_once("gated_attention", "gated_attention_backward")

@@ -26,7 +26,7 @@ from ._checks import (
     need_shape,
     readable,
 )
-from ._library import native
+from ._library import differentiable_once, native
 from ._precision import autocast, kernel_takes, safe_logsumexp, wide
 from .softmax_loss import catalogue_loss
 
@@ -323,6 +323,9 @@ def _rows_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
 
 def _register() -> None:
     library: Any = torch.library
+    differentiable_once("sampled_logsumexp", "sampled_logsumexp_backward")
+    differentiable_once("sampled_logits", "sampled_scores_backward")
+    differentiable_once("logsumexp_rows", "logsumexp_rows_backward")
     library.register_autograd("recengine::sampled_logsumexp", _sampled_backward, setup_context=_sampled_setup)
     library.register_autograd("recengine::sampled_scores", _scores_backward, setup_context=_scores_setup)
     library.register_autograd("recengine::logsumexp_rows", _rows_backward, setup_context=_rows_setup)

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from ._checks import need_dtype, need_operands, need_positive, need_range, need_shape
-from ._library import native
+from ._library import differentiable_once, native
 from ._precision import autocast, kernel_takes, safe_logsumexp, wide
 
 __all__ = ["info_nce", "linear_cross_entropy"]
@@ -246,6 +246,9 @@ def _learning_backward(ctx: Any, loss: Tensor | None, lse: Tensor | None, *_: An
 
 def _register() -> None:
     library: Any = torch.library
+    differentiable_once(
+        "linear_cross_entropy", "linear_cross_entropy_backward", "learning_cross_entropy_backward"
+    )
     library.register_autograd(
         "recengine::learning_cross_entropy", _learning_backward, setup_context=_learning_setup
     )

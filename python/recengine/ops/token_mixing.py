@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UsageError
-from ._library import has_kernel, native
+from ._library import differentiable_once, has_kernel, native
 
 __all__ = ["mix_norm", "mix_prenorm", "revert_norm", "revert_prenorm", "token_mix", "token_revert"]
 
@@ -223,3 +223,4 @@ if native().cpu:
     torch.library.register_fake("recengine::token_mixing", _fake_forward)
     torch.library.register_fake("recengine::token_mixing_backward", _fake_backward)
     torch.library.register_autograd("recengine::token_mixing", _backward, setup_context=_setup_context)
+    differentiable_once("token_mixing", "token_mixing_backward")
