@@ -17,6 +17,7 @@ import pytest
 import torch
 from test_devices import CASES, on_gpu
 from torch import Tensor
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from recengine.ops import (
@@ -489,3 +490,19 @@ class TestOnGpu:
         graph.replay()
         torch.cuda.synchronize()
         assert all(torch.equal(x, y) for x, y in zip(wanted, found, strict=True))
+
+
+def test_values_are_not_asked_for_while_a_function_is_traced() -> None:
+    """By functions, by fake tensors, and by maps over a batch."""
+    anchors, table, negatives = (t.double() if t.is_floating_point() else t for t in sampled())
+
+    def losses(anchors: Tensor, negatives: Tensor) -> Tensor:
+        shared = sampled_logsumexp(anchors, table, negatives[0], positives=negatives[:, 0])
+        return shared + sampled_logsumexp(anchors, table, negatives, exclude=negatives[:, 0])
+
+    wanted = losses(anchors, negatives)
+    for mode in ("real", "fake", "symbolic"):
+        traced = make_fx(losses, tracing_mode=mode, _allow_non_fake_inputs=True)(anchors, negatives)
+        torch.testing.assert_close(traced(anchors, negatives), wanted)
+    mapped = torch.vmap(losses)(anchors[None].expand(2, -1, -1), negatives[None].expand(2, -1, -1))
+    torch.testing.assert_close(mapped[1], wanted)

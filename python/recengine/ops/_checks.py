@@ -1,7 +1,7 @@
 """Checks of arguments where no kernel makes them: what a kernel says, in its words.
 
 Sizes and dtypes are compared always, values only where that waits for nothing and nobody traces: of plain
-tensors on the CPU.
+tensors on the CPU, outside of dispatch modes.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ def readable(tensor: Tensor) -> bool:
     """Whether the values of ``tensor`` can be looked at here and now."""
     return (
         not torch.compiler.is_compiling()
+        and not torch._C._len_torch_dispatch_stack()
         and tensor.device.type == "cpu"
         and type(tensor) in (Tensor, torch.nn.Parameter)
         and not torch._C._functorch.is_batchedtensor(tensor)
