@@ -226,9 +226,8 @@ def _shared_logsumexp(
     if negatives.shape[0] == 0 or anchors.shape[0] == 0:
         return wide(anchors).sum(1) * 0.0 - torch.inf
     chosen = table.index_select(0, negatives.clamp(min=0))
-    if (
-        temperature is not None
-    ):  # a quotient in bfloat16 would be rounded before the product: both are widened
+    if temperature is not None:
+        # In bfloat16 the quotient would be rounded before the product: both operands are widened.
         anchors, chosen = wide(anchors) / wide(temperature, anchors)[:, None], wide(chosen)
     if log_weight is not None and log_weight.dim() == 2:
         logits = torch.addmm(wide(log_weight, anchors), wide(anchors), wide(chosen).t(), alpha=scale)
