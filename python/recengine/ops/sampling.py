@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ..errors import UsageError
 from ._checks import need_range, readable
-from ._library import has_kernel, native
+from ._library import has_cpu_kernel, native
 from .sampled_softmax import sampled_scores
 
 __all__ = ["draw_negatives", "hardest"]
@@ -61,7 +61,7 @@ def draw_negatives(
         _need_a_negative(users, indptr, n_items)
     keep, other = (None, None) if alias is None else (alias[0], _narrow("alias", alias[1], n_items))
     signed = (seed + 2**63) % 2**64 - 2**63
-    if has_kernel(users):
+    if has_cpu_kernel(users):
         drawn: Tensor = torch.ops.recengine.draw_negatives(
             users, count, n_items, keep, other, indptr, items, signed
         )

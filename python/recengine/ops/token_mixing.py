@@ -200,7 +200,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
     # s is kept where the caller keeps it anyway; else, and where storing it has rounded it, it is made
     # again from what the caller holds.
     rounded = x.dtype != torch.float32 and (residual is not None or own_residual)
-    from_mixed = keep_mixed and not rounded and x.shape[1] > 0  # of no tokens, s tells nothing about x
+    from_mixed = keep_mixed and not rounded
     ctx.save_for_backward(mixed if from_mixed else x, None if from_mixed else residual, weight, rstd)
     ctx.settings = (x.shape[1], heads, from_mixed, own_residual)
     ctx.has_residual = residual is not None
