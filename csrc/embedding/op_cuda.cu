@@ -43,9 +43,11 @@ struct Bags {
 __global__ void __launch_bounds__(THREADS) sum_kernel(Bags g, View table, View out) {
   const int64_t b = warp_index();
   if (b >= g.count) return;
+  const int64_t first = g.begin(b), last = g.end(b);
   for (int64_t j = threadIdx.x % 32; j < g.d; j += 32) {
     float sum = 0;
-    for (int64_t i = g.begin(b); i < g.end(b); ++i) {
+#pragma unroll 2
+    for (int64_t i = first; i < last; ++i) {
       const int64_t row = g.indices[i];
       if (row >= 0 && row < g.rows) sum += (g.weights ? g.weights[i] : 1.f) * at(table, row, j);
     }
@@ -99,8 +101,9 @@ __global__ void __launch_bounds__(THREADS)
 __global__ void __launch_bounds__(THREADS) weights_kernel(Bags g, View grad, View table, float* out) {
   const int64_t b = warp_index();
   if (b >= g.count) return;
+  const int64_t last = g.end(b);
 #pragma unroll 1
-  for (int64_t i = g.begin(b); i < g.end(b); ++i) {
+  for (int64_t i = g.begin(b); i < last; ++i) {
     const int64_t row = g.indices[i];
     float sum = 0;
     if (row >= 0 && row < g.rows) {
