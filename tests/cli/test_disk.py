@@ -21,6 +21,18 @@ def _at_most(bytes_of_a_file: int) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_of_a_file, bytes_of_a_file))
 
 
+def _limited(words: list[str], limit: int, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """The command with these words, in a process whose files may have ``limit`` bytes."""
+    return subprocess.run(
+        [*MAIN, *words],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
+        preexec_fn=lambda: _at_most(limit),
+    )
+
+
 @pytest.mark.parametrize(
     ("model", "limit"), [("ease", 500), ("ease", 3000), ("sasrec", 3000), ("sasrec", 30_000)]
 )
@@ -31,14 +43,7 @@ def test_a_file_that_cannot_be_written_whole(
     words = ["fit", model, "--data", str(small_table), "--out", str(out)]
     if model == "sasrec":
         words += ["--set", "training.epochs=1"]
-    done = subprocess.run(
-        [*MAIN, *words],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=shell_environment,
-        preexec_fn=lambda: _at_most(limit),
-    )
+    done = _limited(words, limit, shell_environment)
     assert done.returncode == 2, done.stderr
     assert f"{out}/" in done.stderr
     assert "a file would be larger than is allowed here" in done.stderr
@@ -56,14 +61,8 @@ def test_predictions_that_cannot_be_written_whole(
     random = np.random.default_rng(0)
     frame = pl.concat([planted_clicks(300).frames[0]] * 300)
     frame.with_columns(price=random.choice(1000, frame.height) / 8).write_parquet(asked)
-    done = subprocess.run(
-        [*MAIN, "predict", str(tmp_path / "run"), str(asked), "--out", str(out)],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=shell_environment,
-        preexec_fn=lambda: _at_most(limit),
-    )
+    words = ["predict", str(tmp_path / "run"), str(asked), "--out", str(out)]
+    done = _limited(words, limit, shell_environment)
     assert done.returncode == 2, done.stderr
     assert f"{out}: a file would be larger than is allowed here" in done.stderr
     assert not list(out.parent.iterdir())
