@@ -78,8 +78,7 @@ def settings(data: str, model: str, epochs: int | None) -> dict[str, Any]:
     """Settings of a cell."""
     given = dict(SETTINGS[data])
     if model in MASKED:
-        if data in ("sports", "video"):
-            given["init_std"] = 0.02
+        given["init_std"] = 0.02 if data in ("sports", "video") else 0.1
     else:
         del given["mask_share"], given["last_share"]
         if model in ("sasrec", "gsasrec"):

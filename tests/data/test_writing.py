@@ -83,6 +83,18 @@ def test_what_ends_the_batches_leaves_the_old_file(stop: BaseException, tmp_path
     assert list(tmp_path.iterdir()) == [out]
 
 
+def test_what_is_wrong_from_the_start_leaves_no_new_folder(tmp_path: Path) -> None:
+    def made() -> Iterator[pl.DataFrame]:
+        raise DataError("row 0 is wrong")
+        yield table(10)
+
+    with pytest.raises(DataError, match="row 0"):
+        write_batches(tmp_path / "new" / "out.parquet", made())
+    with pytest.raises(DataError, match="there is nothing to write"):
+        write_batches(tmp_path / "new" / "out.parquet", [])
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_failure_to_read_is_not_told_of_the_file_that_is_written(tmp_path: Path) -> None:
     def made() -> Iterator[pl.DataFrame]:
         yield table(10)

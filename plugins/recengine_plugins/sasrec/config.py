@@ -20,5 +20,3 @@ class SASRecConfig(EncoderConfig):
     positions: Literal["recent", "first"] = knob(
         "recent", "learned positions counted from the newest event or from the oldest"
     )
-    # .1 costs half the quality on a sparse catalogue and brings nothing on a dense one (see the card)
-    init_std: float = knob(0.02, "spread of the initial weights", gt=0, low=0.01, high=0.2, log=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -23,22 +24,25 @@ def write_batches(path: Path, batches: Iterable[pl.DataFrame]) -> int:
     """
     import polars as pl
 
+    coming = iter(batches)
+    waiting = list(islice(coming, 1))  # what is wrong from the start leaves no new folder behind
+    if not waiting:
+        raise DataError("there is nothing to write", where=str(path), expected="at least one batch")
     path.parent.mkdir(parents=True, exist_ok=True)
     # polars cannot add rows to a Parquet file. It could draw the batches while it writes, but in a thread of
     # its own, where torch has other settings and Ctrl-C comes twice.
     with TemporaryDirectory(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent) as folder:
         parts: list[Path] = []
-        rows, schema = 0, None
-        for batch in batches:
-            schema = schema or batch.schema
+        rows, schema = 0, waiting[0].schema
+        while waiting:
+            batch = waiting.pop()
             if batch.schema != schema:
                 raise _other_columns(path, rows, schema, batch.schema)
             rows += batch.height
             parts.append(Path(folder) / f"{len(parts)}.parquet")
             with naming(path):
                 batch.write_parquet(parts[-1])
-        if schema is None:
-            raise DataError("there is nothing to write", where=str(path), expected="at least one batch")
+            waiting.extend(islice(coming, 1))
         whole = pl.scan_parquet(parts, glob=False, hive_partitioning=False)
         write_with(path, whole.sink_parquet)
     return rows
