@@ -32,7 +32,10 @@ class TokenMixerLargeConfig(ClickConfig):
     tokens: int = knob(0, "tokens with the one of everything; 0: one a group of features, and that one", ge=0)
     hidden_dim: int = knob(64, "width D of a token", ge=1, choices=(32, 64, 128, 256))
     heads: int = knob(
-        0, "heads H of the mixing; must divide hidden_dim; 0: the largest divisor up to T", ge=0
+        0,
+        "heads H of the mixing; must divide hidden_dim; 0: the largest divisor up to T that leaves mixed "
+        "tokens of a width that the experts divide",
+        ge=0,
     )
     n_blocks: int = knob(2, "blocks L", ge=1, low=1, high=8)
     expansion: int = knob(2, "inner width of a SwiGLU over its outer width, n", ge=1, choices=(1, 2, 3, 4))
@@ -112,8 +115,10 @@ class TokenMixerLargeConfig(ClickConfig):
         return self.gate_scale or self.experts / self.active
 
     def heads_for(self, tokens: int) -> int:
-        """H for T tokens."""
-        return self.heads or max(h for h in range(1, tokens + 1) if self.hidden_dim % h == 0)
+        """H for T tokens. One head always fits: experts divide expansion x hidden_dim."""
+        inner = self.expansion * tokens * self.hidden_dim  # of a mixed token, times H
+        fit = (h for h in range(1, tokens + 1) if self.hidden_dim % h == 0 and inner // h % self.experts == 0)
+        return self.heads or max(fit)
 
 
 class TokenMixerLargeMoEConfig(TokenMixerLargeConfig):

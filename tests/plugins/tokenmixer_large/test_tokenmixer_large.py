@@ -3,6 +3,7 @@ test_block_forms."""
 
 from __future__ import annotations
 
+import itertools
 import re
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,11 @@ from recengine.training import resolve
 from recengine.training.build import build_model
 from recengine_plugins.tokenmixer_large import counting
 from recengine_plugins.tokenmixer_large.block import block_for
-from recengine_plugins.tokenmixer_large.config import PRESETS, TokenMixerLargeConfig
+from recengine_plugins.tokenmixer_large.config import (
+    PRESETS,
+    TokenMixerLargeConfig,
+    TokenMixerLargeMoEConfig,
+)
 from recengine_plugins.tokenmixer_large.feeding import SparseSwiGLU, feed_forward
 from recengine_plugins.tokenmixer_large.model import joints
 from recengine_plugins.tokenmixer_large.norms import pooled_rms, rms
@@ -450,6 +455,19 @@ def test_one_routed_expert_leaves_its_router_without_a_gradient() -> None:
 def test_experts_that_do_not_divide_a_mixed_token_are_refused() -> None:
     with pytest.raises(ConfigError, match="do not divide the inner width"):
         make(hidden_dim=32, heads=16, experts=8, active=4)
+
+
+@pytest.mark.parametrize("tokens", [5, 6, 8, 11, 16])
+def test_the_heads_that_are_chosen_leave_experts_whole(tokens: int) -> None:
+    """The whole search space of the sparse form can be built, whatever number of groups the data has."""
+    for width, expansion, experts in itertools.product((32, 64, 256), (1, 2, 3, 4), (8, 16)):
+        sizes = {"hidden_dim": width, "expansion": expansion, "experts": experts}
+        heads = TokenMixerLargeMoEConfig.parse(sizes).heads_for(tokens)
+        assert tokens * width // heads * expansion % experts == 0
+        larger = (h for h in range(heads + 1, tokens + 1) if width % h == 0)
+        assert all(tokens * width // h * expansion % experts for h in larger)
+    dense = TokenMixerLargeConfig(hidden_dim=32)
+    assert dense.heads_for(tokens) == max(h for h in range(1, tokens + 1) if 32 % h == 0)
 
 
 @pytest.mark.parametrize("settings", [{}, {"experts": 4, "active": 2}], ids=["dense", "sparse"])
