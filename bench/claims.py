@@ -17,6 +17,7 @@ import shlex
 import subprocess
 import sys
 import tomllib
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -144,14 +145,25 @@ def record(files: list[Path], machine: str, date: str) -> int:
     return 0
 
 
+def marks(claims: list[Claim]) -> dict[str, str]:
+    """A letter for each machine, A for the one of most claims."""
+    found = Counter(claim.machine for claim in claims if claim.figure is not None)
+    return {machine: chr(ord("A") + at) for at, (machine, _) in enumerate(found.most_common())}
+
+
 def headlines() -> str:
-    """The README's table: the claims with a headline; what falls short is said."""
-    lines = ["| what | measured | bar | script |", "| --- | --- | --- | --- |"]
-    for claim in read():
-        if claim.headline and claim.figure is not None:
-            figure = f"{claim.figure:.4g}" + (" **short**" if claim.state == "short" else "")
-            lines.append(f"| {claim.headline} | {figure} | {claim.bound} | `{claim.script}` |")
-    return "\n".join(lines)
+    """The README's table: the claims with a headline, and what they were measured on; what falls short is
+    said."""
+    on = marks(read())
+    claims = [claim for claim in read() if claim.headline and claim.figure is not None]
+    lines = ["| what | measured | bar | on | script |", "| --- | --- | --- | --- | --- |"]
+    for claim in claims:
+        figure = f"{claim.figure:.4g}" + (" **short**" if claim.state == "short" else "")
+        lines.append(
+            f"| {claim.headline} | {figure} | {claim.bound} | {on[claim.machine]} | `{claim.script}` |"
+        )
+    used = {claim.machine for claim in claims}
+    return "\n".join([*lines, "", *(f"* {on[machine]}: {machine}" for machine in on if machine in used)])
 
 
 def page() -> str:
@@ -162,23 +174,32 @@ def page() -> str:
         "",
         "Every figure that the project states, with its bar and the command that measures it",
         "(`bench/claims.toml`; `python bench/claims.py run ID` measures one again). A claim that falls",
-        "short, or that has not been measured yet, stays here as that.",
+        "short, or that has not been measured yet, stays here as that. The letters name machines, which are",
+        "listed at the end.",
     ]
+    on = marks(claims)
     for topic in dict.fromkeys(claim.topic for claim in claims):
         own = [claim for claim in claims if claim.topic == topic]
         states = [claim.state for claim in own]
         told = ", ".join(f"{states.count(s)} {s}" for s in ("holds", "short", "not measured") if s in states)
         lines += ["", f"## {topic}", "", f"{len(own)} claims: {told}.", ""]
-        lines += ["| claim | measured | bar | state | command |", "| --- | --- | --- | --- | --- |"]
+        lines += [
+            "| claim | measured | bar | state | on | command |",
+            "| --- | --- | --- | --- | --- | --- |",
+        ]
         for claim in own:
             figure = "–" if claim.figure is None else f"{claim.figure:.4g}"
             state = f"**{claim.state}**" if claim.state == "short" else claim.state
             note = f" ({claim.note})" if claim.note and claim.state != "holds" else ""
-            lines.append(
-                f"| {claim.sentence}{note} | {figure} | {claim.bound} | {state} | `{claim.command}` |"
+            told = (
+                f"{claim.sentence}{note} | {figure} | {claim.bound} | {state} | {on.get(claim.machine, '')}"
             )
-    machines = sorted({f"{claim.machine}, {claim.date}" for claim in claims if claim.figure is not None})
-    return "\n".join([*lines, "", "Measured on:", "", *(f"* {machine}" for machine in machines)]) + "\n"
+            lines.append(f"| {told} | `{claim.command}` |")
+    lines += ["", "Measured on:", ""]
+    for machine, mark in on.items():
+        dates = {claim.date for claim in claims if claim.machine == machine and claim.figure is not None}
+        lines.append(f"* {mark}: {machine}, {' to '.join(sorted({min(dates), max(dates)}))}")
+    return "\n".join(lines) + "\n"
 
 
 def readme() -> int:
