@@ -14,7 +14,7 @@ import pytest
 WORK = ["quickstart", "fit", "evaluate", "recommend", "predict", "export", "compare", "reproduce"]
 LOOK = ["data", "models", "losses", "metrics", "datasets", "config", "plugins", "doctor"]
 COMMANDS = WORK + LOOK
-MAIN = [sys.executable, "-c", "from recengine.cli import main; main()"]
+MAIN = [sys.executable, "-m", "recengine"]
 HEAVY = {"torch", "polars", "scipy", "pandas", "recengine.training", "recengine.data.reading"}
 
 
