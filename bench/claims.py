@@ -92,7 +92,7 @@ def check(topic: str | None) -> int:
         sys.exit(f"no claim has the topic {topic!r}")
     order = {"holds": 0, "not measured": 1, "short": 2}
     for claim in sorted(chosen, key=lambda claim: order[claim.state]):
-        print(claim.line() + (f"\n{'':14}{claim.note}" if claim.note and claim.state != "holds" else ""))
+        print(claim.line() + (f"\n{'':14}{claim.note}" if claim.note else ""))
     return 0 if all(claim.state == "holds" for claim in chosen) else 1
 
 
@@ -190,7 +190,7 @@ def page() -> str:
         for claim in own:
             figure = "–" if claim.figure is None else f"{claim.figure:.4g}"
             state = f"**{claim.state}**" if claim.state == "short" else claim.state
-            note = f" ({claim.note})" if claim.note and claim.state != "holds" else ""
+            note = f" ({claim.note})" if claim.note else ""
             told = (
                 f"{claim.sentence}{note} | {figure} | {claim.bound} | {state} | {on.get(claim.machine, '')}"
             )

@@ -227,18 +227,19 @@ def main() -> int:
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--store", type=Path, default=Path(tempfile.gettempdir()) / "recengine_peers.jsonl")
     parser.add_argument("--cut", help="a sentence on what was left out, for the page; else the earlier one")
-    parser.add_argument("--quick", action="store_true", help="one round of one epoch; nothing is written")
+    parser.add_argument(
+        "--quick", action="store_true", help="one round of one epoch, few people; nothing is written"
+    )
     asked = parser.parse_args()
     asked.epochs = asked.epochs or (40 if asked.what == "quality" else 6)
     if asked.quick:
-        asked.epochs, asked.rounds, asked.threads = 1, 1, [1]
+        asked.epochs, asked.rounds, asked.seeds, asked.threads = 1, 1, 1, asked.threads[:1]
+        asked.every *= 1 if asked.data == "ml-100k" else 10
+    if asked.quick or asked.what != "report":
         with tempfile.TemporaryDirectory() as folder:
-            by_turns(asked, Path(folder) / "cells.jsonl", ask=False)
-            figures = report(cells(Path(folder) / "cells.jsonl"))[2]
-        record.tell(figures)
-        return 0
-    if asked.what != "report":
-        by_turns(asked, asked.store, ask=asked.what == "quality")
+            store = Path(folder) / "cells.jsonl" if asked.quick else asked.store
+            by_turns(asked, store, ask=asked.what == "quality")
+            record.tell(report(cells(store))[2])
         return 0
     before = json.loads(KEPT.read_text()) if KEPT.exists() else {}
     held = merged(before.get("cells", []), cells(asked.store))

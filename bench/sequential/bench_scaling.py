@@ -5,8 +5,9 @@
 Lengths 50 to 4,000: Cotten4Rec, BERT4Rec and LinRec, width 64, 1,000 items, 2 sequences a step. Catalogues
 of 1,000 to 1,000,000 generated items: Cotten4Rec, 16 sequences of 50 events, with full softmax and with 1,024
 sampled items (of 1,000 items all of them). Median wall seconds of a step (Adam included), one thread; peak of
-torch's allocations in a step. The exponent is the slope of a straight line through the last three points of
-the log-log plot, where it is drawn.
+torch's allocations in a step. The exponent is the slope of a straight line through the points of the log-log
+plot from FROM on, where it is drawn: 1,000 events, 100,000 items, below which what a step costs at any size
+counts for more. The slope over all points stands beside it.
 """
 
 from __future__ import annotations
@@ -23,13 +24,20 @@ from steps import Step, peak_bytes, seconds
 
 MODELS = ("cotten4rec", "bert4rec", "linrec")
 LENGTHS = (50, 100, 200, 500, 1000, 2000, 4000)
-CATALOGUES = (1_000, 10_000, 100_000, 1_000_000)
+CATALOGUES = (1_000, 10_000, 100_000, 200_000, 500_000, 1_000_000)
+KINDS = {  # where it is claimed, and how the claim ends
+    "cotten4rec": ("length", ""),
+    "bert4rec": ("length", "-bert4rec"),
+    "linrec": ("length", "-linrec"),
+    "softmax": ("items", ""),
+    "sampled_softmax": ("items", "-sampled"),
+}
+FROM = {"events": 1_000, "items": 100_000}
 LOSSES: dict[str, dict[str, Any]] = {
     "softmax": {"name": "softmax"},
     "sampled_softmax": {"name": "sampled_softmax", "negatives": 1024},
 }
 MIB = 2**20
-LAST = 3
 
 
 def measured(step: Step, repeats: int) -> dict[str, float]:
@@ -57,19 +65,38 @@ def catalogues(quick: bool) -> list[dict[str, Any]]:
     return rows
 
 
+def fitted(rows: list[dict[str, Any]], start: int) -> list[dict[str, Any]]:
+    """Those of a size from ``start`` on; all of them where that leaves fewer than two sizes."""
+    late = [row for row in rows if row["size"] >= start]
+    return late if len({row["size"] for row in late}) > 1 else rows
+
+
 def lines(rows: list[dict[str, Any]], key: str) -> dict[str, np.ndarray]:
-    """Slope and intercept of log(key) over log(size) through the last points, by kind."""
+    """Slope and intercept of log(key) over log(size), by kind."""
     made = {}
     for kind in dict.fromkeys(row["kind"] for row in rows):
-        mine = [row for row in rows if row["kind"] == kind][-LAST:]
+        mine = [row for row in rows if row["kind"] == kind]
         x, y = (np.log([row[name] for row in mine]) for name in ("size", key))
         made[kind] = np.polyfit(x, y, 1)
     return made
 
 
-def exponents(rows: list[dict[str, Any]], key: str) -> dict[str, float]:
-    """Slopes of ``lines``."""
-    return {kind: float(line[0]) for kind, line in lines(rows, key).items()}
+def exponents(rows: list[dict[str, Any]], start: int) -> list[dict[str, Any]]:
+    """Slopes of ``lines`` by kind, of the fitted points and of all."""
+    late = fitted(rows, start)
+    sizes = sorted({row["size"] for row in late})
+    slopes = {key: (lines(late, key), lines(rows, key)) for key in ("seconds", "peak MiB")}
+    return [
+        {
+            "": kind,
+            "sizes": f"{sizes[0]:,} to {sizes[-1]:,}",
+            "time": float(slopes["seconds"][0][kind][0]),
+            "memory": float(slopes["peak MiB"][0][kind][0]),
+            "time, all points": float(slopes["seconds"][1][kind][0]),
+            "memory, all points": float(slopes["peak MiB"][1][kind][0]),
+        }
+        for kind in dict.fromkeys(row["kind"] for row in rows)
+    ]
 
 
 def plot(by_length: list[dict[str, Any]], by_items: list[dict[str, Any]], path: Path) -> None:
@@ -80,19 +107,24 @@ def plot(by_length: list[dict[str, Any]], by_items: list[dict[str, Any]], path: 
     from matplotlib import pyplot as plt
 
     figure, panels = plt.subplots(2, 2, figsize=(10, 7.5), layout="constrained")
-    sides = ((by_length, "events in a sequence"), (by_items, "items in the catalogue"))
-    for across, (rows, label) in enumerate(sides):
+    sides = (
+        (by_length, FROM["events"], "events in a sequence"),
+        (by_items, FROM["items"], "items in the catalogue"),
+    )
+    for across, (rows, start, label) in enumerate(sides):
         for down, (key, unit) in enumerate((("seconds", "s a step"), ("peak MiB", "MiB at the peak"))):
             panel = panels[down][across]
-            for kind, line in lines(rows, key).items():
+            late = sorted({row["size"] for row in fitted(rows, start)})
+            for kind, line in lines(fitted(rows, start), key).items():
                 mine = [row for row in rows if row["kind"] == kind]
                 sizes = np.array([row["size"] for row in mine])
                 drawn = panel.loglog(
                     sizes, [row[key] for row in mine], "o", label=f"{kind}: exponent {line[0]:.2f}"
                 )
-                fitted = np.exp(np.polyval(line, np.log(sizes)))
-                panel.loglog(sizes[-LAST:], fitted[-LAST:], color=drawn[0].get_color())
-                panel.loglog(sizes, fitted, ":", color=drawn[0].get_color(), alpha=0.6)
+                on_line = np.exp(np.polyval(line, np.log(sizes)))
+                inside = sizes >= late[0]
+                panel.loglog(sizes[inside], on_line[inside], color=drawn[0].get_color())
+                panel.loglog(sizes, on_line, ":", color=drawn[0].get_color(), alpha=0.4)
             panel.set_xlabel(label)
             panel.set_ylabel(unit)
             panel.grid(visible=True, which="major", alpha=0.3)
@@ -108,30 +140,22 @@ def main() -> int:
     asked = parser.parse_args()
     torch.set_num_threads(1)
     by_length, by_items = lengths(asked.quick), catalogues(asked.quick)
-    time_l, memory_l = exponents(by_length, "seconds"), exponents(by_length, "peak MiB")
-    time_i, memory_i = exponents(by_items, "seconds"), exponents(by_items, "peak MiB")
-    made = {
-        "sequential.scaling-length-time": time_l["cotten4rec"],
-        "sequential.scaling-length-memory": memory_l["cotten4rec"],
-        "sequential.scaling-items-time": time_i["softmax"],
-        "sequential.scaling-items-memory": memory_i["softmax"],
-    }
+    slopes = [*exponents(by_length, FROM["events"]), *exponents(by_items, FROM["items"])]
+    made = {}
+    for row in slopes:
+        place, model = KINDS[row[""]]
+        for key in ("time", "memory"):
+            made[f"sequential.scaling-{place}-{key}{model}"] = row[key]
     if not asked.quick:
         record.RESULTS.mkdir(exist_ok=True)
         plot(by_length, by_items, record.RESULTS / "sequential_scaling.png")
-        slopes = {"time": {**time_l, **time_i}, "memory": {**memory_l, **memory_i}}
         head = record.head("bench_scaling.py", threads=1, exponents=slopes, figures=made)
         text = [
             "![log-log](sequential_scaling.png)",
             "",
-            f"Exponents through the last {LAST} points:",
+            "Exponents (of the sizes named; over all points beside them):",
             "",
-            *record.table(
-                [
-                    {"": kind, "time": slopes["time"][kind], "memory": slopes["memory"][kind]}
-                    for kind in slopes["time"]
-                ]
-            ),
+            *record.table(slopes),
             "",
             *record.table(by_length),
             "",

@@ -18,9 +18,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import bench_quality
 import datasets
 import record
+from quality_courses import settings
+from quality_report import EARLIER
 
 KEPT = record.RESULTS / "sequential_tuning.json"
 SMALL = {"model.init_std": 0.02, "training.learning_rate": 1e-3}  # of Cotten4Rec with even_start 0
@@ -64,7 +65,7 @@ def point(store: Path, data: str, model: str, name: str, seed: int, epochs: int 
     folder = store / f"{data}-{model}-{name}-{seed}{f'-{epochs}' if epochs else ''}"
     if (folder / "point.json").exists():
         return
-    asked = bench_quality.settings(data, model, epochs)
+    asked = settings(data, model, epochs)
     flat = {f"{part}.{key}": value for part, values in asked.items() for key, value in values.items()}
     given = {**flat, **settings_of(model, name)}
     run = fit(model, datasets.load(data), settings=given, seed=seed, directory=folder / "run", resume=True)
@@ -121,7 +122,7 @@ def report(store: Path, note: str | None) -> None:
     )
     note = before["note"] if note is None else note
     head = record.head("tune_quality.py", points=points, note=note)
-    earlier = bench_quality.EARLIER
+    earlier = EARLIER
     head["processor"] = ", ".join(sorted({one.get("processor", earlier) for one in points}))
     text = [
         "Best validation NDCG@10; these fits did not ask the test users. Not given: width 64, two blocks, "
