@@ -11,7 +11,8 @@ order in time written out (ties shuffled by a seeded hash), width 64, 2 blocks, 
 sequences a step, full softmax, everything else at each side's defaults (RecTools' BERT4Rec hides 15 % of the
 events, ours 20 %). CPU seconds of the whole ``fit`` over its epochs and peak resident memory of the process
 (libraries included; what the imports alone take is measured too), sides by turns, medians over rounds.
-Quality: NDCG@10 and recall@10 of the last event, after equally many epochs, one function for both sides.
+Quality: NDCG@10 and recall@10 of the last event, after equally many epochs, one function for both sides; and
+the peak of that whole job, which recommends ten items to everybody as well.
 Cells go to a store as they are finished; ``report`` writes bench/results/sequential_peers.* of it and of the
 cells that are kept there already.
 --every 3: of every third person alone, all of whose events are kept, where a whole epoch of a peer takes too
@@ -185,12 +186,14 @@ def report(held: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[
     compared = {(c["data"], -c["every"], c["model"], c["epochs"]) for c in held if c["kind"] == "quality"}
     for data, less, model, epochs in sorted(compared):  # of the same people, the longest fits overrule
         means: dict[str, float] = {}
+        peaks: dict[str, float] = {}
         for side in SIDES:
             wanted = ("quality", side, data, -less, model, epochs)
             what = ("kind", "side", "data", "every", "model", "epochs")
             mine = [c for c in held if tuple(c[name] for name in what) == wanted]
             if mine:
                 means[side] = mean(c["ndcg@10"] for c in mine)
+                peaks[side] = median(c["peak_mb"] for c in mine)
                 qualities.append(
                     {
                         "data": data,
@@ -201,10 +204,12 @@ def report(held: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[
                         "epochs": epochs,
                         "NDCG@10": means[side],
                         "Recall@10": mean(c["recall@10"] for c in mine),
+                        "peak MB": peaks[side],
                     }
                 )
         if {"recengine", "rectools"} <= means.keys():
             figures[f"sequential.peer-ndcg-{model}-{data}"] = means["recengine"] / means["rectools"]
+            figures[f"sequential.peer-job-memory-{model}-{data}"] = peaks["recengine"] / peaks["rectools"]
     return times, qualities, figures
 
 
