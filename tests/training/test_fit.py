@@ -15,7 +15,14 @@ from walking import walks
 from recengine import fit, load, recommend
 from recengine.contracts.model import Feed
 from recengine.data import Interactions, SplitConfig, split
-from recengine.errors import ConfigError, DataError, LeakageError, RecengineError, UsageError
+from recengine.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    LeakageError,
+    RecengineError,
+    UsageError,
+)
 from recengine.hooks import Host, hookimpl, host
 from recengine.training import Run, TrainerConfig, reproduce, resolve
 from recengine.training.optimisation import rate
@@ -214,6 +221,33 @@ def test_an_evaluation_is_kept_with_the_run(ring: Interactions, tmp_path: Path) 
     assert about["protocols"] == {"test": test.protocol.hash, "validation": validation.protocol.hash}
     with pytest.raises(UsageError, match="no such task"):
         run.evaluate("exam")
+
+
+@pytest.mark.parametrize("name", ["evaluation_validation.json", "per_user_validation.parquet"])
+def test_a_damaged_evaluation_is_named_when_it_is_asked_for(
+    ring: Interactions, tmp_path: Path, name: str
+) -> None:
+    run = fit("sasrec", ring, settings=SMALL, directory=tmp_path / "run")
+    test, validation = run.evaluate(), run.evaluate("validation")
+    damaged = tmp_path / "run" / name
+    if damaged.suffix == ".json":
+        damaged.write_bytes(damaged.read_bytes()[:200])
+    else:
+        damaged.unlink()
+    again = load(tmp_path / "run")
+    assert again.recommend([0], 3).equals(run.recommend([0], 3))
+    assert again.evaluations["test"].per_user.equals(test.per_user)
+    words = rf"(?s)run/{name}: .*validation task cannot be read.*found: .*fix: .*--task validation"
+    with pytest.raises(CheckpointError, match=words):
+        again.evaluations.get("validation")
+    with pytest.raises(CheckpointError, match=words):
+        again.save(tmp_path / "copy")
+    assert not (tmp_path / "copy").exists()
+    again.evaluate()
+    again.evaluate("validation")
+    assert load(tmp_path / "run").evaluations["validation"].per_user.equals(validation.per_user)
+    about = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert about["protocols"] == {"test": test.protocol.hash, "validation": validation.protocol.hash}
 
 
 def test_a_run_is_reproduced(ring: Interactions, tmp_path: Path) -> None:
