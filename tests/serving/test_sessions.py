@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,7 +11,7 @@ import pytest
 import torch
 
 from recengine.contracts.batch import HistoryBatch
-from recengine.errors import DataError, UsageError
+from recengine.errors import DataError, DataWarning, UsageError
 from recengine.serving import Sessions
 from recengine.testing.worlds import planted
 from recengine.training import Run, fit
@@ -83,9 +85,18 @@ def test_who_is_forgotten_leaves_the_others_alone(run: Run) -> None:
 
 def test_unknown_items_and_people_without_events(run: Run) -> None:
     sessions = Sessions(run)
-    assert not sessions.append("new", 10**9)
-    assert sessions.extend({"new": [10**9, 10**9 + 1], "other": []}) == 0
-    same(sessions.recommend(["new", "other"]), run.recommend({"new": [10**9], "other": []}))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", DataWarning)  # append says so by its answer
+        assert not sessions.append("new", 10**9)
+        with pytest.raises(DataWarning):
+            sessions.extend({"new": [1], "third": [10**9]})
+    with pytest.warns(DataWarning, match=r"2 in 1 of 2 histories \(1000000000 of 'new'\)") as told:
+        assert sessions.extend({"new": [10**9, 10**9 + 1], "other": []}) == 0
+    assert Path(told[0].filename) == Path(__file__)
+    assert "third" not in sessions
+    with pytest.warns(DataWarning):
+        wanted = run.recommend({"new": [10**9], "other": []})
+    same(sessions.recommend(["new", "other"]), wanted)
     with pytest.raises(DataError, match="nothing is known"):
         sessions.recommend(["nobody"])
     for wrong in (0, 2.5):

@@ -19,6 +19,7 @@ from recengine.errors import (
     CheckpointError,
     ConfigError,
     DataError,
+    DataWarning,
     LeakageError,
     RecengineError,
     UsageError,
@@ -87,7 +88,8 @@ def test_what_a_notebook_shows_is_one_line(ring: Interactions) -> None:
 
 def test_of_whom_nothing_is_known_gets_the_most_popular_items(ring: Interactions) -> None:
     run = fit("ease", ring)
-    found = run.recommend({"nobody": [], "stranger": [10**9], "somebody": [105, 106]}, 4)
+    with pytest.warns(DataWarning, match="1000000000 of 'stranger'"):
+        found = run.recommend({"nobody": [], "stranger": [10**9], "somebody": [105, 106]}, 4)
     train = run.split.train
     counts = train.popularity()
     for label in ("nobody", "stranger"):

@@ -17,6 +17,7 @@ from recengine.nn.ragged import window_of
 from recengine.training.ranking import top_of_vectors
 from recengine.training.recommending import (
     BLOCK,
+    item_rows,
     known_items,
     list_length,
     popular_where_level,
@@ -69,20 +70,15 @@ class Sessions:
     def append(self, label: Any, item: Any) -> bool:
         """One more event of ``label``, who need not be known; False for an item that the model never met,
         which is passed over. Raises DataError as ``extend`` does."""
-        return self.extend({label: [item]}) == 1
+        rows = item_rows(self.run, label, [item])
+        return self._take_in({label: rows[rows >= 0].tolist()}) == 1
 
     def extend(self, histories: Mapping[Any, Sequence[Any]]) -> int:
         """More events of many people, oldest first, all people at once; how many were taken in. Items that
-        the model never met are passed over. What fails leaves everybody as they were; DataError for a history
-        that is not a list of ids of the data's type."""
-        given = {label: known_items(self.run, label, items).tolist() for label, items in histories.items()}
-        with torch.inference_mode(), self._all_or_nothing(given) as known:
-            many = [row for row, events in known.items() if len(events) > 1]
-            single = [row for row, events in known.items() if len(events) == 1]
-            for low in range(0, len(many), BLOCK):
-                self._read(many[low : low + BLOCK])
-            self._take(single)
-        return sum(map(len, given.values()))
+        the model never met are passed over, with one DataWarning a call. What fails leaves everybody as they
+        were; DataError for a history that is not a list of ids of the data's type."""
+        rows = known_items(self.run, histories)
+        return self._take_in(dict(zip(histories, (row.tolist() for row in rows), strict=True)))
 
     def recommend(self, labels: Sequence[Any], k: int = 10) -> pl.DataFrame:
         """The k best unseen items for each: columns user, rank (from 1), item, score. Who has no events yet
@@ -125,6 +121,16 @@ class Sessions:
             if place == last:
                 self._row[other] = row
                 break
+
+    def _take_in(self, given: Mapping[Any, list[int]]) -> int:
+        """Item rows by label, read by the model or, where that fails, by nobody; how many they are."""
+        with torch.inference_mode(), self._all_or_nothing(given) as known:
+            many = [row for row, events in known.items() if len(events) > 1]
+            single = [row for row, events in known.items() if len(events) == 1]
+            for low in range(0, len(many), BLOCK):
+                self._read(many[low : low + BLOCK])
+            self._take(single)
+        return sum(map(len, given.values()))
 
     @contextmanager
     def _all_or_nothing(self, given: Mapping[Any, list[int]]) -> Iterator[dict[int, list[int]]]:

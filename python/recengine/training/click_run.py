@@ -68,7 +68,9 @@ class ClickRun(Run):
         """
         return probabilities(self.model, serving_rows(self.split.encoder, frame), precision=precision)
 
-    def recommend(self, users: Sequence[Any] | Mapping[Any, Sequence[Any]], k: int = 10) -> pl.DataFrame:
+    def recommend(
+        self, users: Sequence[Any] | Mapping[Any, Sequence[Any]], k: int = 10, *, strict: bool = False
+    ) -> pl.DataFrame:
         """A click model scores rows: UsageError."""
         raise UsageError(
             f"'{self.name}' predicts clicks of rows and ranks no catalogue", fix="use predict(table)"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from recengine.contracts.batch import HistoryBatch
-from recengine.errors import DataError, UsageError
+from recengine.errors import DataError, DataWarning, UsageError
 from recengine.ops.retrieval import MAX_K
 from recengine.training.ranking import best
 
@@ -26,23 +27,32 @@ BLOCK = 1024
 
 
 def recommend(
-    run: Run, users: Sequence[Any] | Mapping[Any, Sequence[Any]], k: int = 10, *, exclude_seen: bool = True
+    run: Run,
+    users: Sequence[Any] | Mapping[Any, Sequence[Any]],
+    k: int = 10,
+    *,
+    exclude_seen: bool = True,
+    strict: bool = False,
 ) -> pl.DataFrame:
     """The k best items for each user, in original ids: columns user, rank (from 1), item, score.
 
     users: ids of known users (their history is everything the split knows of them), or a mapping from any
     label to a history of item ids, oldest first, for people that are new or have moved on. Items of such a
-    history that the model has never met are passed over. Somebody of whom nothing is known gets the most
-    popular items from a model that gives all of them one score then. A user with fewer than k items left gets
-    fewer.
-    exclude_seen: leave out the items of the history.
+    history that the model has never met are passed over, with one DataWarning a call. Somebody of whom
+    nothing is known gets the most popular items from a model that gives all of them one score then. A user
+    with fewer than k items left gets fewer.
+    exclude_seen: leave out the items of the history. strict: items that the model has never met are a
+    DataError.
     Raises DataError for unknown users and for a history that is not a list of ids of the data's type,
     UsageError for one id in place of several and for a k that is not a whole number of 1 to 1000 (a k above
     the catalogue is lowered to it first).
     """
     k = list_length(k, len(run.split.train.items))
     labels = several(users)
-    batch = _given(run, users) if isinstance(users, Mapping) else known_histories(run, labels)
+    if isinstance(users, Mapping):
+        batch = _batch(known_items(run, users, strict=strict, stacklevel=4))
+    else:
+        batch = known_histories(run, labels)
     network = run.model
     if network.training:  # eval() visits every module, which costs more than a layer
         network.eval()
@@ -130,8 +140,47 @@ def known_histories(run: Run, labels: Sequence[Any]) -> HistoryBatch:
     return HistoryBatch(**run.split.test.history.history(rows).tensors())
 
 
-def known_items(run: Run, label: Any, items: Sequence[Any]) -> NDArray[np.int64]:
-    """int64 rows of a history's items, those that the model never met left out. Raises DataError when it is
+def known_items(
+    run: Run, histories: Mapping[Any, Sequence[Any]], *, strict: bool = False, stacklevel: int = 3
+) -> list[NDArray[np.int64]]:
+    """int64 rows of the items of each history, oldest first, those that the model never met left out.
+
+    Warns (DataWarning, once for all histories) of what is left out; with ``strict`` that is a DataError.
+    stacklevel: of the warning. Raises DataError as ``item_rows`` does.
+    """
+    rows = [item_rows(run, label, items) for label, items in histories.items()]
+    strange = [index for index, found in enumerate(rows) if found.size and found.min() < 0]
+    if strange:
+        told = _strange(list(histories.items()), rows, strange)
+        if strict:
+            raise DataError(
+                "items that the run does not know",
+                where="the histories",
+                found=told,
+                expected="ids of the data the run was fitted on",
+                fix="leave them out, or pass them over with strict=False",
+            )
+        warnings.warn(
+            f"item ids that the run does not know are passed over: {told}", DataWarning, stacklevel=stacklevel
+        )
+    return [found[found >= 0] for found in rows]
+
+
+def _strange(
+    histories: Sequence[tuple[Any, Sequence[Any]]], rows: Sequence[NDArray[np.int64]], which: Sequence[int]
+) -> str:
+    """How many items of the histories ``which`` are unknown, and the first of each of two."""
+    count = sum(int((rows[index] < 0).sum()) for index in which)
+    examples = []
+    for index in which[:2]:
+        label, items = histories[index]
+        first = np.asarray(items)[int(np.argmin(rows[index]))]
+        examples.append(f"{first.item() if isinstance(first, np.generic) else first!r} of {label!r}")
+    return f"{count} in {len(which)} of {len(histories)} histories ({', '.join(examples)})"
+
+
+def item_rows(run: Run, label: Any, items: Sequence[Any]) -> NDArray[np.int64]:
+    """int64 rows of a history's items, -1 for those that the model never met. Raises DataError when it is
     not a list, or its ids are of a type that no id of the data has."""
     vocabulary = run.split.train.items
     try:
@@ -156,11 +205,11 @@ def known_items(run: Run, label: Any, items: Sequence[Any]) -> NDArray[np.int64]
             expected=f"an id like {vocabulary.tokens[0].item()!r}",
             fix="give the ids as the data has them: text as text, whole numbers as numbers",
         )
-    return found[found >= 0]
+    return found
 
 
-def _given(run: Run, histories: Mapping[Any, Sequence[Any]]) -> HistoryBatch:
-    rows = [known_items(run, label, items) for label, items in histories.items()]
+def _batch(rows: Sequence[NDArray[np.int64]]) -> HistoryBatch:
+    """Histories of people who are no users, by the rows of their items."""
     offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum([row.size for row in rows], dtype=np.int64)])
     return HistoryBatch(
         torch.full((len(rows),), -1, dtype=torch.int64),

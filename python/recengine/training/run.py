@@ -74,11 +74,13 @@ class Run:
         self._keep(task, result)
         return result
 
-    def recommend(self, users: Sequence[Any] | Mapping[Any, Sequence[Any]], k: int = 10) -> pl.DataFrame:
+    def recommend(
+        self, users: Sequence[Any] | Mapping[Any, Sequence[Any]], k: int = 10, *, strict: bool = False
+    ) -> pl.DataFrame:
         """The k best items for each user: see recengine.training.recommend."""
         from recengine.training.recommending import recommend
 
-        return recommend(self, users, k)
+        return recommend(self, users, k, strict=strict)
 
     def save(self, path: str | Path) -> Path:
         """Write the run to a folder (run.json last, so a folder with run.json is whole).
