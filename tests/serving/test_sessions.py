@@ -107,15 +107,29 @@ def test_unknown_items_and_people_without_events(run: Run) -> None:
 
 def test_what_is_no_history_changes_nothing(run: Run) -> None:
     sessions = Sessions(run)
-    for wrong in ("i1", None, 3, [[1, 2]], [[1], [2, 3]], ["1"], {1, 2}):
+    for wrong in ("i1", None, 3, [[1, 2]], [[1], [2, 3]], ["1"], {1, 2}, [None], [1, float("nan")], [1, "2"]):
         for call in (sessions.extend, run.recommend):
             with pytest.raises(DataError, match="the history of 'b'"):
                 call({"a": [1, 2], "b": wrong})  # type: ignore[operator]
-    for item in ([1, 2], "1"):
+    for item in ([1, 2], "1", None, float("nan")):
         with pytest.raises(DataError, match="the history of 'a'"):
             sessions.append("a", item)
-    with pytest.raises(DataError, match="all integers or all strings"):
-        sessions.append("a", None)
+    assert len(sessions) == 0
+
+
+def test_what_is_no_label_no_mapping_and_no_run_is_named(run: Run) -> None:
+    sessions = Sessions(run)
+    for call in (
+        lambda: sessions.append([1], 2),
+        lambda: sessions.recommend([[1]]),
+        lambda: sessions.forget({}),
+    ):
+        with pytest.raises(UsageError, match=r"(?s)nobody can be known by this label.*fix: "):
+            call()
+    with pytest.raises(UsageError, match=r"(?s)histories without labels.*\('a', \[1\]\).*fix: of pairs"):
+        sessions.extend([("a", [1])])  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match=r"(?s)no run.*'runs/first'.*fix: .*recengine\.load"):
+        Sessions("runs/first")  # type: ignore[arg-type]
     assert len(sessions) == 0
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 from walking import walks
@@ -68,7 +69,8 @@ def test_a_history_of_ids_of_another_type_is_refused() -> None:
         with pytest.raises(DataError, match=r"(?s)the history of 'x'.*expected: .*'(tea|i0)'"):
             recommend(run, {"x": wrong}, 2)
     given = {"list": ["i1"], "tuple": ("i1",), "array": np.array(["i1"]), "text": ["zz"], "none": []}
-    assert recommend(run, given, 2).height == 10
+    with pytest.warns(DataWarning, match="'zz' of 'text'"):
+        assert recommend(run, given, 2).height == 10
 
 
 def test_a_seed_is_a_whole_number(ring: Interactions) -> None:
@@ -96,6 +98,25 @@ def test_of_whom_nothing_is_known_gets_the_most_popular_items(ring: Interactions
         rows = train.items.rows(found.filter(found["user"] == label)["item"].to_numpy())
         assert counts[rows].tolist() == sorted(counts.tolist(), reverse=True)[:4]
     assert found.filter(found["user"] == "somebody")["score"].n_unique() > 1  # the model's own order
+
+
+def test_ids_of_another_type_are_named_with_their_history(ring: Interactions) -> None:
+    text = Interactions.from_arrays(ring.user.astype(str), ring.item.astype(str), ring.time)
+    run = fit("popularity", text)
+    for items, found in ((["5", 106], "106"), ([None], "None"), (["5", float("nan")], "nan"), ([1], "1")):
+        with pytest.raises(DataError, match=rf"(?s)the history of 'b': .*found: {found}\n.*like '\d+'"):
+            run.recommend({"a": ["5"], "b": items})
+    for items in (["5"], np.array(["5"]), np.array(["5"], object), ("5",), pl.Series(["5"])):
+        assert "5" not in run.recommend({"a": items}, 5)["item"].to_list()  # type: ignore[dict-item]
+    with pytest.raises(DataError, match=r"(?s)does not know.*found: 3\n"):
+        run.recommend(["0", 3])
+
+
+def test_a_list_in_place_of_a_user_is_named(ring: Interactions) -> None:
+    run = fit("popularity", ring)
+    for users in ([("a", [105])], [[0], [1]], np.array([[0], [1]])):
+        with pytest.raises(UsageError, match=r"(?s)a list in place of the id.*fix: .*mapping"):
+            run.recommend(users)
 
 
 def test_single_settings_by_dotted_name() -> None:

@@ -125,10 +125,27 @@ def table(
 
 def known_histories(run: Run, labels: Sequence[Any]) -> HistoryBatch:
     """Histories of users by id: everything that the split knows of them. Raises DataError for an unknown
-    user."""
+    user, UsageError for histories in place of ids."""
     vocabulary = run.split.train.users
+    lists = [
+        label
+        for label in labels
+        if isinstance(label, Sequence | np.ndarray) and not isinstance(label, str | bytes)
+    ]
+    if lists:
+        raise UsageError(
+            "a list in place of the id of a user",
+            where="users",
+            found=repr(lists[0])[:80],
+            expected="a sequence of ids of users, or a mapping from labels to histories",
+            fix="give histories as a mapping: {'visitor': ['tea', 'sugar']}",
+        )
     rows = vocabulary.rows(np.asarray(labels)) if labels else np.empty(0, np.int64)
-    unknown = [label for label, row in zip(labels, rows, strict=True) if row < 0]
+    unknown = [
+        label
+        for label, row in zip(labels, rows, strict=True)
+        if row < 0 or isinstance(label, str) != vocabulary.is_text  # numpy makes text of 3 in ['a', 3]
+    ]
     if unknown:
         raise DataError(
             "users that the run does not know",
@@ -175,13 +192,13 @@ def _strange(
     for index in which[:2]:
         label, items = histories[index]
         first = np.asarray(items)[int(np.argmin(rows[index]))]
-        examples.append(f"{first.item() if isinstance(first, np.generic) else first!r} of {label!r}")
+        examples.append(f"{_plainly(first)} of {label!r}")
     return f"{count} in {len(which)} of {len(histories)} histories ({', '.join(examples)})"
 
 
 def item_rows(run: Run, label: Any, items: Sequence[Any]) -> NDArray[np.int64]:
     """int64 rows of a history's items, -1 for those that the model never met. Raises DataError when it is
-    not a list, or its ids are of a type that no id of the data has."""
+    not a list, or one of its ids is of a type that no id of the data has (None and NaN are none)."""
     vocabulary = run.split.train.items
     try:
         tokens = np.asarray(items)
@@ -196,16 +213,25 @@ def item_rows(run: Run, label: Any, items: Sequence[Any]) -> NDArray[np.int64]:
         )
     if not tokens.size:
         return np.empty(0, np.int64)
-    found = vocabulary.rows(tokens)
-    if len(vocabulary) and (tokens.dtype.kind in "iub") == vocabulary.is_text:
+    if vocabulary.is_text:  # of each item: numpy makes text of a number that stands among texts
+        fits = all(issubclass(kind, str) for kind in set(map(type, items)))
+    else:
+        fits = tokens.dtype.kind in "iub"
+    if len(vocabulary) and not fits:
+        wanted = str if vocabulary.is_text else Integral
+        first = next((item for item in items if not isinstance(item, wanted)), tokens[0])
         raise DataError(
             "no item can be known by an id of this type",
             where=f"the history of {label!r}",
-            found=repr(tokens[0].item() if isinstance(tokens[0], np.generic) else tokens[0]),
+            found=_plainly(first),
             expected=f"an id like {vocabulary.tokens[0].item()!r}",
-            fix="give the ids as the data has them: text as text, whole numbers as numbers",
+            fix="give the ids as the data has them: text as text, whole numbers as numbers, none missing",
         )
-    return found
+    return vocabulary.rows(tokens)
+
+
+def _plainly(token: Any) -> str:
+    return repr(token.item() if isinstance(token, np.generic) else token)
 
 
 def _batch(rows: Sequence[NDArray[np.int64]]) -> HistoryBatch:
