@@ -69,8 +69,9 @@ def test_a_history_of_ids_of_another_type_is_refused() -> None:
         with pytest.raises(DataError, match=r"(?s)the history of 'x'.*expected: .*'(tea|i0)'"):
             recommend(run, {"x": wrong}, 2)
     given = {"list": ["i1"], "tuple": ("i1",), "array": np.array(["i1"]), "text": ["zz"], "none": []}
-    with pytest.warns(DataWarning, match="'zz' of 'text'"):
+    with pytest.warns(DataWarning, match="'zz' of 'text'") as told:
         assert recommend(run, given, 2).height == 10
+    assert Path(told[0].filename) == Path(__file__)
 
 
 def test_a_seed_is_a_whole_number(ring: Interactions) -> None:

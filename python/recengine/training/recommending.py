@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral
@@ -50,7 +51,7 @@ def recommend(
     k = list_length(k, len(run.split.train.items))
     labels = several(users)
     if isinstance(users, Mapping):
-        batch = _batch(known_items(run, users, strict=strict, stacklevel=4))
+        batch = _batch(known_items(run, users, strict=strict))
     else:
         batch = known_histories(run, labels)
     network = run.model
@@ -158,12 +159,12 @@ def known_histories(run: Run, labels: Sequence[Any]) -> HistoryBatch:
 
 
 def known_items(
-    run: Run, histories: Mapping[Any, Sequence[Any]], *, strict: bool = False, stacklevel: int = 3
+    run: Run, histories: Mapping[Any, Sequence[Any]], *, strict: bool = False
 ) -> list[NDArray[np.int64]]:
     """int64 rows of the items of each history, oldest first, those that the model never met left out.
 
     Warns (DataWarning, once for all histories) of what is left out; with ``strict`` that is a DataError.
-    stacklevel: of the warning. Raises DataError as ``item_rows`` does.
+    Raises DataError as ``item_rows`` does.
     """
     rows = [item_rows(run, label, items) for label, items in histories.items()]
     strange = [index for index, found in enumerate(rows) if found.size and found.min() < 0]
@@ -178,9 +179,17 @@ def known_items(
                 fix="leave them out, or pass them over with strict=False",
             )
         warnings.warn(
-            f"item ids that the run does not know are passed over: {told}", DataWarning, stacklevel=stacklevel
+            f"item ids that the run does not know are passed over: {told}", DataWarning, stacklevel=_outside()
         )
     return [found[found >= 0] for found in rows]
+
+
+def _outside() -> int:
+    """Level on the stack, counted from the caller, of the first frame that is not the engine's."""
+    frame, level = sys._getframe(1).f_back, 2
+    while frame is not None and frame.f_globals.get("__name__", "").startswith("recengine."):
+        frame, level = frame.f_back, level + 1
+    return level
 
 
 def _strange(
