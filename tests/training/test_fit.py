@@ -307,6 +307,14 @@ def test_a_training_that_diverges_says_so(ring: Interactions) -> None:
             fit(name, ring, settings=settings)
 
 
+def test_weights_that_overflow_after_the_only_step_are_a_divergence(ring: Interactions) -> None:
+    """The loss was taken before that step; the weights are finite, what is made of them is not."""
+    settings = {"training.learning_rate": 1e30, "training.batch_size": 64, "model.hidden_dim": 16}
+    words = r"(?s)training diverged.*found: weights up to \de\+\d\d.*fix: .*lower training\.learning_rate"
+    with pytest.raises(RecengineError, match=words):
+        fit("cotten4rec", ring, settings=settings)
+
+
 @pytest.mark.parametrize("name", ["bert4rec", "sasrec", "multvae", "bpr"])
 def test_a_sequence_model_without_any_order_warns(ring: Interactions, name: str) -> None:
     for times, ties in ((None, "hash"), (None, "rows"), (ring.time, "hash")):
