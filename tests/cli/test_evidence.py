@@ -307,6 +307,17 @@ def test_a_killed_compare_goes_on(events: Path, tmp_path: Path) -> None:
     assert (tmp_path / "bpr-seed0" / "run.json").stat().st_mtime_ns == stamp
 
 
+def test_a_damaged_evaluation_is_named_and_measured_again(events: Path, tmp_path: Path) -> None:
+    call("fit", "popularity", "--data", events, "--out", tmp_path)
+    told = call("evaluate", tmp_path)
+    (tmp_path / "evaluation.json").write_text('{"protocol')
+    failed = RUNNER.invoke(app, ["compare", str(tmp_path)])
+    assert failed.exit_code == 2
+    assert "evaluation.json" in failed.output
+    assert "--task test" in failed.output
+    assert call("evaluate", tmp_path) == told
+
+
 def test_looks_stop_when_all_is_decided(events: Path, tmp_path: Path) -> None:
     words = ["compare", "bpr", "random", "--data", events, "--out", tmp_path, "--metric", "ndcg@10", "--json"]
     found = json.loads(call(*words, "--looks", "3,5"))

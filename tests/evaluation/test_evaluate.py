@@ -274,7 +274,7 @@ def test_write_and_read(task: EvalTask, tmp_path: Path) -> None:
     assert told["protocol"].endswith(f"[{found.protocol.hash}]")
     assert pl.read_parquet(tmp_path / "per_user_test.parquet")["user"][0] == "u000"
     (tmp_path / "per_user_test.parquet").write_bytes(b"PAR1")
-    with pytest.raises(DataError, match="no whole evaluation"):
+    with pytest.raises(DataError, match=r"(?s)per_user_test\.parquet: .*no whole evaluation.*fix: "):
         Evaluation.read(tmp_path, suffix="_test")
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,7 +11,7 @@ import pytest
 import torch
 
 from recengine.contracts.batch import HistoryBatch
-from recengine.errors import DataError, UsageError
+from recengine.errors import DataError, DataWarning, UsageError
 from recengine.serving import Sessions
 from recengine.testing.worlds import planted
 from recengine.training import Run, fit
@@ -83,9 +85,18 @@ def test_who_is_forgotten_leaves_the_others_alone(run: Run) -> None:
 
 def test_unknown_items_and_people_without_events(run: Run) -> None:
     sessions = Sessions(run)
-    assert not sessions.append("new", 10**9)
-    assert sessions.extend({"new": [10**9, 10**9 + 1], "other": []}) == 0
-    same(sessions.recommend(["new", "other"]), run.recommend({"new": [10**9], "other": []}))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", DataWarning)  # append says so by its answer
+        assert not sessions.append("new", 10**9)
+        with pytest.raises(DataWarning):
+            sessions.extend({"new": [1], "third": [10**9]})
+    with pytest.warns(DataWarning, match=r"2 in 1 of 2 histories \(1000000000 of 'new'\)") as told:
+        assert sessions.extend({"new": [10**9, 10**9 + 1], "other": []}) == 0
+    assert Path(told[0].filename) == Path(__file__)
+    assert "third" not in sessions
+    with pytest.warns(DataWarning):
+        wanted = run.recommend({"new": [10**9], "other": []})
+    same(sessions.recommend(["new", "other"]), wanted)
     with pytest.raises(DataError, match="nothing is known"):
         sessions.recommend(["nobody"])
     for wrong in (0, 2.5):
@@ -96,15 +107,29 @@ def test_unknown_items_and_people_without_events(run: Run) -> None:
 
 def test_what_is_no_history_changes_nothing(run: Run) -> None:
     sessions = Sessions(run)
-    for wrong in ("i1", None, 3, [[1, 2]], [[1], [2, 3]], ["1"], {1, 2}):
+    for wrong in ("i1", None, 3, [[1, 2]], [[1], [2, 3]], ["1"], {1, 2}, [None], [1, float("nan")], [1, "2"]):
         for call in (sessions.extend, run.recommend):
             with pytest.raises(DataError, match="the history of 'b'"):
                 call({"a": [1, 2], "b": wrong})  # type: ignore[operator]
-    for item in ([1, 2], "1"):
+    for item in ([1, 2], "1", None, float("nan")):
         with pytest.raises(DataError, match="the history of 'a'"):
             sessions.append("a", item)
-    with pytest.raises(DataError, match="all integers or all strings"):
-        sessions.append("a", None)
+    assert len(sessions) == 0
+
+
+def test_what_is_no_label_no_mapping_and_no_run_is_named(run: Run) -> None:
+    sessions = Sessions(run)
+    for call in (
+        lambda: sessions.append([1], 2),
+        lambda: sessions.recommend([[1]]),
+        lambda: sessions.forget({}),
+    ):
+        with pytest.raises(UsageError, match=r"(?s)nobody can be known by this label.*fix: "):
+            call()
+    with pytest.raises(UsageError, match=r"(?s)histories without labels.*\('a', \[1\]\).*fix: of pairs"):
+        sessions.extend([("a", [1])])  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match=r"(?s)no run.*'runs/first'.*fix: .*recengine\.load"):
+        Sessions("runs/first")  # type: ignore[arg-type]
     assert len(sessions) == 0
 
 

@@ -193,6 +193,35 @@ def test_a_damaged_checkpoint_is_refused(ring: Interactions, saved: Path) -> Non
             fit("sasrec", ring, settings=SMALL, directory=saved, resume=True)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("epoch", -5),
+        ("epoch", 99),
+        ("step", 10**6),
+        ("step", -1),
+        ("best_epoch", 99),
+        ("waited", -1),
+        ("plateaus", 50),
+    ],
+)
+def test_a_position_where_no_training_can_stand_is_refused(
+    ring: Interactions, saved: Path, name: str, value: int
+) -> None:
+    (path,) = (saved / "checkpoints").glob("step-*.json")
+    about = json.loads(path.read_text())
+    path.write_text(json.dumps({**about, "position": {**about["position"], name: value}}))
+    words = rf"(?s)checkpoints, position: the record is damaged.*found: {name} {value}\n.*expected: .*fix: "
+    with pytest.raises(CheckpointError, match=words):
+        fit("sasrec", ring, settings=SMALL, directory=saved, resume=True)
+
+
+def test_fewer_epochs_take_up_what_is_done(ring: Interactions, saved: Path) -> None:
+    fewer = {**SMALL, "training": {**SMALL["training"], "epochs": 1}}
+    resumed = fit("sasrec", ring, settings=fewer, directory=saved, resume=True)
+    assert len(resumed.history) == SMALL["training"]["epochs"]
+
+
 def test_nan_is_refused(saved: Path) -> None:
     rewrite(saved, lambda tensors: tensors["encoder.given.items.weight"][3].fill_(torch.nan))
     with pytest.raises(CheckpointError, match=r"items\.weight.*NaN"):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 from walking import walks
@@ -15,7 +16,15 @@ from walking import walks
 from recengine import fit, load, recommend
 from recengine.contracts.model import Feed
 from recengine.data import Interactions, SplitConfig, split
-from recengine.errors import ConfigError, DataError, LeakageError, RecengineError, UsageError
+from recengine.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    DataWarning,
+    LeakageError,
+    RecengineError,
+    UsageError,
+)
 from recengine.hooks import Host, hookimpl, host
 from recengine.training import Run, TrainerConfig, reproduce, resolve
 from recengine.training.optimisation import rate
@@ -60,7 +69,9 @@ def test_a_history_of_ids_of_another_type_is_refused() -> None:
         with pytest.raises(DataError, match=r"(?s)the history of 'x'.*expected: .*'(tea|i0)'"):
             recommend(run, {"x": wrong}, 2)
     given = {"list": ["i1"], "tuple": ("i1",), "array": np.array(["i1"]), "text": ["zz"], "none": []}
-    assert recommend(run, given, 2).height == 10
+    with pytest.warns(DataWarning, match="'zz' of 'text'") as told:
+        assert recommend(run, given, 2).height == 10
+    assert Path(told[0].filename) == Path(__file__)
 
 
 def test_a_seed_is_a_whole_number(ring: Interactions) -> None:
@@ -80,13 +91,33 @@ def test_what_a_notebook_shows_is_one_line(ring: Interactions) -> None:
 
 def test_of_whom_nothing_is_known_gets_the_most_popular_items(ring: Interactions) -> None:
     run = fit("ease", ring)
-    found = run.recommend({"nobody": [], "stranger": [10**9], "somebody": [105, 106]}, 4)
+    with pytest.warns(DataWarning, match="1000000000 of 'stranger'"):
+        found = run.recommend({"nobody": [], "stranger": [10**9], "somebody": [105, 106]}, 4)
     train = run.split.train
     counts = train.popularity()
     for label in ("nobody", "stranger"):
         rows = train.items.rows(found.filter(found["user"] == label)["item"].to_numpy())
         assert counts[rows].tolist() == sorted(counts.tolist(), reverse=True)[:4]
     assert found.filter(found["user"] == "somebody")["score"].n_unique() > 1  # the model's own order
+
+
+def test_ids_of_another_type_are_named_with_their_history(ring: Interactions) -> None:
+    text = Interactions.from_arrays(ring.user.astype(str), ring.item.astype(str), ring.time)
+    run = fit("popularity", text)
+    for items, found in ((["5", 106], "106"), ([None], "None"), (["5", float("nan")], "nan"), ([1], "1")):
+        with pytest.raises(DataError, match=rf"(?s)the history of 'b': .*found: {found}\n.*like '\d+'"):
+            run.recommend({"a": ["5"], "b": items})
+    for items in (["5"], np.array(["5"]), np.array(["5"], object), ("5",), pl.Series(["5"])):
+        assert "5" not in run.recommend({"a": items}, 5)["item"].to_list()  # type: ignore[dict-item]
+    with pytest.raises(DataError, match=r"(?s)does not know.*found: 3\n"):
+        run.recommend(["0", 3])
+
+
+def test_a_list_in_place_of_a_user_is_named(ring: Interactions) -> None:
+    run = fit("popularity", ring)
+    for users in ([("a", [105])], [[0], [1]], np.array([[0], [1]])):
+        with pytest.raises(UsageError, match=r"(?s)a list in place of the id.*fix: .*mapping"):
+            run.recommend(users)
 
 
 def test_single_settings_by_dotted_name() -> None:
@@ -216,6 +247,33 @@ def test_an_evaluation_is_kept_with_the_run(ring: Interactions, tmp_path: Path) 
         run.evaluate("exam")
 
 
+@pytest.mark.parametrize("name", ["evaluation_validation.json", "per_user_validation.parquet"])
+def test_a_damaged_evaluation_is_named_when_it_is_asked_for(
+    ring: Interactions, tmp_path: Path, name: str
+) -> None:
+    run = fit("sasrec", ring, settings=SMALL, directory=tmp_path / "run")
+    test, validation = run.evaluate(), run.evaluate("validation")
+    damaged = tmp_path / "run" / name
+    if damaged.suffix == ".json":
+        damaged.write_bytes(damaged.read_bytes()[:200])
+    else:
+        damaged.unlink()
+    again = load(tmp_path / "run")
+    assert again.recommend([0], 3).equals(run.recommend([0], 3))
+    assert again.evaluations["test"].per_user.equals(test.per_user)
+    words = rf"(?s)run/{name}: .*validation task cannot be read.*found: .*fix: .*--task validation"
+    with pytest.raises(CheckpointError, match=words):
+        again.evaluations.get("validation")
+    with pytest.raises(CheckpointError, match=words):
+        again.save(tmp_path / "copy")
+    assert not (tmp_path / "copy").exists()
+    again.evaluate()
+    again.evaluate("validation")
+    assert load(tmp_path / "run").evaluations["validation"].per_user.equals(validation.per_user)
+    about = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert about["protocols"] == {"test": test.protocol.hash, "validation": validation.protocol.hash}
+
+
 def test_a_run_is_reproduced(ring: Interactions, tmp_path: Path) -> None:
     run = fit("sasrec", ring, settings=SMALL, seed=4, directory=tmp_path)
     found = reproduce(tmp_path)
@@ -247,6 +305,14 @@ def test_a_training_that_diverges_says_so(ring: Interactions) -> None:
             RecengineError, match=r"(?s)training diverged.*fix: lower training\.learning_rate"
         ):
             fit(name, ring, settings=settings)
+
+
+def test_weights_that_overflow_after_the_only_step_are_a_divergence(ring: Interactions) -> None:
+    """The loss was taken before that step; the weights are finite, what is made of them is not."""
+    settings = {"training.learning_rate": 1e30, "training.batch_size": 64, "model.hidden_dim": 16}
+    words = r"(?s)training diverged.*found: weights up to \de\+\d\d.*fix: .*lower training\.learning_rate"
+    with pytest.raises(RecengineError, match=words):
+        fit("cotten4rec", ring, settings=settings)
 
 
 @pytest.mark.parametrize("name", ["bert4rec", "sasrec", "multvae", "bpr"])

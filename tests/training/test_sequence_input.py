@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from recengine.errors import CheckpointError, DataError
+from recengine.errors import CheckpointError, DataError, DataWarning
 from recengine.files import write_json
 from recengine.testing.worlds import planted
 from recengine.training import Run, fit, load
@@ -43,12 +44,30 @@ def test_histories_longer_than_the_model_are_cut_to_the_newest(run: Run) -> None
 
 def test_unknown_ids_are_passed_over(run: Run) -> None:
     known = run.recommend({"a": [1, 2, 3]}, 5)
-    mixed = run.recommend({"a": [10**9, 1, 2, -5, 3]}, 5)
-    assert mixed["item"].to_list() == known["item"].to_list()
+    with pytest.warns(DataWarning) as told:
+        mixed = run.recommend({"a": [10**9, 1, 2, -5, 3], "b": [4], "c": [5, -7], "d": [-8]}, 5)
+    assert mixed.filter(mixed["user"] == "a")["item"].to_list() == known["item"].to_list()
+    assert [str(one.message) for one in told] == [
+        "item ids that the run does not know are passed over: "
+        "4 in 3 of 4 histories (1000000000 of 'a', -7 of 'c')"
+    ]
+    assert Path(told[0].filename) == Path(__file__)
+
+
+def test_unknown_ids_are_refused_where_that_is_asked_for(run: Run) -> None:
+    with pytest.raises(
+        DataError, match=r"(?s)does not know.*found: 1 in 1 of 2 histories \(-5 of 'a'\).*fix:"
+    ):
+        run.recommend({"a": [1, -5], "b": [2]}, 5, strict=True)
+    known = {"a": [1, 2], "b": []}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", DataWarning)
+        assert run.recommend(known, 5, strict=True).equals(run.recommend(known, 5))
 
 
 def test_empty_and_all_unknown_histories_are_answered_alike(run: Run) -> None:
-    found = run.recommend({"empty": [], "stranger": [10**9, 10**9 + 1], "a": [1, 2, 3]}, 5)
+    with pytest.warns(DataWarning, match="2 in 1 of 3 histories"):
+        found = run.recommend({"empty": [], "stranger": [10**9, 10**9 + 1], "a": [1, 2, 3]}, 5)
     rows = {label: found.filter(found["user"] == label)["item"].to_list() for label in ("empty", "stranger")}
     assert rows["empty"] == rows["stranger"]
     assert len(rows["empty"]) == 5

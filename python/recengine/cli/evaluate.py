@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from recengine.cli.inputs import RunFolder, load_run
 from recengine.cli.output import Json, emit_json, note, table
+from recengine.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from recengine.training import Run
 
 Metrics = Annotated[
     list[str] | None,
@@ -35,9 +39,9 @@ def evaluate(
         options["metrics"] = metric
     if cutoff:
         options["cutoffs"] = tuple(cutoff)
-    before = fitted.evaluations.get(task)
+    before = _measured_before(fitted, task)
     evaluation = fitted.evaluate(task, **options)
-    lost = [name for name in before.metrics if name not in evaluation.metrics] if before else []
+    lost = [name for name in before if name not in evaluation.metrics]
     if lost and options:
         note(
             f"kept in {run} in place of what was measured before ({', '.join(lost)}); "
@@ -57,3 +61,12 @@ def evaluate(
         return
     table(["metric", "mean", "low", "high", "n"], rows, title=f"{fitted.name}, {task} task (95 % intervals)")
     note(f"protocol: {evaluation.protocol}")
+
+
+def _measured_before(fitted: Run, task: str) -> list[str]:
+    """Metrics that were kept; none where they cannot be read: measuring again mends that."""
+    try:
+        kept = fitted.evaluations.get(task)
+    except CheckpointError:
+        return []
+    return kept.metrics if kept else []

@@ -53,14 +53,13 @@ def run_folders(paths: Sequence[Path]) -> list[Path]:
 
 def evaluation_of(folder: Path) -> Evaluation | ClickEvaluation:
     """The test evaluation of a run; measured now if that was not done yet."""
-    from recengine.evaluation import Evaluation
-    from recengine.evaluation.click_result import KIND, ClickEvaluation
+    from recengine.training.kept import KeptEvaluations
 
-    path = folder / "evaluation.json"
-    if not path.is_file():
+    if not (folder / "evaluation.json").is_file():
         load_run(folder).evaluate()
-    kind = ClickEvaluation if read_json(path).get("kind") == KIND else Evaluation
-    found: Evaluation | ClickEvaluation = kind.read(folder)
+    found: Evaluation | ClickEvaluation = KeptEvaluations(
+        folder, read_json(folder / "run.json").get("task", "")
+    )["test"]
     return found
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from recengine.errors import DataError, UsageError
+from recengine.errors import UsageError
 from recengine.evaluation.calibration import Bin, bin_numbers, calibration_bins
 from recengine.evaluation.clicks import (
     DEFINITIONS,
@@ -25,7 +25,7 @@ from recengine.evaluation.clicks import (
 )
 from recengine.evaluation.intervals import t_interval
 from recengine.evaluation.off_policy import policy_value
-from recengine.evaluation.result import Estimate
+from recengine.evaluation.result import DAMAGES, Estimate, not_whole
 from recengine.files import write_json, write_with
 
 if TYPE_CHECKING:
@@ -137,26 +137,21 @@ class ClickEvaluation:
         import polars as pl
 
         place = Path(folder)
+        names = [f"evaluation{suffix}.json", f"per_row{suffix}.parquet"]
+        path = place / names[0]
         try:
-            told = json.loads((place / f"evaluation{suffix}.json").read_text())
+            told = json.loads(path.read_text())
             empty = {"low": math.nan, "high": math.nan}
             estimates = {
                 one["metric"]: Estimate(**(one if one["low"] is not None else one | empty))
                 for one in told["summary"]
             }
-            return cls(
-                ClickProtocol(**told["protocol_fields"]),
-                pl.read_parquet(place / f"per_row{suffix}.parquet"),
-                estimates,
-                [Bin(**one) for one in told["bins"]],
-                {name: pl.DataFrame(table) for name, table in told["slices"].items()},
-            )
-        except (OSError, KeyError, ValueError, TypeError, pl.exceptions.PolarsError) as broken:
-            raise DataError(
-                "there is no whole evaluation here",
-                where=str(place),
-                found=f"{type(broken).__name__}: {broken}",
-            ) from broken
+            protocol = ClickProtocol(**told["protocol_fields"])
+            bins = [Bin(**one) for one in told["bins"]]
+            slices = {name: pl.DataFrame(table) for name, table in told["slices"].items()}
+            return cls(protocol, pl.read_parquet(path := place / names[1]), estimates, bins, slices)
+        except (*DAMAGES, pl.exceptions.PolarsError) as broken:
+            raise not_whole(path, broken, names) from broken
 
 
 def measure_clicks(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from recengine.ops import rank_of, topk
 _UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 _MOST_USERS = 8192  # of a block, so that progress can be told
 _ACTIVATIONS = 48  # floats a dimension that a model may hold for an event of a history
+_OVERFLOWS = math.sqrt(torch.finfo(torch.float32).max)  # the product of two larger weights is infinite
 
 Ids = NDArray[np.int64]
 
@@ -204,7 +206,7 @@ class _Ranker:
 
 def checked_vectors(model: Any, vectors: Tensor, name: str) -> Tensor:
     """``vectors`` [n, d] as they are. Raises PluginError where one is not finite: it gives no order;
-    RecengineError where the weights are not, since training diverged then."""
+    RecengineError where the weights are not, or overflow, since training diverged then."""
     if vectors.dim() != 2 or not bool(torch.isfinite(vectors).all()):
         raise _no_answer(model, name, vectors, "[n, d]")
     return vectors
@@ -212,7 +214,7 @@ def checked_vectors(model: Any, vectors: Tensor, name: str) -> Tensor:
 
 def checked_scores(model: Any, scores: Tensor) -> Tensor:
     """``scores`` [B, n] as they are. Raises PluginError where one is NaN: no order follows from it;
-    RecengineError where the weights are not finite, since training diverged then."""
+    RecengineError where the weights are not finite, or overflow, since training diverged then."""
     if scores.dim() != 2 or (scores.numel() and bool(scores.amax().isnan())):
         raise _no_answer(model, "score_items", scores, "[B, n]")
     return scores
@@ -220,12 +222,14 @@ def checked_scores(model: Any, scores: Tensor) -> Tensor:
 
 def _no_answer(model: Any, name: str, values: Tensor, shape: str) -> RecengineError:
     wrong_shape = values.dim() != 2
-    if not wrong_shape and _diverged(model):
+    largest = _largest_weight(model)
+    if not wrong_shape and not largest <= _OVERFLOWS:  # nor where it is NaN
+        finite = math.isfinite(largest)
         return RecengineError(
             "training diverged",
             where=f"{type(model).__name__}.{name}",
-            found="NaN or infinity among the weights",
-            expected="finite weights",
+            found=f"weights up to {largest:.0e}" if finite else "NaN or infinity among the weights",
+            expected="finite weights, and products of them that are",
             fix="fit it again with a lower training.learning_rate, or with training.clip_norm",
         )
     rate = "training.learning_rate" if isinstance(model, Trainable) else "learning rate"
@@ -237,10 +241,11 @@ def _no_answer(model: Any, name: str, values: Tensor, shape: str) -> RecengineEr
     )
 
 
-def _diverged(model: Any) -> bool:
-    """Whether gradient steps have led a weight to NaN or infinity."""
-    weights = model.parameters() if isinstance(model, torch.nn.Module) else ()
-    return not all(bool(torch.isfinite(weight).all()) for weight in weights)
+def _largest_weight(model: Any) -> float:
+    """The largest magnitude among what gradient steps have moved, 0 without weights; NaN where one is NaN."""
+    weights = list(model.parameters()) if isinstance(model, torch.nn.Module) else []
+    sizes = [weight.detach().abs().amax().double().cpu() for weight in weights if weight.numel()]
+    return float(torch.stack(sizes).amax()) if sizes else 0.0
 
 
 class _ByVectors(_Ranker):

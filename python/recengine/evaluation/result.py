@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import polars as pl
 
 FORMAT = 1
+DAMAGES = (OSError, KeyError, ValueError, TypeError, AttributeError)  # what a damaged file's content leads to
 FACTS = ("user", "row", "n_history", "n_targets", "target_decile", "n_cold")
 Interval = Callable[[NDArray[np.float64]], tuple[float, float]]
 
@@ -157,22 +158,19 @@ class Evaluation:
         import polars as pl
 
         place = Path(folder)
+        names = [f"evaluation{suffix}.json", f"per_user{suffix}.parquet", f"exposure{suffix}.parquet"]
+        path = place / names[0]
         try:
-            told = json.loads((place / f"evaluation{suffix}.json").read_text())
-            frame = pl.read_parquet(place / f"per_user{suffix}.parquet")
-            counts = pl.read_parquet(place / f"exposure{suffix}.parquet")
+            told = json.loads(path.read_text())
             protocol = Protocol.from_description(told["protocol_fields"])
             catalogue = {
                 name: math.nan if value is None else float(value) for name, value in told["catalogue"].items()
             }
-        except (OSError, KeyError, ValueError, pl.exceptions.PolarsError) as broken:
-            raise DataError(
-                "there is no whole evaluation here",
-                where=str(place),
-                found=f"{type(broken).__name__}: {broken}",
-                expected="evaluation.json, per_user.parquet and exposure.parquet of one evaluation",
-            ) from broken
-        exposure = {int(name.partition("@")[2]): counts[name].to_numpy() for name in counts.columns}
+            frame = pl.read_parquet(path := place / names[1])
+            counts = pl.read_parquet(path := place / names[2])
+            exposure = {int(name.partition("@")[2]): counts[name].to_numpy() for name in counts.columns}
+        except (*DAMAGES, pl.exceptions.PolarsError) as broken:
+            raise not_whole(path, broken, names) from broken
         known = built_in_metrics()
         again = []
         for column in catalogue:
@@ -181,6 +179,17 @@ class Evaluation:
             if isinstance(metric, CatalogueMetric):
                 again.append((metric, int(k)))
         return cls(protocol, frame, exposure, catalogue, tuple(again))
+
+
+def not_whole(path: Path, broken: Exception, names: Sequence[str]) -> DataError:
+    """What is said where ``path``, one of the files ``names`` of an evaluation, is missing or damaged."""
+    return DataError(
+        "there is no whole evaluation here",
+        where=str(path),
+        found=f"{type(broken).__name__}: {broken}",
+        expected=f"{', '.join(names[:-1])} and {names[-1]} of one evaluation",
+        fix="evaluate again, or restore the files from a copy",
+    )
 
 
 def _merged(parts: Sequence[Evaluation]) -> Protocol:

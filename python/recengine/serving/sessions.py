@@ -17,6 +17,7 @@ from recengine.nn.ragged import window_of
 from recengine.training.ranking import top_of_vectors
 from recengine.training.recommending import (
     BLOCK,
+    item_rows,
     known_items,
     list_length,
     popular_where_level,
@@ -38,10 +39,18 @@ class Sessions:
     Kept for a person: the state, the user vector and the item rows of the history (what was seen is not
     recommended).
 
-    Raises UsageError when the model cannot take single events.
+    Raises UsageError when the model cannot take single events, or for something else than a run.
     """
 
     def __init__(self, run: Run) -> None:
+        if not isinstance(run, Run):
+            raise UsageError(
+                "this is no run",
+                where="Sessions",
+                found=repr(run)[:80],
+                expected="what recengine.fit or recengine.load gives",
+                fix="load the folder first: Sessions(recengine.load('runs/first'))",
+            )
         if not isinstance(run.model, Appends):
             raise UsageError(
                 "this model cannot take one event at a time",
@@ -68,28 +77,33 @@ class Sessions:
 
     def append(self, label: Any, item: Any) -> bool:
         """One more event of ``label``, who need not be known; False for an item that the model never met,
-        which is passed over. Raises DataError as ``extend`` does."""
-        return self.extend({label: [item]}) == 1
+        which is passed over. Raises DataError as ``extend`` does, UsageError for a label that is not
+        hashable (a list, say)."""
+        rows = item_rows(self.run, _person(label), [item])
+        return self._take_in({label: rows[rows >= 0].tolist()}) == 1
 
     def extend(self, histories: Mapping[Any, Sequence[Any]]) -> int:
         """More events of many people, oldest first, all people at once; how many were taken in. Items that
-        the model never met are passed over. What fails leaves everybody as they were; DataError for a history
-        that is not a list of ids of the data's type."""
-        given = {label: known_items(self.run, label, items).tolist() for label, items in histories.items()}
-        with torch.inference_mode(), self._all_or_nothing(given) as known:
-            many = [row for row, events in known.items() if len(events) > 1]
-            single = [row for row, events in known.items() if len(events) == 1]
-            for low in range(0, len(many), BLOCK):
-                self._read(many[low : low + BLOCK])
-            self._take(single)
-        return sum(map(len, given.values()))
+        the model never met are passed over, with one DataWarning a call. What fails leaves everybody as they
+        were; DataError for a history that is not a list of ids of the data's type, UsageError for something
+        else than a mapping."""
+        if not isinstance(histories, Mapping):
+            raise UsageError(
+                "histories without labels",
+                where="Sessions.extend",
+                found=repr(histories)[:80],
+                expected="a mapping from labels to lists of item ids",
+                fix="of pairs: extend(dict(pairs)); of one event: append(label, item)",
+            )
+        rows = known_items(self.run, histories)
+        return self._take_in(dict(zip(histories, (row.tolist() for row in rows), strict=True)))
 
     def recommend(self, labels: Sequence[Any], k: int = 10) -> pl.DataFrame:
         """The k best unseen items for each: columns user, rank (from 1), item, score. Who has no events yet
         gets what the item biases say. Raises DataError for a label that was never told of, UsageError for
-        a k as ``run.recommend`` does."""
+        one that is not hashable, and for a k as ``run.recommend`` does."""
         k, labels = list_length(k, len(self.run.split.train.items)), several(labels)
-        unknown = [label for label in labels if label not in self._row]
+        unknown = [label for label in labels if _person(label) not in self._row]
         if unknown:
             raise DataError(
                 "nothing is known of them",
@@ -110,8 +124,9 @@ class Sessions:
         return table(self.run, labels, popular_where_level(self.run, seen, ids, values), values)
 
     def forget(self, label: Any) -> None:
-        """Remove a person; the place is kept for the next one."""
-        if label not in self._row:
+        """Remove a person; the place is kept for the next one. Raises UsageError for a label that is not
+        hashable."""
+        if _person(label) not in self._row:
             return
         row, last = self._row.pop(label), len(self._histories) - 1
         with torch.inference_mode():
@@ -125,6 +140,16 @@ class Sessions:
             if place == last:
                 self._row[other] = row
                 break
+
+    def _take_in(self, given: Mapping[Any, list[int]]) -> int:
+        """Item rows by label, read by the model or, where that fails, by nobody; how many they are."""
+        with torch.inference_mode(), self._all_or_nothing(given) as known:
+            many = [row for row, events in known.items() if len(events) > 1]
+            single = [row for row, events in known.items() if len(events) == 1]
+            for low in range(0, len(many), BLOCK):
+                self._read(many[low : low + BLOCK])
+            self._take(single)
+        return sum(map(len, given.values()))
 
     @contextmanager
     def _all_or_nothing(self, given: Mapping[Any, list[int]]) -> Iterator[dict[int, list[int]]]:
@@ -198,3 +223,18 @@ class Sessions:
         for name, tensor in mine.items():
             self._state[name][rows] = tensor
         return vectors
+
+
+def _person(label: Any) -> Any:
+    """``label`` as it is; raises UsageError where nobody can be known by it."""
+    try:
+        hash(label)
+    except TypeError:
+        raise UsageError(
+            "nobody can be known by this label",
+            where="Sessions",
+            found=repr(label)[:80],
+            expected="a text, a number or another hashable value",
+            fix="give one label; of many people at once: extend({label: items})",
+        ) from None
+    return label

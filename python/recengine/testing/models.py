@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import warnings
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -22,6 +23,7 @@ from recengine.contracts.model import (
     ScoresItems,
     Trainable,
 )
+from recengine.errors import DataWarning
 from recengine.testing.base import Conformance, skip
 from recengine.testing.shared import check_gradients
 from recengine.testing.worlds import World, planted
@@ -162,7 +164,13 @@ class ModelConformance(Conformance):
 
     def test_unknown_items_are_passed_over(self) -> None:
         self._ranks_items()
-        answer = self.fitted().recommend({"somebody": [0, 10**9, 1]}, 5)
+        run = self.fitted()
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            answer = run.recommend({"somebody": [0, 10**9, 1]}, 5)
+        assert any(issubclass(one.category, DataWarning) for one in told), (
+            "nothing is said of the unknown item"
+        )
         assert len(answer) == 5
         assert not set(answer["item"]) & {0, 1}, "it recommends what was in the history"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +26,7 @@ class ClickRun(Run):
     """A Run over a ClickSplit: it predicts instead of recommending."""
 
     split: ClickSplit  # type: ignore[assignment]
-    evaluations: dict[str, ClickEvaluation] = field(default_factory=dict)  # type: ignore[assignment]
+    evaluations: MutableMapping[str, ClickEvaluation] = field(default_factory=dict)  # type: ignore[assignment]
 
     def evaluate(self, task: str = "test", **options: Any) -> ClickEvaluation:  # type: ignore[override]
         """Measure on the 'test' or 'validation' part; kept in ``evaluations``, and in the directory if there
@@ -68,7 +68,9 @@ class ClickRun(Run):
         """
         return probabilities(self.model, serving_rows(self.split.encoder, frame), precision=precision)
 
-    def recommend(self, users: Sequence[Any] | Mapping[Any, Sequence[Any]], k: int = 10) -> pl.DataFrame:
+    def recommend(
+        self, users: Sequence[Any] | Mapping[Any, Sequence[Any]], k: int = 10, *, strict: bool = False
+    ) -> pl.DataFrame:
         """A click model scores rows: UsageError."""
         raise UsageError(
             f"'{self.name}' predicts clicks of rows and ranks no catalogue", fix="use predict(table)"

@@ -13,8 +13,6 @@ from recengine.contracts.auditor import Finding
 from recengine.contracts.model import DataFacts
 from recengine.data import Split
 from recengine.errors import CheckpointError
-from recengine.evaluation import Evaluation
-from recengine.evaluation.click_result import ClickEvaluation
 from recengine.hooks import Host
 from recengine.hooks import host as process_host
 from recengine.training import checkpoint
@@ -22,7 +20,8 @@ from recengine.training.build import build_model
 from recengine.training.click_run import ClickRun
 from recengine.training.config import CLICKS, resolve
 from recengine.training.instances import hosted
-from recengine.training.run import SUFFIXES, Run
+from recengine.training.kept import KeptEvaluations
+from recengine.training.run import Run
 from recengine.training.store import load_any_split
 
 _ENTRIES = ("format", "model", "seed", "facts", "config", "weights", "findings", "environment")
@@ -34,7 +33,8 @@ def load(path: str | Path, *, model: torch.nn.Module | None = None, host: Host |
     model: a module of the same class, for a run of one that was made by hand; its weights are replaced.
 
     Raises CheckpointError when a file is missing, damaged, holds NaN or belongs to another model, UsageError
-    when no plugin registers the model.
+    when no plugin registers the model. What was measured is read when ``evaluations`` is asked for it, and
+    only then refused (CheckpointError) where it is damaged.
     """
     folder = Path(path)
     host = host or process_host()
@@ -68,7 +68,7 @@ def load(path: str | Path, *, model: torch.nn.Module | None = None, host: Host |
         checkpoint.load_lines(folder / "history.jsonl"),
         findings,
         about["environment"],
-        _evaluations(folder, about.get("task", "")),  # type: ignore[arg-type]
+        KeptEvaluations(folder, about.get("task", "")),
         host,
     )
 
@@ -91,13 +91,3 @@ def _described(path: Path) -> dict[str, Any]:
 def _class_of(about: Mapping[str, Any]) -> type[Run]:
     """ClickRun for a model that predicts clicks."""
     return ClickRun if about.get("task") == CLICKS else Run
-
-
-def _evaluations(folder: Path, task: str) -> dict[str, Evaluation] | dict[str, ClickEvaluation]:
-    """What was measured and kept beside the run."""
-    kept = {
-        name: suffix for name, suffix in SUFFIXES.items() if (folder / f"evaluation{suffix}.json").is_file()
-    }
-    if task == CLICKS:
-        return {name: ClickEvaluation.read(folder, suffix=suffix) for name, suffix in kept.items()}
-    return {name: Evaluation.read(folder, suffix=suffix) for name, suffix in kept.items()}

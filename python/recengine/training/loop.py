@@ -111,7 +111,8 @@ class Loop:
 
     def resume(self) -> bool:
         """Take up the latest checkpoint; False where there is none. Raises CheckpointError when it belongs
-        to another model, data, seed or settings, or when its weights or the best ones are not to be used."""
+        to another model, data, seed or settings, when no training can stand where it says, or when its
+        weights or the best ones are not to be used."""
         entries = ("identity", "position", "optimizer")
         found = checkpoint.load_latest(self.folder, entries) if self.folder is not None else None
         if found is None:
@@ -122,7 +123,9 @@ class Loop:
         for key, value in tensors.items():
             kind, _, name = key.partition("/")
             parts[kind][name] = value
-        self.position = checkpoint.record(Position, facts["position"], f"{self.folder}, position")
+        where = f"{self.folder}, position"
+        self.position = checkpoint.record(Position, facts["position"], where)
+        _check_position(self.position, self.feeder.steps_per_epoch, where)
         if self.position.best_epoch is not None:
             path = self._best_path(self.position.best_epoch)
             self.best = checkpoint.load_tensors(path, self.position.best_digest)
@@ -262,6 +265,29 @@ class Loop:
                     old.unlink()
             self.events.checkpoint_saved(path)
         self.processes.barrier()
+
+
+def _check_position(found: Position, steps: int, where: str) -> None:
+    """Raises CheckpointError where a training with ``steps`` steps an epoch cannot stand there. How many
+    epochs are asked for does not matter: a longer or shorter course may take it up."""
+    done = len(found.history)  # one record an epoch
+    bounds = {
+        "epoch": (done, done),
+        "step": (0, max(1, steps) - 1),
+        "best_epoch": (1, done),
+        "plateaus": (0, done),
+        "waited": (0, found.plateaus),
+    }
+    for name, (low, high) in bounds.items():
+        value, allowed = getattr(found, name), f"{low}" if low == high else f"{low} to {high}"
+        if value is not None and not low <= value <= high:
+            raise CheckpointError(
+                "the record is damaged",
+                where=where,
+                found=f"{name} {value}",
+                expected=f"{allowed} ({done} epochs on record, {steps} steps each)",
+                fix="restore it from a copy, or train again",
+            )
 
 
 def _same_run(found: dict[str, Any], expected: dict[str, Any], where: str) -> None:

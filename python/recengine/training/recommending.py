@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral
 from typing import TYPE_CHECKING, Any
@@ -11,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from recengine.contracts.batch import HistoryBatch
-from recengine.errors import DataError, UsageError
+from recengine.errors import DataError, DataWarning, UsageError
 from recengine.ops.retrieval import MAX_K
 from recengine.training.ranking import best
 
@@ -26,23 +28,32 @@ BLOCK = 1024
 
 
 def recommend(
-    run: Run, users: Sequence[Any] | Mapping[Any, Sequence[Any]], k: int = 10, *, exclude_seen: bool = True
+    run: Run,
+    users: Sequence[Any] | Mapping[Any, Sequence[Any]],
+    k: int = 10,
+    *,
+    exclude_seen: bool = True,
+    strict: bool = False,
 ) -> pl.DataFrame:
     """The k best items for each user, in original ids: columns user, rank (from 1), item, score.
 
     users: ids of known users (their history is everything the split knows of them), or a mapping from any
     label to a history of item ids, oldest first, for people that are new or have moved on. Items of such a
-    history that the model has never met are passed over. Somebody of whom nothing is known gets the most
-    popular items from a model that gives all of them one score then. A user with fewer than k items left gets
-    fewer.
-    exclude_seen: leave out the items of the history.
+    history that the model has never met are passed over, with one DataWarning a call. Somebody of whom
+    nothing is known gets the most popular items from a model that gives all of them one score then. A user
+    with fewer than k items left gets fewer.
+    exclude_seen: leave out the items of the history. strict: items that the model has never met are a
+    DataError.
     Raises DataError for unknown users and for a history that is not a list of ids of the data's type,
     UsageError for one id in place of several and for a k that is not a whole number of 1 to 1000 (a k above
     the catalogue is lowered to it first).
     """
     k = list_length(k, len(run.split.train.items))
     labels = several(users)
-    batch = _given(run, users) if isinstance(users, Mapping) else known_histories(run, labels)
+    if isinstance(users, Mapping):
+        batch = _batch(known_items(run, users, strict=strict))
+    else:
+        batch = known_histories(run, labels)
     network = run.model
     if network.training:  # eval() visits every module, which costs more than a layer
         network.eval()
@@ -115,10 +126,27 @@ def table(
 
 def known_histories(run: Run, labels: Sequence[Any]) -> HistoryBatch:
     """Histories of users by id: everything that the split knows of them. Raises DataError for an unknown
-    user."""
+    user, UsageError for histories in place of ids."""
     vocabulary = run.split.train.users
+    lists = [
+        label
+        for label in labels
+        if isinstance(label, Sequence | np.ndarray) and not isinstance(label, str | bytes)
+    ]
+    if lists:
+        raise UsageError(
+            "a list in place of the id of a user",
+            where="users",
+            found=repr(lists[0])[:80],
+            expected="a sequence of ids of users, or a mapping from labels to histories",
+            fix="give histories as a mapping: {'visitor': ['tea', 'sugar']}",
+        )
     rows = vocabulary.rows(np.asarray(labels)) if labels else np.empty(0, np.int64)
-    unknown = [label for label, row in zip(labels, rows, strict=True) if row < 0]
+    unknown = [
+        label
+        for label, row in zip(labels, rows, strict=True)
+        if row < 0 or isinstance(label, str) != vocabulary.is_text  # numpy makes text of 3 in ['a', 3]
+    ]
     if unknown:
         raise DataError(
             "users that the run does not know",
@@ -130,9 +158,56 @@ def known_histories(run: Run, labels: Sequence[Any]) -> HistoryBatch:
     return HistoryBatch(**run.split.test.history.history(rows).tensors())
 
 
-def known_items(run: Run, label: Any, items: Sequence[Any]) -> NDArray[np.int64]:
-    """int64 rows of a history's items, those that the model never met left out. Raises DataError when it is
-    not a list, or its ids are of a type that no id of the data has."""
+def known_items(
+    run: Run, histories: Mapping[Any, Sequence[Any]], *, strict: bool = False
+) -> list[NDArray[np.int64]]:
+    """int64 rows of the items of each history, oldest first, those that the model never met left out.
+
+    Warns (DataWarning, once for all histories) of what is left out; with ``strict`` that is a DataError.
+    Raises DataError as ``item_rows`` does.
+    """
+    rows = [item_rows(run, label, items) for label, items in histories.items()]
+    strange = [index for index, found in enumerate(rows) if found.size and found.min() < 0]
+    if strange:
+        told = _strange(list(histories.items()), rows, strange)
+        if strict:
+            raise DataError(
+                "items that the run does not know",
+                where="the histories",
+                found=told,
+                expected="ids of the data the run was fitted on",
+                fix="leave them out, or pass them over with strict=False",
+            )
+        warnings.warn(
+            f"item ids that the run does not know are passed over: {told}", DataWarning, stacklevel=_outside()
+        )
+    return [found[found >= 0] for found in rows]
+
+
+def _outside() -> int:
+    """Level on the stack, counted from the caller, of the first frame that is not the engine's."""
+    frame, level = sys._getframe(1).f_back, 2
+    while frame is not None and frame.f_globals.get("__name__", "").startswith("recengine."):
+        frame, level = frame.f_back, level + 1
+    return level
+
+
+def _strange(
+    histories: Sequence[tuple[Any, Sequence[Any]]], rows: Sequence[NDArray[np.int64]], which: Sequence[int]
+) -> str:
+    """How many items of the histories ``which`` are unknown, and the first of each of two."""
+    count = sum(int((rows[index] < 0).sum()) for index in which)
+    examples = []
+    for index in which[:2]:
+        label, items = histories[index]
+        first = np.asarray(items)[int(np.argmin(rows[index]))]
+        examples.append(f"{_plainly(first)} of {label!r}")
+    return f"{count} in {len(which)} of {len(histories)} histories ({', '.join(examples)})"
+
+
+def item_rows(run: Run, label: Any, items: Sequence[Any]) -> NDArray[np.int64]:
+    """int64 rows of a history's items, -1 for those that the model never met. Raises DataError when it is
+    not a list, or one of its ids is of a type that no id of the data has (None and NaN are none)."""
     vocabulary = run.split.train.items
     try:
         tokens = np.asarray(items)
@@ -147,20 +222,29 @@ def known_items(run: Run, label: Any, items: Sequence[Any]) -> NDArray[np.int64]
         )
     if not tokens.size:
         return np.empty(0, np.int64)
-    found = vocabulary.rows(tokens)
-    if len(vocabulary) and (tokens.dtype.kind in "iub") == vocabulary.is_text:
+    if vocabulary.is_text:  # of each item: numpy makes text of a number that stands among texts
+        fits = all(issubclass(kind, str) for kind in set(map(type, items)))
+    else:
+        fits = tokens.dtype.kind in "iub"
+    if len(vocabulary) and not fits:
+        wanted = str if vocabulary.is_text else Integral
+        first = next((item for item in items if not isinstance(item, wanted)), tokens[0])
         raise DataError(
             "no item can be known by an id of this type",
             where=f"the history of {label!r}",
-            found=repr(tokens[0].item() if isinstance(tokens[0], np.generic) else tokens[0]),
+            found=_plainly(first),
             expected=f"an id like {vocabulary.tokens[0].item()!r}",
-            fix="give the ids as the data has them: text as text, whole numbers as numbers",
+            fix="give the ids as the data has them: text as text, whole numbers as numbers, none missing",
         )
-    return found[found >= 0]
+    return vocabulary.rows(tokens)
 
 
-def _given(run: Run, histories: Mapping[Any, Sequence[Any]]) -> HistoryBatch:
-    rows = [known_items(run, label, items) for label, items in histories.items()]
+def _plainly(token: Any) -> str:
+    return repr(token.item() if isinstance(token, np.generic) else token)
+
+
+def _batch(rows: Sequence[NDArray[np.int64]]) -> HistoryBatch:
+    """Histories of people who are no users, by the rows of their items."""
     offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum([row.size for row in rows], dtype=np.int64)])
     return HistoryBatch(
         torch.full((len(rows),), -1, dtype=torch.int64),

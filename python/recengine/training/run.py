@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,7 +45,7 @@ class Run:
     history: list[dict[str, Any]] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
     record: dict[str, Any] = field(default_factory=dict)
-    evaluations: dict[str, Evaluation] = field(default_factory=dict)
+    evaluations: MutableMapping[str, Evaluation] = field(default_factory=dict)
     host: Host | None = field(default=None, repr=False)
 
     def __repr__(self) -> str:
@@ -74,22 +74,28 @@ class Run:
         self._keep(task, result)
         return result
 
-    def recommend(self, users: Sequence[Any] | Mapping[Any, Sequence[Any]], k: int = 10) -> pl.DataFrame:
+    def recommend(
+        self, users: Sequence[Any] | Mapping[Any, Sequence[Any]], k: int = 10, *, strict: bool = False
+    ) -> pl.DataFrame:
         """The k best items for each user: see recengine.training.recommend."""
         from recengine.training.recommending import recommend
 
-        return recommend(self, users, k)
+        return recommend(self, users, k, strict=strict)
 
     def save(self, path: str | Path) -> Path:
-        """Write the run to a folder (run.json last, so a folder with run.json is whole)."""
-        folder = Path(path)
+        """Write the run to a folder (run.json last, so a folder with run.json is whole).
+
+        Raises CheckpointError, before anything is written, when the run was loaded and an evaluation beside
+        it is damaged.
+        """
+        folder, evaluations = Path(path), dict(self.evaluations)
         folder.mkdir(parents=True, exist_ok=True)
         digest = checkpoint.save_tensors(folder / "model.safetensors", self.model.state_dict())
         write_toml(folder / "config.toml", {"name": self.name, **self.config.model_dump(mode="json")})
         save_split(folder / "split", self.split)
         lines = "".join(json.dumps(entry) + "\n" for entry in self.history)
         write_bytes(folder / "history.jsonl", lines.encode())
-        for task, result in self.evaluations.items():
+        for task, result in evaluations.items():
             result.write(folder, suffix=SUFFIXES[task])
         write_json(folder / "run.json", self.describe(digest))
         self.directory = folder
@@ -111,7 +117,7 @@ class Run:
             "data": fingerprint(self.split),
             "weights": digest,
             "findings": [vars(finding) for finding in self.findings],
-            "protocols": self._protocols(),
+            "protocols": {task: result.protocol.hash for task, result in self.evaluations.items()},
             "environment": self.record or environment(),
         }
 
@@ -120,14 +126,12 @@ class Run:
         self.evaluations[task] = result
         if self.directory is not None:
             result.write(self.directory, suffix=SUFFIXES[task])
-            self._note_protocols(self.directory / "run.json")
+            self._note_protocol(self.directory / "run.json", task, result.protocol.hash)
         if self.host is not None:
             emit(self.host, "recengine_evaluation_end", run=self, evaluation=result)
 
-    def _note_protocols(self, path: Path) -> None:
+    @staticmethod
+    def _note_protocol(path: Path, task: str, protocol: str) -> None:
         if path.is_file():
             about = checkpoint.load_json(path)
-            write_json(path, {**about, "protocols": self._protocols()})
-
-    def _protocols(self) -> dict[str, str]:
-        return {task: result.protocol.hash for task, result in self.evaluations.items()}
+            write_json(path, {**about, "protocols": {**about.get("protocols", {}), task: protocol}})
