@@ -27,7 +27,8 @@ def main(given: dict[str, Any]) -> dict[str, Any]:
     with stopwatch() as asking:
         if given.get("ask", True):
             found = recommend(run, train.users.tokens.tolist(), 10)
-            np.save(Path(given["lists"]), found.select("user", "rank", "item").to_numpy())
+            columns = [found[name].to_numpy() for name in ("user", "rank", "item")]
+            np.save(Path(given["lists"]), np.stack(columns, axis=1))
     return {"fit": watch.as_dict(), "recommend": asking.as_dict(), "loss": run.history[-1]["loss"]}
 
 

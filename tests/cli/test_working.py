@@ -112,6 +112,32 @@ def test_evaluate_says_what_it_replaces(cli: Any, small_run: Path, tmp_path: Pat
     assert "in place of" not in cli("evaluate", run).stderr
 
 
+def test_evaluate_among_sampled_candidates_is_labelled_and_not_kept(
+    cli: Any, small_run: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(small_run, run)
+    cli("evaluate", run)
+    kept = (run / "evaluation.json").read_bytes()
+    found = json.loads(cli("evaluate", run, "--candidates", "uniform-5", "--json").stdout)
+    assert "SAMPLED candidates (uniform-5)" in found["protocol"]
+    whole = json.loads(cli("evaluate", run, "--json").stdout)
+    assert "full ranking" in whole["protocol"]
+    assert found["metrics"]["ndcg@10"]["mean"] > whole["metrics"]["ndcg@10"]["mean"]
+    shown = cli("evaluate", run, "--candidates", "popularity-5", "-m", "hr", "-k", "3")
+    assert "SAMPLED candidates (popularity-5)" in shown.stdout
+    assert "SAMPLED candidates (popularity-5)" in shown.stderr
+    assert "in place of" not in shown.stderr
+    assert (run / "evaluation.json").read_bytes() == kept
+
+
+@pytest.mark.parametrize(("candidates", "told"), [("some-5", "candidate set"), ("uniform-30", "30 items")])
+def test_evaluate_refuses_other_candidates(cli: Any, small_run: Path, candidates: str, told: str) -> None:
+    result = cli("evaluate", small_run, "--candidates", candidates)
+    assert result.exit_code == 2
+    assert told in result.stderr
+
+
 def test_evaluate_what_is_no_run(cli: Any, tmp_path: Path) -> None:
     result = cli("evaluate", tmp_path)
     assert result.exit_code == 2

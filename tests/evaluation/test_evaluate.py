@@ -344,6 +344,13 @@ def test_sampled_candidates(task: EvalTask, kind: str) -> None:
         evaluate(Writer(model), task, protocol=protocol)
 
 
+@pytest.mark.parametrize("kind", ["uniform", "popularity"])
+def test_all_items_are_no_sample(task: EvalTask, kind: str) -> None:
+    evaluate(Vectors(), task, protocol=Protocol(candidates=f"{kind}-{ITEMS - 1}"))
+    with pytest.raises(UsageError, match=f"{kind}-{ITEMS}' of {ITEMS} items"):
+        evaluate(Vectors(), task, protocol=Protocol(candidates=f"{kind}-{ITEMS}"))
+
+
 def test_popularity_sampling_follows_popularity() -> None:
     user, item = np.repeat(np.arange(40), 3), np.tile([0, 1, 2], 40)
     item[:60] = 0  # item 0 is taken most

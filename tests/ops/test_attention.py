@@ -80,6 +80,20 @@ def test_kernel_equals_float64(causal: bool, scale: str, activation: str) -> Non
 
 
 @kernel
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 2e-6), (torch.bfloat16, 2e-3)])
+@pytest.mark.parametrize(("causal", "scale"), MODES)
+@pytest.mark.parametrize("activation", ["none", "elu"])
+def test_output_at_every_length_and_head_size(
+    causal: bool, scale: str, activation: str, dtype: torch.dtype, bound: float
+) -> None:
+    for S, d in itertools.product((1, 7, 20, 50, 200, 1000), (16, 32, 64, 128)):
+        qkv, mask, m = make(2, S, 1, d, scale=scale, dtype=dtype)
+        options: dict[str, Any] = {"causal": causal, "activation": activation, "scale": scale}
+        truth = cosine_attention_reference(qkv.double(), m=m, mask=mask, **options)
+        assert error(cosine_attention(qkv, m=m, mask=mask, **options), truth) <= bound, (S, d)
+
+
+@kernel
 @pytest.mark.parametrize(("causal", "scale"), MODES)
 def test_sections_of_a_long_sequence(causal: bool, scale: str) -> None:
     qkv, mask, m = make(2, 1500, 1, 32, scale=scale)

@@ -21,12 +21,21 @@ Cutoffs = Annotated[
     list[int] | None, typer.Option("--cutoff", "-k", help="Length of the lists (repeatable).")
 ]
 
+Candidates = Annotated[
+    str,
+    typer.Option(
+        help="full: every item is ranked. uniform-N, popularity-N: the targets among N sampled items, shown "
+        "but not kept; such figures compare with no others."
+    ),
+]
+
 
 def evaluate(
     run: RunFolder,
     task: Annotated[str, typer.Option(help="test or validation.")] = "test",
     metric: Metrics = None,
     cutoff: Cutoffs = None,
+    candidates: Candidates = "full",
     as_json: Json = False,
 ) -> None:
     """Evaluate RUN: a ranking model by full ranking with what was seen masked, a click model row by row.
@@ -39,10 +48,12 @@ def evaluate(
         options["metrics"] = metric
     if cutoff:
         options["cutoffs"] = tuple(cutoff)
+    if candidates != "full":
+        options["candidates"] = candidates
     before = _measured_before(fitted, task)
     evaluation = fitted.evaluate(task, **options)
     lost = [name for name in before if name not in evaluation.metrics]
-    if lost and options:
+    if lost and options and candidates == "full":
         note(
             f"kept in {run} in place of what was measured before ({', '.join(lost)}); "
             f"recengine evaluate {run} --task {task} measures the usual metrics again"
@@ -59,7 +70,9 @@ def evaluate(
             }
         )
         return
-    table(["metric", "mean", "low", "high", "n"], rows, title=f"{fitted.name}, {task} task (95 % intervals)")
+    among = "" if candidates == "full" else f", SAMPLED candidates ({candidates})"
+    title = f"{fitted.name}, {task} task{among} (95 % intervals)"
+    table(["metric", "mean", "low", "high", "n"], rows, title=title)
     note(f"protocol: {evaluation.protocol}")
 
 

@@ -340,6 +340,13 @@ class _Sampled(_Ranker):
         assert protocol.sampled is not None
         self.model, self.task, self.protocol = model, task, protocol
         n = protocol.sampled[1]
+        if n >= task.history.n_items:
+            raise UsageError(
+                "there are no more items than candidates to sample",
+                where="protocol.candidates",
+                found=f"{protocol.candidates!r} of {task.history.n_items} items",
+                fix="ask for fewer, or for 'full', which ranks all of them",
+            )
         if isinstance(model, Represents):
             self.items, self.bias = model.item_vectors(), model.item_bias()
             checked_vectors(model, self.items, "item_vectors")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -111,6 +112,17 @@ def append_one(items: Tensor, offsets: Tensor, item: int) -> tuple[Tensor, Tenso
     place = torch.repeat_interleave(more[:-1], offsets[1:] - offsets[:-1])
     made[torch.arange(items.shape[0], device=items.device) + place] = items
     return made, offsets + more
+
+
+def runs(offsets: Tensor, limit: int) -> Iterator[tuple[int, int]]:
+    """begin and end of runs of packed sequences that have at most ``limit`` rows together (one sequence at
+    least); offsets int64 [B + 1]."""
+    begin, count = 0, offsets.shape[0] - 1
+    while begin < count:
+        end = int(torch.searchsorted(offsets, offsets[begin] + limit, right=True)) - 1
+        end = max(end, begin + 1)
+        yield begin, end
+        begin = end
 
 
 def spread(rows: Tensor, place: Layout) -> Tensor:

@@ -14,8 +14,10 @@ from recengine.contracts.loss import LossInput
 from recengine.contracts.model import Feed
 from recengine.data.masking import Masking
 from recengine.errors import UsageError
-from recengine.nn.ragged import append_one, keep_recent, keep_window
+from recengine.nn.ragged import append_one, keep_recent, keep_window, runs
 from recengine.nn.sequence_encoder import SequenceEncoder
+
+EVENTS = 8192  # encoded at once for answers; more are slower, and every buffer of a block would be longer
 
 
 class SequenceRecommender(nn.Module):
@@ -108,7 +110,7 @@ class SequenceRecommender(nn.Module):
         if self.masking is not None:
             items, offsets = append_one(items, offsets, table.shape[0])
         items, offsets = items.to(table.device), offsets.to(table.device)
-        last = self._answer(self.encoder.at(items, offsets, offsets[1:] - 1, times))
+        last = self._answer(self._last(items, offsets, times))
         vectors[known.to(table.device)] = last.to(vectors.dtype)
         return vectors
 
@@ -125,6 +127,18 @@ class SequenceRecommender(nn.Module):
     def _answer(self, vectors: Tensor) -> Tensor:
         """As they are ranked by: of length 1 where the loss compares cosines."""
         return functional.normalize(vectors, dim=-1) if self._cosine else vectors
+
+    def _last(self, items: Tensor, offsets: Tensor, times: Tensor | None) -> Tensor:
+        """float [B, d], the states at the ends of packed sequences, none of them empty."""
+        if items.shape[0] <= EVENTS or items.device.type != "cpu":  # a GPU wants few large kernels
+            return self.encoder.at(items, offsets, offsets[1:] - 1, times)
+        parts = []
+        for begin, end in runs(offsets, EVENTS):
+            first, last = int(offsets[begin]), int(offsets[end])
+            own = offsets[begin : end + 1] - first
+            when = None if times is None else times[first:last]
+            parts.append(self.encoder.at(items[first:last], own, own[1:] - 1, when))
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def _seen(self, histories: HistoryBatch) -> tuple[Tensor, Tensor, Tensor | None]:
         """The events that the encoder may see."""

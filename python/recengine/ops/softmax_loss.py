@@ -1,4 +1,4 @@
-r"""Softmax losses over a whole catalogue: the logits are used where they are made, not stored.
+r"""Softmax losses over a whole catalogue: logits are used where they are made; many are not stored.
 
 :func:`linear_cross_entropy` sees every item. With logits
 :math:`z_{rv} = s\,\langle h_r, w_v\rangle + b_v`,
@@ -43,7 +43,7 @@ def linear_cross_entropy(
     scale: float = 1.0,
     reduction: str = "mean",
 ) -> Tensor:
-    r"""Softmax cross-entropy of every row over the whole catalogue, without a rows-by-items matrix.
+    r"""Softmax cross-entropy of every row over the whole catalogue; no rows-by-items matrix above 18 MB.
 
     .. math:: \ell_r = \log\sum_v e^{z_{rv}} - z_{r y_r}, \quad
               z_{rv} = s\,\langle h_r, w_v\rangle + b_v + c_v

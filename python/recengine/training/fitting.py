@@ -20,6 +20,7 @@ from recengine.errors import UsageError
 from recengine.files import alone_in
 from recengine.hooks import Host, emit
 from recengine.hooks import host as process_host
+from recengine.training import heap
 from recengine.training.build import build_model
 from recengine.training.click_run import ClickRun
 from recengine.training.config import CLICKS, RunConfig, model_entry, resolve
@@ -91,6 +92,7 @@ def _fit(
         leader = True
     else:
         leader = _train(run, device, listener, resume)
+    heap.release()
     network.eval()
     if leader:
         if folder is not None:

@@ -52,11 +52,13 @@ class Run:
         place = "not saved" if self.directory is None else f"in {self.directory}"
         return f"{type(self).__name__}({self.name!r}, seed {self.seed}, {place})"
 
-    def evaluate(self, task: str = "test", **options: Any) -> Evaluation:
+    def evaluate(self, task: str = "test", *, candidates: str = "full", **options: Any) -> Evaluation:
         """Measure on the 'test' or 'validation' task with the metrics of the settings (``options`` go to
         recengine.evaluation.evaluate and win); kept in ``evaluations``, and in the directory if there is one.
 
-        Raises UsageError when the split has no such task.
+        candidates: 'uniform-N' or 'popularity-N' ranks the targets among N sampled items (Protocol); such
+        figures are no substitute for the full ranking's and are not kept.
+        Raises UsageError when the split has no such task, or for another set of candidates.
         """
         from recengine.evaluation import Protocol, evaluate
 
@@ -65,13 +67,14 @@ class Run:
             raise UsageError("the split has no such task", found=task, expected="test or validation")
         chosen = self.config.evaluation
         given = {
-            "protocol": Protocol(split=self.split.description),
+            "protocol": Protocol(candidates, split=self.split.description),
             "metrics": chosen.metrics or None,
             "cutoffs": chosen.cutoffs,
             "memory": chosen.memory,
         }
         result = evaluate(self.model, asked, **{**given, **options})
-        self._keep(task, result)
+        if candidates == "full":
+            self._keep(task, result)
         return result
 
     def recommend(
