@@ -7,8 +7,7 @@
 
 ``run`` measures cells (data, model, seed) that are not in the store yet and can be stopped at any time;
 ``report`` puts the store's cells beside those that bench/results/sequential_quality_cells/ holds (a target's
-place for every user), makes bench/results/sequential_quality.* of them and says what is missing. Rows that
-were measured before cells were kept stay as they are until as many seeds have been measured again. ``claim``
+place for every user), makes bench/results/sequential_quality.* of them and says what is missing. ``claim``
 measures the cells of a claim and prints its figure from them alone; with --quick one seed for two epochs.
 
 All models: width 64, two blocks, the last 50 events, 128 sequences a step, Adam, the loss that the plugin
@@ -47,20 +46,14 @@ from typing import Any
 import datasets
 import kept_cells
 import numpy as np
+import record
 from quality_courses import ASKED, FORMS, MODELS, SETTINGS, settings
-from quality_report import EARLIER, figures, page, report
+from quality_report import figures, page, report
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE.parent / "results"
 KEPT = RESULTS / "sequential_quality_cells"
 METRICS = ("ndcg", "recall")
-
-
-def processor() -> str:
-    """The processor's name."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor())
 
 
 def cell(store: Path, data: str, model: str, seed: int, epochs: int | None = None) -> None:
@@ -99,7 +92,7 @@ def cell(store: Path, data: str, model: str, seed: int, epochs: int | None = Non
                 "extras": extras,
                 "protocol": found.protocol.describe(),
                 "given": _given(folder, asked),
-                "processor": processor(),
+                "processor": record.processor(),
                 **{name: float(np.nanmean(found.values(name))) for name in found.metrics},
             }
         )
@@ -150,7 +143,7 @@ def claim(name: str, store: Path, seeds: int, epochs: int | None) -> dict[str, f
                 cell(store, data, model, seed, epochs)
     with tempfile.TemporaryDirectory() as folder:
         keep(store, Path(folder))
-        made = figures(report(Path(folder), {}))
+        made = figures(report(Path(folder)))
     return {name: made[name]}
 
 
@@ -177,7 +170,7 @@ def main() -> int:
             for model in ("cotten4rec", "bert4rec"):
                 cell(Path(folder), "ml-100k", model, 0, epochs=2)
             keep(Path(folder), Path(folder) / "kept")
-            found = report(Path(folder) / "kept", {})
+            found = report(Path(folder) / "kept")
     elif asked.words[:1] == ["run"]:
         data, models = asked.words[1], asked.words[2:] or MODELS
         for seed in range(asked.first_seed, asked.first_seed + asked.seeds):
@@ -188,7 +181,7 @@ def main() -> int:
         keep(asked.store, KEPT)
         written = RESULTS / "sequential_quality.json"
         before = json.loads(written.read_text()) if written.exists() else {}
-        found = report(KEPT, before)
+        found = report(KEPT)
     made = figures(found)
     if not asked.quick:
         import torch
@@ -196,9 +189,7 @@ def main() -> int:
         head = {
             "script": "bench/sequential/bench_quality.py",
             "date": datetime.now(UTC).date().isoformat(),
-            "processor": "; ".join(
-                sorted({row.get("processor", EARLIER) for row in found["table"] if row["seeds"]})
-            ),
+            "processor": "; ".join(sorted({row["processor"] for row in found["table"] if row["seeds"]})),
             "threads": os.environ.get("OMP_NUM_THREADS", "all"),
             "torch": torch.__version__,
             "python": platform.python_version(),

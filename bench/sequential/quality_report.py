@@ -9,18 +9,14 @@ import kept_cells
 import numpy as np
 from quality_courses import ASKED, FORMS, LEVELS, MODELS, PAIRS
 
-EARLIER = "Intel(R) Xeon(R) Processor"  # of rows from before cells were kept
 
-
-def report(kept: Path, before: dict[str, Any]) -> dict[str, Any]:
-    """What is kept: levels with intervals, differences from BERT4Rec, what is missing. ``before``: an earlier
-    report, whose rows stand where they are of more seeds."""
+def report(kept: Path) -> dict[str, Any]:
+    """What is kept: levels with intervals, differences of PAIRS, what is missing."""
     from recengine.evaluation import Protocol
     from recengine.evaluation.intervals import t_interval
     from recengine.evaluation.systems import System
 
     cells = [kept_cells.read(path) for path in sorted(kept.glob("*.npz"))]
-    earlier = {(row["data"], row["model"]): row for row in before.get("table", [])}
     table, differences = [], []
     for data in dict.fromkeys([*ASKED, *(told["data"] for _, told in cells)]):
         systems = {}
@@ -30,9 +26,8 @@ def report(kept: Path, before: dict[str, Any]) -> dict[str, Any]:
                 for scores, told in cells
                 if (told["data"], told["model"]) == (data, model)
             }
-            old = earlier.get((data, model), {"data": data, "model": model, "seeds": []})
-            if len(runs) <= len(old["seeds"]) and not (runs and set(old["seeds"]) <= set(runs)):
-                table.append(old)
+            if not runs:
+                table.append({"data": data, "model": model, "seeds": []})
                 continue
             seeds = sorted(runs)
             tables = {
@@ -60,11 +55,7 @@ def report(kept: Path, before: dict[str, Any]) -> dict[str, Any]:
             table.append(row)
         for model, against in PAIRS:
             found = _difference(data, systems, model, against)
-            old = next(
-                (one for one in before.get("differences", []) if _of(one) == (data, model, against)), None
-            )
-            one = found if found and (not old or len(old["seeds"]) <= len(found["seeds"])) else old
-            differences += [one] if one else []
+            differences += [found] if found else []
     return {"table": table, "differences": differences}
 
 
@@ -91,15 +82,6 @@ def _difference(data: str, systems: dict[str, Any], model: str, against: str) ->
     }
 
 
-def _of(difference: dict[str, Any]) -> tuple[str, str, str]:
-    """What a difference is of; that of Cotten4Rec from BERT4Rec was the only one once."""
-    return (
-        difference["data"],
-        difference.get("model", "cotten4rec"),
-        difference.get("against", "bert4rec"),
-    )
-
-
 def _on_seeds(system: Any, seeds: set[int]) -> Any:
     from dataclasses import replace
 
@@ -119,9 +101,8 @@ def figures(found: dict[str, Any]) -> dict[str, float]:
                 name = metric.partition("@")[0]
                 made[f"sequential.{row['data']}-{row['model']}-{name}"] = row[metric]["mean"]
     for one in found["differences"]:
-        data, *pair = _of(one)
-        if tuple(pair) == PAIRS[0]:
-            made[f"sequential.cotten4rec-of-bert4rec-{data}"] = 1 + one["relative"]
+        if (one["model"], one["against"]) == PAIRS[0]:
+            made[f"sequential.cotten4rec-of-bert4rec-{one['data']}"] = 1 + one["relative"]
     return made
 
 
@@ -150,7 +131,7 @@ def page(found: dict[str, Any], head: dict[str, Any]) -> str:
         ]
         cells += [row["given"], ", ".join(map(str, row["best_epochs"]))]
         cells += [f"{row['extras'][kind]['ndcg@10']:.4f}" for kind in ("uniform-100", "popularity-100")]
-        cells.append(row.get("processor", EARLIER))
+        cells.append(row["processor"])
         lines.append(f"| {row['data']} | {row['model']} | {len(row['seeds'])} | " + " | ".join(cells) + " |")
     lines += [
         "",
@@ -158,7 +139,7 @@ def page(found: dict[str, Any], head: dict[str, Any]) -> str:
     ]
     lines += ["cotten4rec-next: with the causal kernel, the next event):", ""]
     for one in found["differences"]:
-        data, model, against = _of(one)
+        data, model, against = (one[key] for key in ("data", "model", "against"))
         low, high = (f"{100 * end:+.1f}" for end in one["interval"])
         lines.append(
             f"* {data}, {model} against {against}, {len(one['seeds'])} seeds: {100 * one['relative']:+.1f} % "

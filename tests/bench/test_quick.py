@@ -63,5 +63,5 @@ def test_the_short_form_runs(script: str, tmp_path: Path) -> None:
     lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"claim"')]
     told = {line["claim"]: line["figure"] for line in lines}
     assert set(told) <= {*known, ""}
-    # Bytes do not hang on the time that a short run has: the model of memory holds at small sizes, too.
-    assert told.get("sequential.memory-model-error", 0.0) <= 5
+    if script == "sequential/bench_cost.py":  # bytes do not hang on the time that a short run has
+        assert told["sequential.memory-model-error"] <= 5

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import recengine
+from recengine.evaluation import Protocol
 from recengine.serving.rankers import Program, load_package
 from recengine.testing import planted, planted_clicks
 
@@ -128,6 +129,7 @@ def test_evaluate_among_sampled_candidates_is_labelled_and_not_kept(
     assert "SAMPLED candidates (popularity-5)" in shown.stdout
     assert "SAMPLED candidates (popularity-5)" in shown.stderr
     assert "in place of" not in shown.stderr
+    recengine.load(run).evaluate(protocol=Protocol(candidates="uniform-5"))  # nor where a protocol says so
     assert (run / "evaluation.json").read_bytes() == kept
 
 

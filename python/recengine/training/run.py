@@ -73,7 +73,7 @@ class Run:
             "memory": chosen.memory,
         }
         result = evaluate(self.model, asked, **{**given, **options})
-        if candidates == "full":
+        if result.protocol.candidates == "full":
             self._keep(task, result)
         return result
 
