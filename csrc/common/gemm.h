@@ -109,13 +109,66 @@ RE_INLINE void micro_segments(int64_t segments, const float* A, int64_t a_step, 
   for (int i = 0; i < MR; ++i) ep(i, c0[i], c1[i]);
 }
 
+// The same with A as rows of K, `step` floats apart: A(i, k) = A[i * step + k]. Rows are read through a pointer for every
+// four of them, so that addresses take few registers.
+template <class Epilogue>
+RE_INLINE void micro_rows(int64_t K, const float* A, int64_t step, const float* B, Epilogue&& ep) {
+  constexpr int FOURS = (MR + 3) / 4;
+  vf c0[MR], c1[MR];
+#pragma GCC unroll 12
+  for (int i = 0; i < MR; ++i) c0[i] = c1[i] = vf{};
+  const float* row[FOURS];
+#pragma GCC unroll 3
+  for (int f = 0; f < FOURS; ++f) row[f] = A + 4 * f * step;
+  for (int64_t k = 0; k < K; ++k, B += NR) {
+    const vf b0 = load(B), b1 = load(B + W);
+#pragma GCC unroll 12
+    for (int i = 0; i < MR; ++i) {
+      const vf a = splat(row[i / 4][i % 4 * step]);
+      c0[i] += a * b0;
+      c1[i] += a * b1;
+    }
+#pragma GCC unroll 3
+    for (int f = 0; f < FOURS; ++f) ++row[f];
+  }
+#pragma GCC unroll 12
+  for (int i = 0; i < MR; ++i) ep(i, c0[i], c1[i]);
+}
+
+// The same with A across: A(i, k) = A[i + k * step].
+template <class Epilogue>
+RE_INLINE void micro_across(int64_t K, const float* A, int64_t step, const float* B, Epilogue&& ep) {
+  vf c0[MR], c1[MR];
+#pragma GCC unroll 12
+  for (int i = 0; i < MR; ++i) c0[i] = c1[i] = vf{};
+  for (int64_t k = 0; k < K; ++k, A += step, B += NR) {
+    const vf b0 = load(B), b1 = load(B + W);
+#pragma GCC unroll 12
+    for (int i = 0; i < MR; ++i) {
+      const vf a = splat(A[i]);
+      c0[i] += a * b0;
+      c1[i] += a * b1;
+    }
+  }
+#pragma GCC unroll 12
+  for (int i = 0; i < MR; ++i) ep(i, c0[i], c1[i]);
+}
+
 // The products as functions of their own, for tiles in memory: where a kernel's other work is compiled into
 // the same function, its constants take registers from the accumulators and the inner loop spills.
 #define RE_NOINLINE __attribute__((noinline, unused)) static
 
-// C[MR][NR] = A B, rows of C ldc apart.
-RE_NOINLINE void tile_set(int64_t K, const float* A, const float* B, float* C, int64_t ldc) {
-  micro(K, A, B, [&](int i, vf x, vf y) {
+// C[MR][NR] = A B with A as rows (micro_rows), rows of C ldc apart.
+RE_NOINLINE void tile_rows(int64_t K, const float* A, int64_t step, const float* B, float* C, int64_t ldc) {
+  micro_rows(K, A, step, B, [&](int i, vf x, vf y) {
+    store(C + i * ldc, x);
+    store(C + i * ldc + W, y);
+  });
+}
+
+// C[MR][NR] = A B with A across (micro_across), rows of C ldc apart.
+RE_NOINLINE void tile_across(int64_t K, const float* A, int64_t step, const float* B, float* C, int64_t ldc) {
+  micro_across(K, A, step, B, [&](int i, vf x, vf y) {
     store(C + i * ldc, x);
     store(C + i * ldc + W, y);
   });

@@ -7,7 +7,7 @@
 #include "moe/kept.h"
 #include "moe/swiglu_fixed.h"
 
-// SwiGLU experts. Rows are gathered while they are packed as left operands; the hidden layer lives in
+// SwiGLU experts. Rows are gathered side by side as left operands; the hidden layer lives in
 // strips of NR columns ([strip][row][NR]), a layout that serves as a left operand (rows by hidden) and as a
 // right operand (rows are the inner dimension) alike, so nothing is ever transposed. Neither the hidden
 // layer nor the experts' outputs reach memory; the backward pass makes the hidden layer again.
@@ -48,10 +48,24 @@ RE_NOINLINE void pack_rows_across(const Matrix& m, int64_t depth, int64_t row, i
   pack_across<NR>(m, [row](int64_t x) { return row + x; }, rows - row, depth, to);
 }
 
-// The given rows of x as left operands [group][width][MR]; rows that do not exist are zero.
-RE_NOINLINE void pack_left(const Matrix& x, const int64_t* index, int64_t count, int64_t width, float* to) {
-  for (int64_t g = 0; g < count; g += MR, to += width * MR)
-    pack_across<MR>(x, [index, g](int64_t i) { return index[g + i]; }, count - g, width, to);
+// Floats between rows of a left operand: a tile read across reaches past the last column. At a multiple of 256 all rows of a
+// tile would share few of the first cache's sets.
+RE_INLINE int64_t left_step(int64_t width) {
+  const int64_t step = up_to(width + MR, W);
+  return step % 256 ? step : step + W;
+}
+
+// The given rows of x as left operand [up_to(count, MR)][left_step(width)]; what does not exist is zero.
+RE_NOINLINE void gather_left(const Matrix& x, const int64_t* index, int64_t count, int64_t width, float* to) {
+  const int64_t step = left_step(width), padded = up_to(count, MR);
+  for (int64_t r = 0; r < count; ++r, to += step) {
+    const float* from = read_row(x, index[r], width, to);
+    int64_t k = 0;
+    for (; from != to && k + W <= width; k += W) store(to + k, load(from + k));
+    for (; from != to && k < width; ++k) to[k] = from[k];
+    std::memset(to + width, 0, sizeof(float) * static_cast<size_t>(step - width));
+  }
+  std::memset(to, 0, sizeof(float) * static_cast<size_t>((padded - count) * step));
 }
 
 RE_INLINE int64_t strips_from(int64_t hidden, int64_t strip, int64_t most) {
@@ -103,6 +117,22 @@ RE_INLINE bool on_blocks(Pass pass, bool bf16, int64_t width, int64_t hidden, F&
 #endif
 }
 
+// Rows [g, g + MR) of an expert's outputs, 32 columns of them, scaled and added to the rows that they belong to (or written).
+template <bool ADD>
+RE_NOINLINE void add_outputs(int64_t segments, const float* A, int64_t a_step, const float* B, const ExpertRows& rows,
+                             int64_t g, float* sum, int64_t first, int64_t wide) {
+  const int64_t live = rows.count - g;
+  const int64_t* index = rows.index + g;
+  const float* scale = rows.scale ? rows.scale + g : nullptr;
+  micro_segments<NR, NR>(segments, A, a_step, B, [&](int i, vf x, vf y) {
+    if (i >= live) return;
+    float* to = sum + (index[i] - first) * wide;
+    const vf times = splat(scale ? scale[i] : 1.f);
+    store(to, times * x + (ADD ? load(to) : vf{}));
+    store(to + W, times * y + (ADD ? load(to + W) : vf{}));
+  });
+}
+
 RE_INLINE bool all_bf16(const Expert& e) { return e.gate.bf16 && e.up.bf16 && e.down.bf16; }
 
 void clear_sums(const ExpertRows& rows, int64_t first, int64_t wide, float* sum) {
@@ -136,14 +166,14 @@ int64_t swiglu_forward_scratch(int64_t width, int64_t hidden, int64_t rows, bool
   int64_t size = 0;
   if (on_blocks(Pass::forward, bf16, width, hidden, [&](auto tiled) { size = tiled.forward_scratch(width, hidden, rows); })) return size;
   const int64_t padded = up_to(rows, MR);
-  return padded * width + FORWARD_STRIPS * NR * (padded + 2 * width + up_to(width, NR));
+  return padded * left_step(width) + FORWARD_STRIPS * NR * (padded + 2 * width + up_to(width, NR));
 }
 
 int64_t swiglu_backward_scratch(int64_t width, int64_t hidden, int64_t rows, bool bf16) {
   int64_t size = 0;
   if (on_blocks(Pass::backward, bf16, width, hidden, [&](auto tiled) { size = tiled.backward_scratch(width, hidden, rows); })) return size;
   const int64_t padded = up_to(rows, MR), wide = up_to(width, NR), strip = BACKWARD_STRIPS * NR;
-  return padded * (2 * width + wide) + strip * (3 * padded + 3 * width + 2 * wide) + 3 * up_to(width, MR) * strip + padded;
+  return padded * (2 * left_step(width) + wide) + strip * (3 * padded + 3 * width + 2 * wide) + 3 * up_to(width, MR) * strip + padded;
 }
 
 void swiglu_pack(const Expert& e, float* packed) {
@@ -181,12 +211,11 @@ void swiglu_forward(const Expert& e, const Matrix& x, const ExpertRows& rows, in
     return;
   }
   if (on_blocks(Pass::forward, all_bf16(e) && x.bf16, e.width, e.hidden, [&](auto tiled) { tiled.forward(for_rows(e, x), x, rows, first, sum, scratch); })) return;
-  const int64_t padded = up_to(rows.count, MR), wide = up_to(e.width, NR);
-  clear_sums(rows, first, wide, sum);
+  const int64_t padded = up_to(rows.count, MR), wide = up_to(e.width, NR), step = left_step(e.width);
   float* left = scratch;
-  float* hidden = left + padded * e.width;
+  float* hidden = left + padded * step;
   float* own = hidden + FORWARD_STRIPS * NR * padded;
-  pack_left(x, rows.index, rows.count, e.width, left);
+  gather_left(x, rows.index, rows.count, e.width, left);
   if (rows.kept) clear_around_kept(rows.kept, e.hidden, rows.count, up_to(e.hidden, NR));
   const bool is_packed = packed_for(e, x) != nullptr;
   const float* packed = e.packed;
@@ -199,8 +228,8 @@ void swiglu_forward(const Expert& e, const Matrix& x, const ExpertRows& rows, in
       for (int64_t g = 0; g < padded; g += MR) {
         float* h = hidden + (s * padded + g) * NR;
         float linear[MR * NR];
-        tile_set(e.width, left + g * e.width, panels, h, NR);
-        tile_set(e.width, left + g * e.width, panels + e.width * NR, linear, NR);
+        tile_rows(e.width, left + g * step, step, panels, h, NR);
+        tile_rows(e.width, left + g * step, step, panels + e.width * NR, linear, NR);
         for (int64_t i = 0; i < MR; ++i) {
           float* kept = rows.kept && g + i < rows.count ? kept_row(rows.kept, e.hidden, g + i, (strip + s) * NR) : nullptr;
           for (int64_t c = 0; c < NR; c += W) {
@@ -212,18 +241,13 @@ void swiglu_forward(const Expert& e, const Matrix& x, const ExpertRows& rows, in
           }
         }
       }
+    const bool fresh = rows.fresh && strip == 0;
     for (int64_t j = 0; j < wide; j += NR, panels += strips * NR * NR)
-      for (int64_t g = 0; g < padded; g += MR) {
-        float out[MR * NR];
-        tile_segments<NR, NR, false>(strips, hidden + g * NR, padded * NR, panels, out, NR);
-        for (int64_t i = g; i < rows.count && i < g + MR; ++i) {
-          float* to = sum + (rows.index[i] - first) * wide + j;
-          const float* from = out + (i - g) * NR;
-          const vf scale = splat(rows.scale ? rows.scale[i] : 1.f);
-          store(to, load(to) + scale * load(from));
-          store(to + W, load(to + W) + scale * load(from + W));
-        }
-      }
+      for (int64_t g = 0; g < padded; g += MR)
+        if (fresh)
+          add_outputs<false>(strips, hidden + g * NR, padded * NR, panels, rows, g, sum + j, first, wide);
+        else
+          add_outputs<true>(strips, hidden + g * NR, padded * NR, panels, rows, g, sum + j, first, wide);
   }
   if (rows.kept) published();
 }
@@ -247,18 +271,18 @@ void swiglu_backward(const Expert& e, const Matrix& x, const Matrix& grad, const
     }
     std::memset(weights.down, 0, sizeof(float) * static_cast<size_t>(e.width * e.hidden));
   }
-  const int64_t padded = up_to(rows.count, MR), wide = up_to(e.width, NR), deep = up_to(e.width, MR);
+  const int64_t padded = up_to(rows.count, MR), wide = up_to(e.width, NR), deep = up_to(e.width, MR), step = left_step(e.width);
   constexpr int64_t STRIP = BACKWARD_STRIPS * NR;
-  float* left_x = scratch;                        // [group][width][MR]
-  float* left_grad = left_x + padded * e.width;
-  float* change = left_grad + padded * e.width;   // gradient of the gathered rows [padded][wide]
+  float* left_x = scratch;                        // [padded][step]
+  float* left_grad = left_x + padded * step;
+  float* change = left_grad + padded * step;      // gradient of the gathered rows [padded][wide]
   float* hidden = change + padded * wide;         // scale * activation [strip][padded][NR]
   float* to_gate = hidden + STRIP * padded;       // gradients before the activation: gate strips, then up strips
   float* panels = to_gate + 2 * STRIP * padded;
   float* sums = panels + STRIP * (3 * e.width + 2 * wide);  // [3][deep][NR]: gate, up, down transposed
   float* products = sums + 3 * deep * NR;                   // <activation, its gradient> a row
-  pack_left(x, rows.index, rows.count, e.width, left_x);
-  pack_left(grad, rows.index, rows.count, e.width, left_grad);
+  gather_left(x, rows.index, rows.count, e.width, left_x);
+  gather_left(grad, rows.index, rows.count, e.width, left_grad);
   std::memset(change, 0, sizeof(float) * static_cast<size_t>(padded * wide));
   std::memset(products, 0, sizeof(float) * static_cast<size_t>(padded));
   for (int64_t strip = 0; strip * NR < e.hidden; strip += BACKWARD_STRIPS) {
@@ -278,10 +302,10 @@ void swiglu_backward(const Expert& e, const Matrix& x, const Matrix& grad, const
         const int64_t at = (s * padded + g) * NR;
         float *h = hidden + at, *dg = to_gate + at, *du = to_up + at;
         if (!rows.kept) {
-          tile_set(e.width, left_x + g * e.width, gate_panel, dg, NR);
-          tile_set(e.width, left_x + g * e.width, up_panel, du, NR);
+          tile_rows(e.width, left_x + g * step, step, gate_panel, dg, NR);
+          tile_rows(e.width, left_x + g * step, step, up_panel, du, NR);
         }
-        tile_set(e.width, left_grad + g * e.width, down_panel, h, NR);
+        tile_rows(e.width, left_grad + g * step, step, down_panel, h, NR);
         for (int64_t i = 0; i < MR; ++i) {
           const vf scale = splat(rows.scale && g + i < rows.count ? rows.scale[g + i] : 1.f);
           vf product{};
@@ -309,7 +333,7 @@ void swiglu_backward(const Expert& e, const Matrix& x, const Matrix& grad, const
       const float* lefts[3] = {left_x, left_x, left_grad};
       for (int m = 0; m < 3; ++m)
         for (int64_t d = 0; d < e.width; d += MR)
-          tile_segments<MR, MR, false>(padded / MR, lefts[m] + d * MR, e.width * MR, rights[m], sums + (m * deep + d) * NR, NR);
+          tile_across(padded, lefts[m] + d, step, rights[m], sums + (m * deep + d) * NR, NR);
       const int64_t n = e.hidden - col < NR ? e.hidden - col : NR;
       for (int64_t d = 0; d < e.width; ++d) {
         float *gate_to = weights.gate + d * weight_step + col, *up_to_ = weights.up + d * weight_step + col;
