@@ -1,6 +1,7 @@
 """Published rows of IR-Benchmark and of LightGCN.
 
-    python bench/collaborative/bench_published.py --store RUNS --trials shift-cd       (resumable)
+    python bench/collaborative/bench_published.py --store RUNS --claim published-shift-cd  (all it needs)
+    python bench/collaborative/bench_published.py --store RUNS --trials shift-cd           (resumable)
     python bench/collaborative/bench_published.py --store RUNS --cells electronic-sl shift-cd
     python bench/collaborative/bench_published.py --store RUNS --write                 (what is there)
 
@@ -24,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from cells import RESULTS, Cell, Outcome, outcome, run
-from searches import SEARCHED, lines_of, score, settled, trials, words
+from searches import SEARCHED, SEARCHES, lines_of, score, settled, trials, words
 
 from recengine.training.record import environment
 
@@ -220,15 +221,17 @@ NOTES = [
 
 def write(store: Path) -> None:
     """bench/results/collaborative_published.{json,md}: what is in the store, and of other rows what is
-    written already (in ``environment`` where ``environments`` has no other); the claims' figures printed."""
+    written already (in ``environment`` where ``environments`` has no other); the figures of claims whose rows
+    are in the store are printed."""
     path = RESULTS / "collaborative_published.json"
     kept = json.loads(path.read_text())
     cells = {name: Outcome(**one) for name, one in kept["cells"].items()}
+    there = {}
     for name, cell in CELLS.items():
         row = settled(cell, store)
         found = None if row is None else outcome(row, store)
         if found is not None:
-            cells[name] = replace(found, values=None)
+            cells[name] = there[name] = replace(found, values=None)
             kept["cells"][name] = {k: v for k, v in vars(found).items() if k != "values"}
             kept["environments"][name] = environment()
     cells = {name: cells[name] for name in CELLS if name in cells}
@@ -236,13 +239,39 @@ def write(store: Path) -> None:
     kept["claims"] = figures(cells)
     path.write_text(json.dumps(kept, indent=1) + "\n")
     path.with_suffix(".md").write_text(markdown(cells, [*SEARCHED, *kept["searches"].values()]))
-    for claim in kept["claims"]:
+    for claim in figures(there):
         print(json.dumps(claim))
+
+
+def search(name: str, store: Path) -> None:
+    for trial in trials(CELLS[name], store):
+        found = run(trial, store)
+        print(trial.name, words(trial), score(found), found.seconds_an_epoch, found.seconds, flush=True)
+
+
+def fit(name: str, store: Path) -> Outcome:
+    cell = settled(CELLS[name], store)
+    if cell is None:
+        sys.exit(f"run --trials {name} first")
+    found = run(cell, store)
+    print(name, found.recall, found.ndcg, found.seconds_an_epoch, found.seconds, flush=True)
+    return found
+
+
+def measure(claim: str, store: Path) -> None:
+    """The search and the run that a claim stands on, as far as the store has them not; its figure."""
+    name = claim.removeprefix("published-")
+    if name not in PUBLISHED:
+        sys.exit(f"no claim of this bench: {claim}; see: python bench/claims.py list")
+    if name in SEARCHES:
+        search(name, store)
+    print(json.dumps(figures({name: fit(name, store)})[0]))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--store", type=Path)
+    parser.add_argument("--claim", help="the name of a claim without its topic")
     parser.add_argument("--trials", nargs="*", default=[], help="rows whose settings are searched")
     parser.add_argument("--cells", nargs="*", default=[])
     parser.add_argument("--write", action="store_true")
@@ -255,16 +284,12 @@ def main() -> None:
         return
     if chosen.store is None:
         sys.exit("--store DIR: where fits and what they gave are kept")
+    if chosen.claim:
+        measure(chosen.claim, chosen.store)
     for name in chosen.trials:
-        for trial in trials(CELLS[name], chosen.store):
-            found = run(trial, chosen.store)
-            print(trial.name, words(trial), score(found), found.seconds_an_epoch, found.seconds, flush=True)
+        search(name, chosen.store)
     for name in chosen.cells:
-        cell = settled(CELLS[name], chosen.store)
-        if cell is None:
-            sys.exit(f"run --trials {name} first")
-        found = run(cell, chosen.store)
-        print(name, found.recall, found.ndcg, found.seconds_an_epoch, found.seconds, flush=True)
+        fit(name, chosen.store)
     if chosen.write:
         write(chosen.store)
 

@@ -20,7 +20,8 @@ from searches import score
 class Course:
     """How a model is fitted to a data set (a name in cells.DATA). claim: what follows "collaborative.dsl-r-"
     in its claim's name; temperatures: of SL's trials (PSL's are half of them); weights: on the sampled side,
-    tried at three of the temperatures; reject: sampled items that the row's user was trained on do not count.
+    tried at three of the temperatures; reject: sampled items that the row's user was trained on do not count;
+    seeds: how many its claims stand on.
     """
 
     title: str
@@ -34,6 +35,7 @@ class Course:
     temperatures: tuple[float, ...] = (0.1, 0.15, 0.2, 0.25, 0.3, 0.4)
     weights: tuple[float, float] = (1.1, 1.25)
     reject: bool = False
+    seeds: int = 3
 
     @property
     def shifted(self) -> bool:
@@ -61,8 +63,8 @@ _SETS = {
 _SMALL: dict[str, Any] = {"trial_epochs": 40, "epochs": 40, "negatives": 512}
 _COLD = (0.05, 0.075, 0.1, 0.15, 0.2, 0.3)
 _LARGE: dict[str, dict[str, Any]] = {
-    "gowalla": {"batch": 4096, "temperatures": _COLD},
-    "douban-book": {"batch": 4096, "temperatures": _COLD},
+    "gowalla": {"batch": 4096, "temperatures": _COLD, "seeds": 1},
+    "douban-book": {"batch": 4096, "temperatures": _COLD, "seeds": 1},
 }
 # What suits a shifted set is colder, and a weight above one helps popular items, which are rare there.
 _SHIFTED: dict[str, Any] = {
@@ -70,6 +72,7 @@ _SHIFTED: dict[str, Any] = {
     "temperatures": _COLD,
     "weights": (0.9, 1.1),
     "reject": True,
+    "seeds": 1,
 }
 
 
@@ -79,6 +82,7 @@ def _courses() -> dict[str, Course]:
         small = _SMALL if data == "beauty" else {}
         made[data] = Course(title, f"mf-{data}", data, **{**small, **_LARGE.get(data, {})})
         graph = {"batch": 1024 if small else 8192, "model": "lightgcn", **small}
+        graph["seeds"] = _LARGE.get(data, {}).get("seeds", 3)
         made[f"{data}-lightgcn"] = Course(f"{title}, LightGCN", f"lightgcn-{data}", data, **graph)
     for data in ("cd", "electronic", "gowalla"):
         title = f"{_SETS[data]} under popularity shift"
