@@ -118,8 +118,26 @@ def sparse(
         y = torch.zeros_like(x).reshape(-1, width).index_add(0, token, outer)
         return y.reshape(x.shape) + always(x, *bank[3:])
 
+    def looped(x: Tensor, router: Tensor, *bank: Tensor) -> Tensor:
+        """Sorted by (position, expert), three products for each of them, added back."""
+        banks = zip(*(w.flatten(0, 1).unbind(0) for w in bank[:3]), strict=True)
+        ids, gates = choose(x, router)
+        place = (torch.arange(positions)[None, :, None] * (experts - 1) + ids).flatten()
+        order = place.argsort(stable=True)
+        counts = torch.bincount(place, minlength=positions * (experts - 1)).tolist()
+        token = order // routed
+        parts = x.reshape(-1, width).index_select(0, token).split(counts)
+        made = [
+            (functional.silu(rows_of @ gate) * (rows_of @ up)) @ down
+            for rows_of, (gate, up, down) in zip(parts, banks, strict=True)
+        ]
+        outer = torch.cat(made) * gates.flatten().index_select(0, order)[:, None].to(x.dtype)
+        y = torch.zeros_like(x).reshape(-1, width).index_add(0, token, outer)
+        return y.reshape(x.shape) + always(x, *bank[3:])
+
     layers: dict[str, Callable[..., Tensor]] = {
         OURS: ours,
+        "eager loop": looped,
         "eager masked": masked,
         "eager grouped_mm": grouped,
         "compile masked": torch.compile(masked, dynamic=False),
@@ -143,20 +161,22 @@ def cases(quick: bool) -> list[Case]:
                 )
             )
     rows2 = 128 if quick else 1024
-    for experts, k in ((4, 2), (8, 4)):
-        for backward in (False, True):
-            kind, short = ("fwd+bwd", "fwd_bwd") if backward else ("fwd", "fwd")
-            active = 6.0 * rows2 * 16 * 128 * (2 * 128 // experts) * k
-            found.append(
-                Case(
-                    f"sparse MoE {kind} B{rows2} T16 D128 E{experts} k{k} float32",
-                    lambda experts=experts, k=k, backward=backward: sparse(
-                        rows2, 16, 128, experts, k, torch.float32, backward
-                    ),
-                    flop=(3 if backward else 1) * active,
-                    claim=f"native.moe_e{experts}k{k}_{short}",
+    for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
+        tail = "" if dtype == torch.float32 else "_bf16"
+        for experts, k in ((4, 2), (8, 4)):
+            for backward in (False, True):
+                kind, short = ("fwd+bwd", "fwd_bwd") if backward else ("fwd", "fwd")
+                active = 6.0 * rows2 * 16 * 128 * (2 * 128 // experts) * k
+                found.append(
+                    Case(
+                        f"sparse MoE {kind} B{rows2} T16 D128 E{experts} k{k} {name}",
+                        lambda experts=experts, k=k, dtype=dtype, backward=backward: sparse(
+                            rows2, 16, 128, experts, k, dtype, backward
+                        ),
+                        flop=(3 if backward else 1) * active,
+                        claim=f"native.moe_e{experts}k{k}_{short}{tail}",
+                    )
                 )
-            )
     return found
 
 

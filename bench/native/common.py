@@ -105,7 +105,8 @@ def _compile(source: Path, output: Path, *flags: str) -> bool:
 
 
 def peak(threads: int) -> dict[str, float]:
-    """Measured peaks (GFLOP/s; bf16 tiles: 0 without) and copy bandwidth; empty without a compiler."""
+    """Measured peaks (GFLOP/s; bf16 dot products and tiles: 0 without) and copy bandwidth; empty without a
+    compiler."""
     with tempfile.TemporaryDirectory() as folder:
         program = Path(folder) / "peak"
         if not _compile(Path(__file__).with_name("peak.cpp"), program, "-ffp-contract=fast"):
@@ -224,6 +225,8 @@ def _row(case: Case, setting: dict[str, object], line: dict, limits: dict[str, f
     row["times"] = medians[rival] / medians[OURS]
     if case.flop and limits:
         row["percent_of_peak"] = 100 * case.flop / (medians[OURS] * 1e6) / limits["gflops"]
+        if "bfloat16" in case.name and limits.get("dot_gflops"):
+            row["percent_of_dots"] = 100 * case.flop / (medians[OURS] * 1e6) / limits["dot_gflops"]
         if limits.get("tile_gflops"):
             row["percent_of_tiles"] = 100 * case.flop / (medians[OURS] * 1e6) / limits["tile_gflops"]
     if case.traffic and limits:
@@ -245,9 +248,10 @@ def _markdown(title: str, record: dict) -> str:
     lines[-1] += f"kernels {about['isa']}, Python {about['python']}, {about['date']}."
     for limit in record["limits"].values():
         if limit:
-            tiles = limit.get("tile_gflops")
+            tiles, dots = limit.get("tile_gflops"), limit.get("dot_gflops")
             lines.append(
                 f"{limit['threads']:g} threads: {limit['gflops']:.0f} GFLOP/s multiply-add peak, "
+                + (f"{dots:.0f} GFLOP/s by dot products of bf16 pairs, " if dots else "")
                 + (f"{tiles:.0f} GFLOP/s on bf16 tiles, " if tiles else "")
                 + f"{limit['copy_gbytes']:.1f} GB/s copy (all measured)."
             )
@@ -259,6 +263,7 @@ def _markdown(title: str, record: dict) -> str:
     ]
     for row in record["rows"]:
         share = f"{row['percent_of_peak']:.0f} %" if "percent_of_peak" in row else ""
+        share += f" ({row['percent_of_dots']:.0f} % of dots)" if "percent_of_dots" in row else ""
         share += f" ({row['percent_of_tiles']:.0f} % of tiles)" if "percent_of_tiles" in row else ""
         share = f"{row['percent_of_copy']:.0f} % of copy" if "percent_of_copy" in row else share
         every = ", ".join(f"{name} {value:.3g}" for name, value in row["median_ms"].items())

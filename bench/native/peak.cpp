@@ -1,4 +1,4 @@
-// What this machine can do: multiply-adds a second from registers and on bf16 matrix tiles (with operands that are not
+// What this machine can do: multiply-adds a second from registers, by dot products of bf16 pairs and on bf16 matrix tiles (with operands that are not
 // zero: the clock depends on them), and copied bytes a second.
 // Prints one JSON object. Compiled by common.py with the local compiler, -O3 -march=native.
 #include <algorithm>
@@ -8,8 +8,10 @@
 #include <cstring>
 #include <thread>
 #include <vector>
-#if defined(__AMX_BF16__) && defined(__linux__)
+#if defined(__AVX512BF16__) || defined(__AMX_BF16__)
 #include <immintrin.h>
+#endif
+#if defined(__AMX_BF16__) && defined(__linux__)
 #include <sys/syscall.h>
 #include <unistd.h>
 #endif
@@ -46,6 +48,31 @@ static double flops() {
   volatile float keep = sum;
   (void)keep;
   return steps * 2.0 * chains * W / t;
+}
+
+static double dot_flops() {
+#if defined(__AVX512BF16__)
+  constexpr int chains = 12;
+  __m512 a[chains];
+  for (int i = 0; i < chains; ++i) a[i] = _mm512_set1_ps(1.f + 1e-3f * i);
+  __m512bh b = _mm512_cvtne2ps_pbh(_mm512_set1_ps(0.999f), _mm512_set1_ps(0.5f));
+  __m512bh c = _mm512_cvtne2ps_pbh(_mm512_set1_ps(1e-3f), _mm512_set1_ps(-1e-3f));
+  asm volatile("" : "+v"(b), "+v"(c));
+  const long steps = 3'000'000;
+  const auto start = Clock::now();
+  for (long n = 0; n < steps; ++n) {
+#pragma GCC unroll 12
+    for (int i = 0; i < chains; ++i) a[i] = _mm512_dpbf16_ps(a[i], b, c);
+  }
+  const double t = seconds(start);
+  float sum = 0;
+  for (int i = 0; i < chains; ++i) sum += a[i][0];
+  volatile float keep = sum;
+  (void)keep;
+  return steps * 2.0 * chains * 32 / t;
+#else
+  return 0;
+#endif
 }
 
 static double tile_flops() {
@@ -113,11 +140,12 @@ int main(int argc, char** argv) {
     to.emplace_back(bytes / static_cast<size_t>(threads), 'b');
   }
   const double rate = together(threads, [](int) { return flops(); });
+  const double dots = together(threads, [](int) { return dot_flops(); });
   const double tiles = together(threads, [](int) { return tile_flops(); });
   const double moved = together(threads, [&](int t) {
     auto& source = from[static_cast<size_t>(t)];
     return copy(to[static_cast<size_t>(t)].data(), source.data(), source.size());
   });
-  std::printf("{\"threads\": %d, \"lanes\": %d, \"gflops\": %.1f, \"tile_gflops\": %.1f, \"copy_gbytes\": %.1f}\n", threads, W,
-              rate / 1e9, tiles / 1e9, moved / 1e9);
+  std::printf("{\"threads\": %d, \"lanes\": %d, \"gflops\": %.1f, \"dot_gflops\": %.1f, \"tile_gflops\": %.1f, \"copy_gbytes\": %.1f}\n",
+              threads, W, rate / 1e9, dots / 1e9, tiles / 1e9, moved / 1e9);
 }

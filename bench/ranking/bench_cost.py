@@ -8,8 +8,9 @@ depth, export, serving in bfloat16.
 
 race: from the vectors of 20 features to the loss and its gradients (train) or to the logits (serve), the
 engine's blocks beside a twin in plain torch that reads the same weights, eager and compiled. The twin's dense
-SwiGLU is three batched products. Its sparse one multiplies by every expert and weighs (nothing is gathered)
-or sorts the tokens and takes torch._grouped_mm (inference, eager: else it is for bfloat16 only). The
+SwiGLU is three batched products. Its sparse one multiplies by every expert and weighs (nothing is gathered;
+this one compiled, too), or sorts the tokens and takes three products for each (token, expert) in a loop, or
+torch._grouped_mm (inference, eager: else it is for bfloat16 only). The
 candidates take turns, medians; memory in a process of its own each. Optimiser not included: it is the same
 for all.
 Figures join bench/results/ranking_cost.json, whose table is ranking_cost.md.
@@ -31,7 +32,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from plain import Twin, quiet_compile
+from plain import Twin, by_groups, by_loop, quiet_compile
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "native"))
 from common import RETURNED, alternate, extra_memory, facts
@@ -299,14 +300,11 @@ def candidates(
     vectors = torch.randn(rows, FEATURES, model.config.embedding_dim)
     labels = (torch.rand(rows) < 0.3).float()
     networks: dict[str, Callable[..., Any]] = {"recengine": lambda x: model.score(x, {})}
-    kinds = [("", False)]
-    if form == "sparse" and stage == "serve" and model.blocks[0].reverted.bank.gate.shape[-1] % 4 == 0:
-        kinds.append(("grouped_mm ", True))  # which asks for strides of 16 bytes
-    for name, grouped in kinds:
-        twin = Twin(model, grouped=grouped)
-        networks[f"{name}eager"] = twin
-        if not grouped:  # torch.compile takes grouped products of bfloat16 only
-            networks["compiled"] = quiet_compile(twin)
+    networks |= {"eager": Twin(model), "compiled": quiet_compile(Twin(model))}
+    if form == "sparse":  # sizes of groups are data: nothing that torch.compile could take whole
+        networks["loop eager"] = Twin(model, by_loop)
+        if stage == "serve" and model.blocks[0].reverted.bank.gate.shape[-1] % 4 == 0:  # strides of 16 bytes
+            networks["grouped_mm eager"] = Twin(model, by_groups)
     weights = [p for p in model.parameters() if p.requires_grad]
 
     def train(network: Callable[..., Any]) -> None:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+Experts = Callable[[Any, Tensor, Tensor, Tensor], Tensor]  # bank, x, chosen, gates
+
 
 class Twin(torch.nn.Module):
-    """Vectors of features [B, F, d] to logits [B]. grouped: sparse experts by torch._grouped_mm."""
+    """Vectors of features [B, F, d] to logits [B]. experts: how the chosen ones are computed (``masked``,
+    ``by_groups`` or ``by_loop``, or with the same arguments)."""
 
-    def __init__(self, model: Any, *, grouped: bool = False) -> None:
+    def __init__(self, model: Any, experts: Experts | None = None) -> None:
         super().__init__()
-        self.model, self.grouped = model, grouped
+        self.model, self.experts = model, experts or masked
 
     def forward(self, vectors: Tensor) -> Tensor:
         model = self.model
@@ -41,10 +45,7 @@ class Twin(torch.nn.Module):
         logits = torch.einsum("btd,tde->bte", x, part.router)
         top, chosen = logits.topk(part.k)
         gates = part.alpha * top.softmax(-1)
-        routed = (
-            by_groups(part.bank, x, chosen, gates) if self.grouped else masked(part.bank, x, chosen, gates)
-        )
-        return routed + swiglu(x, part.always)
+        return self.experts(part.bank, x, chosen, gates) + swiglu(x, part.always)
 
 
 def mix(x: Tensor, heads: int) -> Tensor:
@@ -90,6 +91,23 @@ def by_groups(bank: Any, x: Tensor, chosen: Tensor, gates: Tensor) -> Tensor:
         rows, up, offs=ends
     )
     out = torch._grouped_mm(hidden, down, offs=ends) * gates.flatten()[order, None]
+    return torch.zeros_like(x).reshape(-1, width).index_add(0, token, out).view_as(x)
+
+
+def by_loop(bank: Any, x: Tensor, chosen: Tensor, gates: Tensor) -> Tensor:
+    """Sorted by (token, expert), three products for each of them, added back."""
+    tokens, experts, width, _ = bank.gate.shape
+    banks = zip(*(w.flatten(0, 1).unbind(0) for w in (bank.gate, bank.up, bank.down)), strict=True)
+    place = (torch.arange(tokens)[None, :, None] * experts + chosen).flatten()
+    order = place.argsort(stable=True)
+    counts = torch.bincount(place, minlength=tokens * experts).tolist()
+    token = order // chosen.shape[2]
+    parts = x.reshape(-1, width).index_select(0, token).split(counts)
+    made = [
+        (functional.silu(rows @ gate) * (rows @ up)) @ down
+        for rows, (gate, up, down) in zip(parts, banks, strict=True)
+    ]
+    out = torch.cat(made) * gates.flatten().index_select(0, order)[:, None]
     return torch.zeros_like(x).reshape(-1, width).index_add(0, token, out).view_as(x)
 
 
