@@ -13,7 +13,8 @@ this one compiled, too), or sorts the tokens and takes three products for each (
 torch._grouped_mm (inference, eager: else it is for bfloat16 only). The
 candidates take turns, medians; memory in a process of its own each. Optimiser not included: it is the same
 for all.
-Figures join bench/results/ranking_cost.json, whose table is ranking_cost.md.
+Figures join bench/results/ranking_cost.json, whose table is ranking_cost.md; on AMD ranking_cost_amd, and the
+races are claims of their own there (another float32 peak, no matrix tiles).
 """
 
 from __future__ import annotations
@@ -35,10 +36,11 @@ import torch
 from plain import Twin, by_groups, by_loop, quiet_compile
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "native"))
-from common import RETURNED, alternate, extra_memory, facts
+from common import RETURNED, alternate, extra_memory, facts, processor
 
 HERE = Path(__file__).resolve().parent
-RESULT = HERE.parent / "results" / "ranking_cost.json"
+KIND = "_amd" if "AMD" in processor() else ""
+RESULT = HERE.parent / "results" / f"ranking_cost{KIND}.json"
 FORMS: dict[str, dict[str, Any]] = {"dense": {}, "sparse": {"experts": 8, "active": 4}}
 RACES = [
     f"ranking.{form}-{stage}-over-{rival}"
@@ -81,7 +83,7 @@ def main() -> None:
         print(json.dumps({"mb": extra_memory(calls[given.memory])}))
         return
     parts = given.part or [name for name, claims in PARTS.items() if given.claim in claims]
-    if given.claim in RACES:
+    if str(given.claim).removesuffix(KIND) in RACES:
         words = str(given.claim).removeprefix("ranking.").split("-")
         parts, given.form, given.stage = ["race"], [words[0]], [words[1]]
     if given.quick and not parts:
@@ -342,7 +344,7 @@ def race(
     if speed is None or preset not in ("100m", "10k"):
         return {}
     return {
-        f"ranking.{form}-{stage}-over-{rival}": round(
+        f"ranking.{form}-{stage}-over-{rival}{KIND}": round(
             speed["recengine"] / max(value for n, value in speed.items() if n.endswith(rival)), 2
         )
         for rival in ("eager", "compiled")
