@@ -9,6 +9,8 @@
   'gather': the item table normalised once, the negatives' rows gathered, one batched product, logsumexp.
   'irbench': both tables normalised, rows gathered, torch's cosine similarity over the B x N x d tensor, as
   IR-Benchmark computes it. All draw the negatives with our sampler: only the step differs.
+* Propagation: Gowalla's graph times its vectors, forward, and forward with backward, against torch's CSR
+  (MKL's product; indices of 32 and of 64 bits) and COO products.
 * LightGCN: 3 layers, batch 2,048, BPR with one negative. 'csr' and 'coo': the same step with torch's sparse
   products, the symmetric matrix standing for its own transpose in the backward pass.
 * Sampler: 1,024 x 1,000 draws with the user's items rejected, against the numpy sampler (binary search).
@@ -146,6 +148,41 @@ class _Symmetric(torch.autograd.Function):
         return None, torch.sparse.mm(ctx.matrix, grad)
 
 
+def torch_matrix(graph: Any, layout: str) -> torch.Tensor:
+    """The same sparse matrix as torch's: "csr64", "csr32" (bits of its indices) or "coo"."""
+    row = torch.arange(graph.shape[0]).repeat_interleave(graph.indptr.diff())
+    values = graph.row_scale[row] * graph.column_scale[graph.columns.long()]
+    if layout == "coo":
+        places = torch.stack([row, graph.columns.long()])
+        return torch.sparse_coo_tensor(places, values, graph.shape).coalesce()
+    kind = torch.int64 if layout == "csr64" else torch.int32
+    return torch.sparse_csr_tensor(graph.indptr.to(kind), graph.columns.to(kind), values, graph.shape)
+
+
+def propagation(name: str, backward: bool) -> dict[str, Callable[[], None]]:
+    """The product with the normalised graph alone."""
+    from recengine.ops.graph import propagate
+
+    graph = built("lightgcn", "bpr", train_of(name)).graph()
+    generator = torch.Generator().manual_seed(0)
+    nodes = torch.randn(graph.shape[0], FACTORS, generator=generator, requires_grad=backward)
+
+    def timed(product: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[], None]:
+        def call() -> None:
+            made = product(nodes)
+            if backward:
+                torch.autograd.grad(made, nodes, made.detach())
+
+        return call
+
+    matrices = {layout: torch_matrix(graph, layout) for layout in ("csr64", "csr32", "coo")}
+    rivals = {
+        layout: timed(lambda given, matrix=matrix: _Symmetric.apply(matrix, given))
+        for layout, matrix in matrices.items()
+    }
+    return {"recengine": timed(lambda given: propagate(graph, given)), **rivals}
+
+
 def light(name: str) -> dict[str, Callable[[], None]]:
     """A step of LightGCN with our product and with torch's."""
     train = train_of(name)
@@ -156,14 +193,7 @@ def light(name: str) -> dict[str, Callable[[], None]]:
         return stepper(list(model.parameters()), draw, _loss_of(model))
 
     def torchs(layout: str) -> Callable[[], None]:
-        graph = built("lightgcn", "bpr", train).graph()
-        row = torch.arange(graph.shape[0]).repeat_interleave(graph.indptr.diff())
-        values = graph.row_scale[row] * graph.column_scale[graph.columns.long()]
-        matrix = torch.sparse_coo_tensor(
-            torch.stack([row, graph.columns.long()]), values, graph.shape
-        ).coalesce()
-        if layout == "csr":
-            matrix = torch.sparse_csr_tensor(graph.indptr, graph.columns.long(), values, graph.shape)
+        matrix = torch_matrix(built("lightgcn", "bpr", train).graph(), layout)
         sizes = (train.n_users, train.n_items)
         users, items = (torch.nn.Parameter(0.1 * torch.randn(n, FACTORS)) for n in sizes)
 
@@ -182,7 +212,8 @@ def light(name: str) -> dict[str, Callable[[], None]]:
 
     return {
         "recengine": _lazy(ours),
-        "csr": _lazy(lambda: torchs("csr")),
+        "csr": _lazy(lambda: torchs("csr64")),
+        "csr32": _lazy(lambda: torchs("csr32")),
         "coo": _lazy(lambda: torchs("coo")),
     }
 
@@ -222,6 +253,15 @@ def cases(quick: bool) -> Sequence[Case]:
                 claim=claim,
                 memory_claim=f"{claim}-memory",
                 memory_ratio=True,
+            )
+        )
+    for backward in (False, True):
+        kind, short = ("forward with backward", "-backward") if backward else ("forward", "")
+        found.append(
+            Case(
+                f"propagation {kind}, gowalla",
+                lambda backward=backward: propagation("gowalla", backward),
+                claim=f"collaborative.propagation{short}",
             )
         )
     found += [

@@ -17,6 +17,7 @@ DATA = Path(os.environ.get("RECENGINE_DATA", ROOT.parent / "shared" / "data"))
 QUICK = [
     "cli/bench_startup.py",
     "collaborative/bench_dsl.py",
+    "collaborative/bench_epoch.py",
     "collaborative/bench_published.py",
     "data/bench_load.py",
     "evaluation/bench_evaluate.py",
