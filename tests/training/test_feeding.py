@@ -10,6 +10,7 @@ import pytest
 import torch
 from walking import walks
 
+import recengine
 from recengine.contracts.batch import PairBatch, SequenceBatch
 from recengine.contracts.model import Feed
 from recengine.data import Interactions
@@ -133,6 +134,20 @@ def test_a_user_who_met_every_item_is_named_when_negatives_are_drawn() -> None:
     feeder = make_feeder(train, Feed("pairs", negatives=1), 8, 0, host())
     with pytest.raises(UsageError, match=r"met every item[\s\S]*user ann with all 3[\s\S]*in_batch"):
         list(feeder.epoch(0))
+
+
+def test_a_user_who_met_every_popular_item_is_named_not_given_one_that_is_never_drawn() -> None:
+    """Items of the test part alone have no training event, so that log q of them is minus infinity."""
+    users, items = [0] * 5 + [1] * 7, [0, 1, 2, 3, 4, 0, 1, 5, 6, 7, 8, 9]
+    data = Interactions.from_arrays(users, items, part=np.array([0] * 7 + [2] * 5, np.int8))
+    loss = {"name": "ssm", "negatives": 4, "sampler": "popularity", "shared": False}
+    settings = {"split": {"strategy": "given"}, "training.epochs": 1, "loss": loss}
+    with pytest.raises(UsageError, match=r"every item that this sampler draws[\s\S]*user 0 with 5 of 10"):
+        recengine.fit("mf", data, settings=settings)
+    items[6], items[7] = 5, 1  # user 1 was trained on an item that user 0 was not
+    less = Interactions.from_arrays(users, items, part=np.array([0] * 7 + [2] * 5, np.int8))
+    run = recengine.fit("mf", less, settings=settings)
+    assert np.isfinite(run.history[-1]["loss"])
 
 
 def test_the_default_number_of_negatives_gives_way_to_a_small_catalogue() -> None:
