@@ -18,6 +18,7 @@ from recengine.errors import ConfigError, DataError, UsageError
 from recengine.hooks import host
 from recengine.training.config import resolve
 from recengine.training.feeding import make_feeder
+from recengine.training.negatives import Mixed
 from recengine.training.splitting import prepared, with_negatives_that_exist
 
 
@@ -110,6 +111,28 @@ def test_negatives_were_not_met_and_carry_their_probability(sampler: str) -> Non
             assert batch.log_q is None
         else:
             np.testing.assert_allclose(batch.log_q.exp(), wanted[batch.negatives], rtol=1e-5)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize("shared", [False, True])
+def test_mixed_draws_are_as_likely_as_they_say_whatever_their_number(count: int, shared: bool) -> None:
+    users, items = np.arange(400), np.where(np.arange(400) < 380, 0, np.arange(400) % 10)
+    train = Interactions.from_arrays(users, items)
+    sampler, generator = Mixed(train), np.random.default_rng(4)
+    nobody = np.full(20_000, 399)  # met an item of the tail alone
+    counts, stated = np.zeros((count, train.n_items)), np.zeros(train.n_items)
+    for _ in range(1 if not shared else 20_000):
+        drawn, log_q = (
+            sampler.sample_shared(count, generator) if shared else sampler.sample(nobody, count, generator)
+        )
+        stated[drawn.ravel()] = np.exp(log_q.ravel())
+        for slot, one in enumerate(drawn.reshape(-1, count).T):
+            counts[slot] += np.bincount(one, minlength=train.n_items)
+    if not shared:  # q is that of the proposal, before the row's own items are rejected
+        stated[train.item[train.indptr[399] : train.indptr[400]]] = 0.0
+        stated /= stated.sum()
+    assert 0.4 < stated.max() < 0.6
+    np.testing.assert_allclose(counts / 20_000, np.tile(stated, (count, 1)), atol=0.015)
 
 
 def test_in_batch_negatives_are_the_other_targets() -> None:

@@ -162,7 +162,7 @@ def _by_share(bits: Words, forbidden: Any, table: tuple[Any, Any], user: int) ->
     cell = np.searchsorted(sums, at, side="right")
     of_cell = at < np.where(cell > 0, sums[cell - 1], 0.0) + keep[cell]
     mine = ~forbidden[cell] & (forbidden[alias[cell]] | of_cell)
-    return np.where(mine, cell, alias[cell])
+    return np.asarray(np.where(mine, cell, alias[cell]))
 
 
 def _narrow(name: str, items: Tensor, n_items: int) -> Tensor:

@@ -20,6 +20,7 @@ from recengine.ops.sampling import draw_negatives
 
 Ids = NDArray[np.int64]
 LogProbability = NDArray[np.float32]
+Weights = NDArray[np.float64]
 
 
 class Uniform:
@@ -78,14 +79,12 @@ class Uniform:
         return draw_negatives(nobody, count, self._n_items, seed=_seed(generator), alias=alias)[0].numpy()
 
 
-class Popularity(Uniform):
-    """p(i) proportional to (training events of i) ** power, by an alias table; items never met are never
-    drawn, so that somebody who met all others has no negative."""
+class _Weighed(Uniform):
+    """p(i) proportional to weights[i], by an alias table; what weighs nothing is never drawn: somebody who
+    met all the rest has no negative."""
 
-    def __init__(self, train: Interactions, power: float = 1.0) -> None:
+    def __init__(self, train: Interactions, weights: Weights) -> None:
         super().__init__(train)
-        counts = train.popularity().astype(np.float64)
-        weights = np.where(counts > 0, np.maximum(counts, 1e-300) ** power, 0.0)
         self._alias = AliasTable(weights).tensors()
         drawn = np.concatenate([[0], np.cumsum(weights[self._matrix.columns] > 0)])
         self._left = (weights > 0).sum() - np.diff(drawn[self._matrix.indptr])
@@ -101,24 +100,25 @@ class Popularity(Uniform):
         return drawn, self._log_p[drawn]
 
 
-class Mixed(Popularity):
-    """The first half of a row's draws by popularity, the rest uniform; q is the mixture of the two
-    (the balance heuristic of Veach and Guibas, 1995, for which half the draws are from each)."""
+class Popularity(_Weighed):
+    """p(i) proportional to (training events of i) ** power; items never met are never drawn."""
 
     def __init__(self, train: Interactions, power: float = 1.0) -> None:
-        super().__init__(train, power)
-        share = np.exp(self._log_p.astype(np.float64))
-        self._log_p = np.log(0.5 * share + 0.5 / self._n_items).astype(np.float32)
+        super().__init__(train, _popularity(train, power))
 
-    def sample(self, users: Ids, count: int, generator: np.random.Generator) -> tuple[Ids, LogProbability]:
-        popular = self._draw(users, count - count // 2, generator, self._alias)
-        drawn = np.concatenate([popular, self._draw(users, count // 2, generator, None)], axis=1)
-        return drawn, self._log_p[drawn]
 
-    def sample_shared(self, count: int, generator: np.random.Generator) -> tuple[Ids, LogProbability]:
-        popular = self._draw_shared(count - count // 2, generator, self._alias)
-        drawn = np.concatenate([popular, self._draw_shared(count // 2, generator, None)])
-        return drawn, self._log_p[drawn]
+class Mixed(_Weighed):
+    """Each draw by popularity with probability one half, else uniform; q is the mixture of the two."""
+
+    def __init__(self, train: Interactions, power: float = 1.0) -> None:
+        weights = _popularity(train, power)
+        super().__init__(train, 0.5 * weights / weights.sum() + 0.5 / train.n_items)
+
+
+def _popularity(train: Interactions, power: float) -> Weights:
+    _need_items(train)
+    counts = train.popularity().astype(np.float64)
+    return np.where(counts > 0, np.maximum(counts, 1e-300) ** power, 0.0)
 
 
 class InBatch:
