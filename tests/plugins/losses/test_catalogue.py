@@ -47,7 +47,13 @@ def golden(positive: float = POSITIVE, scores: Tensor = S) -> LossInput:
     history = torch.tensor([0, 1]), torch.tensor([0])
     negatives = torch.arange(1, count + 1)[None]
     return LossInput(
-        anchor, items, torch.tensor([0]), negatives, row_ids=torch.tensor([0]), user_items=history
+        anchor,
+        items,
+        torch.tensor([0]),
+        negatives,
+        row_ids=torch.tensor([0]),
+        popularity=torch.ones(count + 1),
+        user_items=history,
     )
 
 
@@ -59,6 +65,7 @@ def given(seed: int = 3, dtype: torch.dtype = torch.float64) -> LossInput:
         torch.randint(0, ITEMS, (ROWS,), generator=generator),
         torch.randint(0, ITEMS, (ROWS, COUNT), generator=generator),
         row_ids=torch.arange(ROWS),
+        popularity=torch.ones(ITEMS),
         user_items=(torch.arange(ROWS + 1) * 2, torch.randint(0, ITEMS, (2 * ROWS,), generator=generator)),
     )
 
@@ -260,13 +267,23 @@ def test_the_threshold_is_the_kth_largest_of_own_and_sampled_items() -> None:
 def test_adaptive_temperatures_soften_for_badly_fitted_users() -> None:
     case = given()
     made = loss("adap_tau", beta=1.0, lowest=1e-3, highest=10.0)
-    context = {"popularity": torch.ones(ITEMS)}
-    made(case, StepContext(epoch=0, extras=context))
+    made(case, StepContext(epoch=0))
     losses = made.sums.clone()
-    made(case, StepContext(epoch=1, extras=context))
+    made(case, StepContext(epoch=1))
     order = losses.argsort()
     assert bool((made.factors[order].diff() >= 0).all())
     assert made.factors.max() > 1 > made.factors.min()
+
+
+def test_the_common_temperature_is_read_from_the_training_counts() -> None:
+    """1 / t_0 = (log 1/2 + log(U I) - log E) / (mean cosine of pairs - mean cosine of everything)."""
+    case = replace(golden(0.9, torch.tensor([0.1, 0.0, -0.2])), popularity=torch.tensor([3.0, 1, 1, 0]))
+    made = loss("adap_tau", 10, 4, lowest=1e-3, highest=10.0)
+    made(case, StepContext(epoch=0))
+    apart = 0.9 - (0.9 + 0.1 + 0.0 - 0.2) / 4
+    assert float(made.common[0]) == pytest.approx(apart / math.log(0.5 * 10 * 4 / 5), rel=1e-5)
+    with pytest.raises(UsageError, match="popularity"):
+        made(replace(case, popularity=None), StepContext(epoch=1))
 
 
 def test_bounds_of_the_temperature_out_of_order_are_refused() -> None:
