@@ -69,6 +69,12 @@ class DSLR(nn.Module):
             raise UsageError(
                 "this loss needs sampled items", where="loss", fix="let the model's feed ask for them"
             )
+        if given.bias is not None:
+            raise UsageError(
+                "a cosine has no place for item biases",
+                where="loss",
+                fix="take a model without biases, or a loss over dot products",
+            )
         live = self._live(given, given.negatives)
         if given.negatives.ndim == 1:
             items, positives, negatives = named_items(given.items, given.positives, given.negatives)
