@@ -11,8 +11,9 @@ from recengine.contracts.loss import LossConfig
 
 
 class DSLRConfig(LossConfig):
-    """Either branch alone: kappa = 0 leaves the temperatures, gamma = 0 the weights; both zero is SL, and
-    with a reach_temperature SL@K with a threshold read from the sampled items."""
+    """Either branch alone: kappa = 0 leaves the temperatures, gamma = 0 the weights; both zero, as in the
+    warm-up, is SL less log N, with a negative_weight v BSL's v log(...) in its place, and with a
+    reach_temperature SL@K with a threshold read from the sampled items."""
 
     negatives: int = knob(256, "sampled items a row", ge=1, low=32, high=2048, log=True)
     shared: bool = knob(False, "one set of sampled items for the whole batch")
@@ -47,7 +48,9 @@ class DSLRConfig(LossConfig):
     clip_low: float = knob(0.5, "least temperature over t0", gt=0, le=1)
     clip_high: float = knob(2.0, "largest temperature over t0", ge=1)
     momentum: float = knob(0.99, "of the mean intensity", ge=0, lt=1)
-    warmup: int = knob(5, "epochs of plain SL at the start", ge=0)
+    warmup: int = knob(
+        5, "epochs at the start with kappa = gamma = 0: SL, but for the weight and the reach", ge=0
+    )
     ramp: int = knob(5, "epochs over which kappa and gamma then rise", ge=0)
     scale_by_tau: bool = knob(False, "multiply a row's loss by its temperature over t0")
 

@@ -36,12 +36,13 @@ class DSLR(nn.Module):
     """log((1 / N) sum_j w_j exp(d_j / t_r)), d_j = s_j - s_p on cosines; w and t_r are held in the gradient.
 
     Weights (kappa): see ``log_weights``. Temperatures (gamma): t_r = t0 clip(exp(-gamma (q_r - q)), low,
-    high), q_r the intensity of the row's slate and q its moving average over batches. After ``warmup`` epochs
-    of SL both strengths rise over ``ramp`` epochs. A ``negative_weight`` v other than one gives
-    v log((1 / N) sum_j w_j exp(s_j / t_r)) - s_p / t_r: no temperature changes how much a row pulls its
-    target for how much it pushes the sampled items away, v does (BSL's weight). A ``reach_temperature`` t_w
-    weighs the rows, as SL@K does: the row's log-sum (not divided by N, so that it is not below zero where the
-    weight's own gradient would turn round) times sigmoid((s_p - b_r) / t_w), b_r the least cosine of the
+    high), q_r the intensity of the row's slate and q its moving average over batches. In the first
+    ``warmup`` epochs kappa = gamma = 0, which is SL less log N but for the two settings below, which act
+    from the first step; then both strengths rise over ``ramp`` epochs. A ``negative_weight`` v other than 1
+    gives v log((1 / N) sum_j w_j exp(s_j / t_r)) - s_p / t_r: no temperature changes how much a row pulls
+    its target for how much it pushes the sampled items away, v does (BSL's weight). A ``reach_temperature``
+    t_w weighs the rows, as SL@K does: the row's log-sum (not divided by N, so that it is not below zero where
+    the weight's own gradient would turn round) times sigmoid((s_p - b_r) / t_w), b_r the least cosine of the
     slate, held.
     """
 

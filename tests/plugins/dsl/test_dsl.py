@@ -236,6 +236,21 @@ def test_the_weight_of_the_sampled_side_is_bsls() -> None:
     torch.testing.assert_close(found, bsl(alone, StepContext()))
 
 
+@pytest.mark.parametrize("mended", [{}, {"negative_weight": 1.5}, {"reach_temperature": 0.7}], ids=str)
+def test_the_warm_up_is_the_loss_without_strengths(mended: dict[str, float]) -> None:
+    """SL less log N; a weight of the sampled side and a reach act in it as well."""
+    case, first = given(), StepContext(epoch=0)
+    warming = float(made(warmup=5, ramp=5, slate=3, **mended)(case, first))
+    assert warming == float(made(kappa=0.0, gamma=0.0, slate=3, **mended)(case, first))
+    entry = host().registries["loss"].get("sl")
+    sl = float(entry.load()(entry.load_config()(temperature=0.2))(case, first))
+    shift = float((case.negatives != case.positives[:, None]).sum(1).log().mean())
+    assert (abs(warming - (sl - shift)) < 1e-6) == (not mended)
+    text = DSLRConfig.model_fields["warmup"].description
+    assert text is not None
+    assert "but for the weight and the reach" in text
+
+
 @pytest.mark.parametrize("kappa", [0.0, 1.0])
 def test_the_reach_weighs_rows_by_the_least_cosine_of_the_slate(kappa: float) -> None:
     case, loss = given(), made(kappa=kappa, gamma=0.0, slate=3, reach_temperature=0.7)
