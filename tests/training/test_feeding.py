@@ -186,6 +186,21 @@ def test_the_default_number_of_negatives_gives_way_to_a_small_catalogue() -> Non
     assert with_negatives_that_exist(asked, 50) is asked  # a number that was set is refused, not changed
 
 
+@pytest.mark.parametrize("name", ["sl", "bpr", "dsl_r"])
+def test_users_for_whom_rejection_leaves_nothing_are_told(name: str) -> None:
+    users, items = ["ann"] * 4 + ["bob"] * 3, [0, 1, 2, 3, 1, 2, 3]
+    data = Interactions.from_arrays(users, items, part=np.array([0] * 6 + [2], np.int8))
+
+    def told(**loss: Any) -> list[str]:
+        asked = {"loss": {"name": name, "negatives": 2, **loss}, "split": {"strategy": "given"}}
+        findings = prepared(data, resolve("mf", asked, host()), clicks=False).findings
+        return [f.message for f in findings if (f.check, f.severity) == ("negatives", "warn")]
+
+    [message] = told(shared=True, reject=True)
+    assert "1 of 2 users (the first: ann) met all 4 items" in message
+    assert told(shared=True) == []
+
+
 @pytest.mark.parametrize(
     ("name", "short", "long", "settings"),
     [

@@ -13,7 +13,7 @@ from recengine.contracts.batch import StepContext
 from recengine.contracts.loss import LossInput, Need
 from recengine.errors import UsageError
 from recengine.nn.named import named_items
-from recengine.nn.threads import all_threads
+from recengine.nn.threads import all_threads, threads_from_outside
 from recengine.nn.unit import unit_rows
 from recengine.ops import sampled_competition, sampled_logsumexp, sampled_scores
 from recengine.ops.histories import in_histories
@@ -138,17 +138,19 @@ class DSLR(nn.Module):
             none = torch.zeros_like(positive)
             empty = torch.zeros((len(live), 0), dtype=torch.int64, device=positive.device)
             return Competition(positive.new_zeros(live.shape), level, empty, none, none - 1.0)
-        alike = kappa and config.rho < 1
-        found = sampled_competition(
-            sampled_scores(anchors, items, negatives),
-            live,
-            positive,
-            likeness=sampled_scores(items[positives], items, negatives) if alike else None,
-            kappa=kappa,
-            rho=config.rho,
-            temperature=config.temperature,
-            slate=config.slate,
-        )
+        scores = _scores(anchors, items, negatives)
+        likeness = _scores(items[positives], items, negatives) if kappa and config.rho < 1 else None
+        with threads_from_outside(scores.device):
+            found = sampled_competition(
+                scores,
+                live,
+                positive,
+                likeness=likeness,
+                kappa=kappa,
+                rho=config.rho,
+                temperature=config.temperature,
+                slate=config.slate,
+            )
         log_weight, intensity, least = (x.to(positive.dtype) for x in (found.log_weight, *found[2:]))
         if gamma:
             centre = self._centred(intensity)
@@ -162,6 +164,13 @@ class DSLR(nn.Module):
         before = mean if float(self.centre) < 0 else self.centre.clone()
         self.centre.copy_(self.config.momentum * before + (1 - self.config.momentum) * mean)
         return before
+
+
+def _scores(anchors: Tensor, items: Tensor, negatives: Tensor) -> Tensor:
+    if negatives.ndim == 1:  # a plain product, whose bits depend on the threads
+        return sampled_scores(anchors, items, negatives)
+    with threads_from_outside(anchors.device):
+        return sampled_scores(anchors, items, negatives)
 
 
 def _finite(given: LossInput) -> None:

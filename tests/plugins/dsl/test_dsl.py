@@ -14,6 +14,7 @@ from torch import Tensor
 from recengine.contracts.batch import StepContext
 from recengine.contracts.loss import LossInput
 from recengine.hooks import host
+from recengine.nn.threads import one_thread
 from recengine.ops import sampled_scores
 from recengine.ops.competition import log_weights, slate_intensity
 from recengine_plugins.dsl import model as dsl
@@ -334,6 +335,41 @@ def test_the_centre_is_a_moving_average() -> None:
     second, _ = parts(loss, other)
     wanted = 0.9 * float(first.intensity.mean()) + 0.1 * float(second.intensity.mean())
     assert float(loss.centre) == pytest.approx(wanted, abs=1e-6)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_the_competition_takes_all_threads_but_for_a_plain_product(
+    shared: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[str, int]] = []
+
+    def watched(name: str) -> None:
+        real = getattr(dsl, name)
+
+        def called(*given: Any, **more: Any) -> Any:
+            seen.append((name, torch.get_num_threads()))
+            return real(*given, **more)
+
+        monkeypatch.setattr(dsl, name, called)
+
+    watched("sampled_scores")
+    watched("sampled_competition")
+    case = given(dtype=torch.float32)
+    if shared:
+        assert case.negatives is not None
+        case = replace(case, negatives=case.negatives[0])
+    before, values = torch.get_num_threads(), []
+    try:
+        for threads in (2, 1):
+            torch.set_num_threads(threads)
+            with one_thread():
+                values.append(made(shared=shared)(case, LATE))
+                assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
+    product = 1 if shared else 2
+    assert seen[:3] == [("sampled_scores", product), ("sampled_scores", product), ("sampled_competition", 2)]
+    assert torch.equal(*values)
 
 
 def test_the_ramp() -> None:
