@@ -25,7 +25,9 @@ class AdvInfoNCE(SampledLoss):
 
     The adversary's tables a and b climb the same loss, by steps of a fixed length along the sign of the
     gradient, in every ``every``-th of the first ``adversary_epochs`` epochs. That length stands in for the
-    authors' second optimiser (Adam at the same rate): a loss here has no optimiser of its own.
+    authors' second optimiser (Adam at the same rate): a loss here has no optimiser of its own. The model
+    takes its step in those epochs as well (in IR-Benchmark the adversary's is instead of it), and the
+    adversary rests after a number of epochs (the authors': once a KL budget is spent).
     Source: Zhang et al., "Empowering collaborative filtering with principled adversarial contrastive loss",
     NeurIPS 2023.
     """

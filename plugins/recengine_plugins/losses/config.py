@@ -237,7 +237,7 @@ class SogSLAtKConfig(SLAtKConfig):
 
 
 class LambdaLossConfig(SampledConfig):
-    """Pairs weighed by NDCG."""
+    """Pairs weighed by DCG."""
 
     negatives: int = knob(8, "sampled items a row", ge=1, low=1, high=64, log=True)
     k: int = knob(20, "ranks below it are worth nothing; 0: no cut", ge=0, choices=(0, 5, 20, 50))
