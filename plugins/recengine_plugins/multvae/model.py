@@ -8,6 +8,8 @@ from torch.nn import functional
 
 from recengine.contracts.batch import HistoryBatch, SequenceBatch, StepContext
 from recengine.contracts.model import DataFacts, Feed
+from recengine.nn.threads import all_threads
+from recengine.ops import sampled_logsumexp
 from recengine_plugins.multvae.config import MultVAEConfig
 
 
@@ -42,13 +44,27 @@ class MultVAE(nn.Module):
         rows = int(batch.offsets.numel()) - 1
         mean, log_variance = self._encoded(items, row, rows)
         noise = torch.randn_like(mean)
-        logits = self._decoded(mean + noise * torch.exp(0.5 * log_variance))
-        counts = torch.bincount(row, minlength=rows).clamp(min=1).to(logits.dtype)
-        picked = torch.log_softmax(logits, dim=1)[row, items]
-        fit = torch.zeros(rows, dtype=logits.dtype, device=logits.device).index_add(0, row, picked) / counts
-        spread = -0.5 * (1 + log_variance - mean.square() - log_variance.exp()).sum(1) / counts
+        hidden = torch.tanh(self.decode(mean + noise * torch.exp(0.5 * log_variance)))
+        sizes = torch.bincount(row, minlength=rows)
+        spread = -0.5 * (1 + log_variance - mean.square() - log_variance.exp()).sum(1)
+        spread = spread / sizes.clamp(min=1).to(spread.dtype)
         rise = min(1.0, context.progress / self.config.anneal) if self.config.anneal else 1.0
-        return (self.config.beta * rise * spread - fit).mean()
+        return (self.config.beta * rise * spread - self._fit(hidden, items, sizes)).mean()
+
+    def _fit(self, hidden: Tensor, items: Tensor, sizes: Tensor) -> Tensor:
+        """Mean of log softmax over each row's items, [rows]: the mean of their logits less the catalogue's
+        log-sum-exp, so that few logits are kept. items: packed by row, ``sizes`` int64 [rows] of each."""
+        weight, bias = self.out.weight, self.out.bias
+        every = torch.arange(self.n_items, device=items.device)
+
+        def reduce(hidden: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+            return sampled_logsumexp(hidden, weight, every, log_weight=bias)
+
+        begin = torch.cumsum(sizes, 0) - sizes
+        mean = functional.embedding_bag(items, weight, begin, mode="mean")
+        offset = functional.embedding_bag(items, bias[:, None], begin, mode="mean")[:, 0]
+        own = (hidden.to(weight.dtype) * mean).sum(1) + offset
+        return torch.where(sizes > 0, own - all_threads(reduce, hidden, weight, bias), 0.0)
 
     def score_items(self, histories: HistoryBatch) -> Tensor:
         """float [B, n_items], the decoder's logits."""
