@@ -9,7 +9,7 @@ from torch.nn import functional
 from recengine.contracts.batch import HistoryBatch, SequenceBatch, StepContext
 from recengine.contracts.model import DataFacts, Feed
 from recengine.nn.threads import all_threads
-from recengine.ops import sampled_logsumexp
+from recengine.ops import linear_cross_entropy
 from recengine_plugins.multvae.config import MultVAEConfig
 
 
@@ -55,16 +55,20 @@ class MultVAE(nn.Module):
         """Mean of log softmax over each row's items, [rows]: the mean of their logits less the catalogue's
         log-sum-exp, so that few logits are kept. items: packed by row, ``sizes`` int64 [rows] of each."""
         weight, bias = self.out.weight, self.out.bias
-        every = torch.arange(self.n_items, device=items.device)
+        begin = torch.cumsum(sizes, 0) - sizes
+        some = sizes > 0
+        first = torch.where(some, items[begin.clamp(max=max(0, len(items) - 1))], -1)
 
         def reduce(hidden: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-            return sampled_logsumexp(hidden, weight, every, log_weight=bias)
+            return linear_cross_entropy(hidden, weight, first, bias=bias, reduction="none")
 
-        begin = torch.cumsum(sizes, 0) - sizes
-        mean = functional.embedding_bag(items, weight, begin, mode="mean")
-        offset = functional.embedding_bag(items, bias[:, None], begin, mode="mean")[:, 0]
-        own = (hidden.to(weight.dtype) * mean).sum(1) + offset
-        return torch.where(sizes > 0, own - all_threads(reduce, hidden, weight, bias), 0.0)
+        # The cross-entropy of one of the row's items, and how far the mean logit lies above that one's.
+        share = sizes.clamp(min=1).to(weight.dtype).reciprocal().repeat_interleave(sizes)
+        share[begin[some]] -= 1.0
+        above = functional.embedding_bag(items, weight, begin, mode="sum", per_sample_weights=share)
+        offset = functional.embedding_bag(items, bias[:, None], begin, mode="sum", per_sample_weights=share)
+        mean = (hidden.to(weight.dtype) * above).sum(1) + offset[:, 0]
+        return mean - all_threads(reduce, hidden, weight, bias)
 
     def score_items(self, histories: HistoryBatch) -> Tensor:
         """float [B, n_items], the decoder's logits."""
