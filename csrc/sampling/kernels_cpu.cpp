@@ -27,6 +27,38 @@ inline int64_t proposal(const Draws& d, uint64_t bits) {
 
 inline bool marked(const uint64_t* marks, int64_t item) { return marks[item >> 6] >> (item & 63) & 1; }
 
+// What cell c of an alias table keeps for itself.
+inline double kept(const Draws& d, int64_t c) {
+  const float keep = d.keep[c];
+  return keep > 0.f ? (keep < 1.f ? keep : 1.f) : 0.0;
+}
+
+// sums[c]: what the cells up to c give to items that are not marked; of all items that is their number. Additions in the
+// order of the cells, so that the bits are the same everywhere.
+inline void sum_unmarked(const Draws& d, const uint64_t* marks, double* sums) {
+  double sum = 0;
+  for (int64_t c = 0; c < d.items; ++c) {
+    if (!marked(marks, c)) sum += kept(d, c);
+    if (!marked(marks, d.alias[c])) sum += 1.0 - kept(d, c);
+    sums[c] = sum;
+  }
+}
+
+// The item at which sums reach beyond `at`, 0 <= at < sums[items - 1]: each by its share of them.
+inline int64_t unmarked_by_weight(const Draws& d, const uint64_t* marks, const double* sums, double at) {
+  int64_t low = 0;
+  for (int64_t high = d.items - 1; low < high;) {
+    const int64_t middle = low + (high - low) / 2;
+    if (sums[middle] > at)
+      high = middle;
+    else
+      low = middle + 1;
+  }
+  if (marked(marks, low)) return d.alias[low];
+  if (marked(marks, d.alias[low])) return low;
+  return at < (low ? sums[low - 1] : 0.0) + kept(d, low) ? low : d.alias[low];
+}
+
 // Item number k (from 0) among those that are not marked.
 inline int64_t unmarked(const uint64_t* marks, int64_t k) {
   for (int64_t word = 0;; ++word) {
@@ -42,18 +74,25 @@ inline int64_t unmarked(const uint64_t* marks, int64_t k) {
 
 }  // namespace
 
-void draw_row(const Draws& d, int64_t row, int64_t user, int64_t* out, uint64_t* marks) {
+bool draw_row(const Draws& d, int64_t row, int64_t user, int64_t* out, uint64_t* marks, double* sums) {
   const int64_t from = user >= 0 && d.indptr ? d.indptr[user] : 0, to = user >= 0 && d.indptr ? d.indptr[user + 1] : 0;
   for (int64_t e = from; e < to; ++e) marks[d.met[e] >> 6] |= uint64_t{1} << (d.met[e] & 63);
+  bool summed = false, some = true;
   const uint64_t base = mixed(d.seed + static_cast<uint64_t>(row + 1) * ROW);
-  for (int64_t slot = 0; slot < d.count; ++slot) {
+  for (int64_t slot = 0; some && slot < d.count; ++slot) {
     const uint64_t place = base + static_cast<uint64_t>(slot + 1) * SLOT;
     uint64_t bits = mixed(place);
     int64_t item = proposal(d, bits);
-    for (uint64_t attempt = 1; marked(marks, item); ++attempt) {
+    for (uint64_t attempt = 1; some && marked(marks, item); ++attempt) {
       bits = mixed(place + attempt * ATTEMPT);
       if (attempt < ATTEMPTS) {
         item = proposal(d, bits);
+      } else if (d.keep) {
+        if (!summed) sum_unmarked(d, marks, sums);
+        summed = true;
+        some = sums[d.items - 1] > 0;
+        const double share = static_cast<double>(bits >> 11) * 0x1p-53;
+        if (some) item = unmarked_by_weight(d, marks, sums, share * sums[d.items - 1]);
       } else {
         item = unmarked(marks, static_cast<int64_t>(((bits >> 32) * static_cast<uint64_t>(d.items - (to - from))) >> 32));
       }
@@ -61,6 +100,7 @@ void draw_row(const Draws& d, int64_t row, int64_t user, int64_t* out, uint64_t*
     out[slot] = item;
   }
   for (int64_t e = from; e < to; ++e) marks[d.met[e] >> 6] = 0;
+  return some;
 }
 
 }  // namespace KERN_NS

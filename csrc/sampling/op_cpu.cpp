@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "common/checks.h"
+#include "common/worker_memory.h"
 
 namespace recengine {
 namespace {
@@ -59,16 +60,22 @@ Tensor draw_negatives(const Tensor& users, int64_t count, int64_t items, Maybe k
   Tensor out = torch::stable::new_empty(users, {rows, count});
   int64_t* to = static_cast<int64_t*>(out.mutable_data_ptr());
   const size_t words = static_cast<size_t>((items + 63) / 64);
+  std::atomic<int64_t> without{rows};  // the first row for which the table has nothing
   torch::stable::parallel_for(0, rows, 16, [&](int64_t begin, int64_t end) {
     std::vector<uint64_t> marks(words, 0);
     // Items past the last are no items: marked for the count of free ones.
     if (items % 64) marks.back() = ~uint64_t{0} << (items % 64);
     const uint64_t tail = marks.back();
+    double* sums = d.keep ? reinterpret_cast<double*>(worker_memory(2 * items)) : nullptr;
     for (int64_t r = begin; r < end; ++r) {
-      RECENGINE_PICK(draw_row)(d, r, user[r], to + r * count, marks.data());
+      if (!RECENGINE_PICK(draw_row)(d, r, user[r], to + r * count, marks.data(), sums))
+        for (int64_t first = without; r < first && !without.compare_exchange_weak(first, r);) {}
       marks.back() = tail;
     }
   });
+  if (without < rows)
+    STD_TORCH_CHECK(false, op, ": user ", user[without], " met every item to which the alias table gives a share: there is no ",
+                    "negative to draw");
   return out;
 }
 

@@ -22,7 +22,9 @@ struct Draws {
 
 #define RECENGINE_SAMPLING_KERNELS                                                                           \
   /* The draws of one row, for `user` (-1: nothing is rejected). marks: (items + 63) / 64 words, all zero,    \
-   and zero again afterwards. */                                                                              \
-  void draw_row(const ::recengine::Draws& d, int64_t row, int64_t user, int64_t* out, uint64_t* marks);
+   and zero again afterwards. sums: room for [items] with an alias table, else null. False, and out not        \
+   filled, where the table gives nothing to what the user did not meet. */                                     \
+  bool draw_row(const ::recengine::Draws& d, int64_t row, int64_t user, int64_t* out, uint64_t* marks,         \
+                double* sums);
 
 RECENGINE_DECLARE(RECENGINE_SAMPLING_KERNELS)

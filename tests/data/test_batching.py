@@ -110,6 +110,16 @@ def test_training_items_are_rejected(train, make):
     assert np.array_equal(drawn, again)
 
 
+def test_popularity_rejection_keeps_the_shares_and_draws_nothing_without_one():
+    users, items = [*range(400), 0, 1, 2, 3, 4], [0] * 400 + [1, 2, 2, 2, 3]
+    made = Interactions.from_arrays(users, items)
+    train = made.select(made.item != 3)  # that item has no training event
+    sampler = sampling.PopularitySampler(train)
+    drawn, log_p = sampler.sample(np.full(4000, 9), 5, np.random.default_rng(1))
+    assert np.abs(np.bincount(drawn.ravel(), minlength=4) / drawn.size - [0, 0.25, 0.75, 0]).max() < 0.015
+    assert np.isfinite(log_p).all()
+
+
 def test_uniform_rejection_stays_uniform():
     made = Interactions.from_arrays(np.repeat([0, 1], [15, 20]), [*range(15), *range(20)])
     drawn, _ = sampling.UniformSampler(made).sample(np.zeros(5000, np.int64), 4, np.random.default_rng(1))

@@ -37,6 +37,60 @@ def test_kernel_and_reference_give_the_same_bits(items: int, popular: bool) -> N
         assert torch.equal(found, wanted)
 
 
+def skewed(items: int, seed: int = 0) -> tuple[Tensor, Tensor, np.ndarray]:
+    """An alias table in which the first item has nearly everything, every third nothing; its shares."""
+    weights = np.random.default_rng(seed).random(items) + 0.1
+    weights[0] = 1e4 * items
+    weights[2::3] = 0.0
+    return (*AliasTable(weights).tensors(), weights / weights.sum())
+
+
+@kernel
+@pytest.mark.parametrize("items", [4, 64, 65, 300])
+def test_kernel_and_reference_fall_back_to_the_same_bits(items: int) -> None:
+    keep, alias, _ = skewed(items)
+    seen = torch.tensor([0, 1, 2]), torch.tensor([0, 0], dtype=torch.int32)
+    users = torch.tensor([0, -1, 1, 0])
+    for seed in range(5):
+        found = draw_negatives(users, 30, items, seed=seed, met=seen, alias=(keep, alias))
+        wanted = draw_negatives_reference(users, 30, items, keep, alias, *seen, seed)
+        assert torch.equal(found, wanted)
+
+
+def test_after_many_rejections_draws_keep_their_shares_and_nothing_without_one_is_drawn() -> None:
+    keep, alias, share = skewed(10)
+    seen = torch.tensor([0, 2]), torch.tensor([0, 4], dtype=torch.int32)
+    drawn = draw_negatives(
+        torch.zeros(1, dtype=torch.int64), 100_000, 10, seed=3, met=seen, alias=(keep, alias)
+    )
+    share[[0, 4]] = 0.0
+    found = torch.bincount(drawn[0], minlength=10).double() / 100_000
+    np.testing.assert_allclose(found.numpy(), share / share.sum(), atol=0.006)
+    assert not bool(found[share == 0].any())
+
+
+@pytest.mark.parametrize("native_kernel", [pytest.param(True, marks=kernel), False])
+def test_a_user_who_met_all_that_has_a_share_is_named(native_kernel: bool) -> None:
+    keep, alias = AliasTable(np.array([3.0, 1.0, 0.0])).tensors()
+    seen = torch.tensor([0, 1, 3]), torch.tensor([0, 0, 1], dtype=torch.int32)
+    draw = draw_negatives if native_kernel else draw_by_reference
+    assert set(draw(torch.tensor([0]), 9, 3, seed=0, met=seen, alias=(keep, alias))[0].tolist()) == {1}
+    with pytest.raises(RuntimeError, match="user 1 met every item to which the alias table gives a share"):
+        draw(torch.tensor([0, 1]), 9, 3, seed=0, met=seen, alias=(keep, alias))
+
+
+def draw_by_reference(
+    users: Tensor,
+    count: int,
+    items: int,
+    *,
+    seed: int,
+    met: tuple[Tensor, Tensor],
+    alias: tuple[Tensor, Tensor],
+) -> Tensor:
+    return draw_negatives_reference(users, count, items, *alias, *met, seed)
+
+
 @kernel
 def test_bits_do_not_depend_on_threads() -> None:
     seen = met(500, 1000, 50)

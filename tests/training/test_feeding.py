@@ -10,6 +10,7 @@ import pytest
 import torch
 from walking import walks
 
+import recengine
 from recengine.contracts.batch import PairBatch, SequenceBatch
 from recengine.contracts.model import Feed
 from recengine.data import Interactions
@@ -17,6 +18,7 @@ from recengine.errors import ConfigError, DataError, UsageError
 from recengine.hooks import host
 from recengine.training.config import resolve
 from recengine.training.feeding import make_feeder
+from recengine.training.negatives import Mixed
 from recengine.training.splitting import prepared, with_negatives_that_exist
 
 
@@ -111,6 +113,28 @@ def test_negatives_were_not_met_and_carry_their_probability(sampler: str) -> Non
             np.testing.assert_allclose(batch.log_q.exp(), wanted[batch.negatives], rtol=1e-5)
 
 
+@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize("shared", [False, True])
+def test_mixed_draws_are_as_likely_as_they_say_whatever_their_number(count: int, shared: bool) -> None:
+    users, items = np.arange(400), np.where(np.arange(400) < 380, 0, np.arange(400) % 10)
+    train = Interactions.from_arrays(users, items)
+    sampler, generator = Mixed(train), np.random.default_rng(4)
+    nobody = np.full(20_000, 399)  # met an item of the tail alone
+    counts, stated = np.zeros((count, train.n_items)), np.zeros(train.n_items)
+    for _ in range(1 if not shared else 20_000):
+        drawn, log_q = (
+            sampler.sample_shared(count, generator) if shared else sampler.sample(nobody, count, generator)
+        )
+        stated[drawn.ravel()] = np.exp(log_q.ravel())
+        for slot, one in enumerate(drawn.reshape(-1, count).T):
+            counts[slot] += np.bincount(one, minlength=train.n_items)
+    if not shared:  # q is that of the proposal, before the row's own items are rejected
+        stated[train.item[train.indptr[399] : train.indptr[400]]] = 0.0
+        stated /= stated.sum()
+    assert 0.4 < stated.max() < 0.6
+    np.testing.assert_allclose(counts / 20_000, np.tile(stated, (count, 1)), atol=0.015)
+
+
 def test_in_batch_negatives_are_the_other_targets() -> None:
     train = walks(20, 15, 9)
     for batch in make_feeder(train, Feed("pairs", negatives=1, sampler="in_batch"), 50, 0, host()).epoch(0):
@@ -135,6 +159,20 @@ def test_a_user_who_met_every_item_is_named_when_negatives_are_drawn() -> None:
         list(feeder.epoch(0))
 
 
+def test_a_user_who_met_every_popular_item_is_named_not_given_one_that_is_never_drawn() -> None:
+    """Items of the test part alone have no training event, so that log q of them is minus infinity."""
+    users, items = [0] * 5 + [1] * 7, [0, 1, 2, 3, 4, 0, 1, 5, 6, 7, 8, 9]
+    data = Interactions.from_arrays(users, items, part=np.array([0] * 7 + [2] * 5, np.int8))
+    loss = {"name": "ssm", "negatives": 4, "sampler": "popularity", "shared": False}
+    settings = {"split": {"strategy": "given"}, "training.epochs": 1, "loss": loss}
+    with pytest.raises(UsageError, match=r"every item that this sampler draws[\s\S]*user 0 with 5 of 10"):
+        recengine.fit("mf", data, settings=settings)
+    items[6], items[7] = 5, 1  # user 1 was trained on an item that user 0 was not
+    less = Interactions.from_arrays(users, items, part=np.array([0] * 7 + [2] * 5, np.int8))
+    run = recengine.fit("mf", less, settings=settings)
+    assert np.isfinite(run.history[-1]["loss"])
+
+
 def test_the_default_number_of_negatives_gives_way_to_a_small_catalogue() -> None:
     config = resolve("mf", {}, host())
     assert config.loss is not None
@@ -146,6 +184,21 @@ def test_the_default_number_of_negatives_gives_way_to_a_small_catalogue() -> Non
     assert with_negatives_that_exist(batch, 50) is batch
     asked = resolve("mf", {"loss": {"negatives": 512}}, host())
     assert with_negatives_that_exist(asked, 50) is asked  # a number that was set is refused, not changed
+
+
+@pytest.mark.parametrize("name", ["sl", "bpr", "dsl_r"])
+def test_users_for_whom_rejection_leaves_nothing_are_told(name: str) -> None:
+    users, items = ["ann"] * 4 + ["bob"] * 3, [0, 1, 2, 3, 1, 2, 3]
+    data = Interactions.from_arrays(users, items, part=np.array([0] * 6 + [2], np.int8))
+
+    def told(**loss: Any) -> list[str]:
+        asked = {"loss": {"name": name, "negatives": 2, **loss}, "split": {"strategy": "given"}}
+        findings = prepared(data, resolve("mf", asked, host()), clicks=False).findings
+        return [f.message for f in findings if (f.check, f.severity) == ("negatives", "warn")]
+
+    [message] = told(shared=True, reject=True)
+    assert "1 of 2 users (the first: ann) met all 4 items" in message
+    assert told(shared=True) == []
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,13 @@ from pydantic import model_validator
 from recengine.config import knob
 from recengine.contracts.loss import LossConfig
 
+LEAST = 1e-6  # temperature; far below it scores over it are beyond single precision
+
 
 class DSLRConfig(LossConfig):
-    """Either branch alone: kappa = 0 leaves the temperatures, gamma = 0 the weights; both zero is SL, and
-    with a reach_temperature SL@K with a threshold read from the sampled items."""
+    """Either branch alone: kappa = 0 leaves the temperatures, gamma = 0 the weights; both zero, as in the
+    warm-up, is SL less log N, with a negative_weight v BSL's v log(...) in its place, and with a
+    reach_temperature SL@K with a threshold read from the sampled items."""
 
     negatives: int = knob(256, "sampled items a row", ge=1, low=32, high=2048, log=True)
     shared: bool = knob(False, "one set of sampled items for the whole batch")
@@ -21,7 +24,9 @@ class DSLRConfig(LossConfig):
     reject: bool = knob(
         False, "with shared: leave out of a row what its user was trained on (a row's own items always are)"
     )
-    temperature: float = knob(0.1, "t0, about which rows vary; SL's best", gt=0, low=0.01, high=0.5, log=True)
+    temperature: float = knob(
+        0.1, "t0, about which rows vary; SL's best", ge=LEAST, low=0.01, high=0.5, log=True
+    )
     kappa: float = knob(1.0, "strength of the weights; 0: none", ge=0, choices=(0.0, 0.5, 1.0, 2.0, 4.0))
     rho: float = knob(
         0.5, "share of hardness against likeness to the target", ge=0, le=1, choices=(0.0, 0.5, 1.0)
@@ -44,10 +49,12 @@ class DSLRConfig(LossConfig):
         choices=(0.0, 1.0, 2.25, 3.0, 4.5),
     )
     slate: int = knob(20, "competitors that the intensity is read from", ge=1, choices=(5, 10, 20, 50))
-    clip_low: float = knob(0.5, "least temperature over t0", gt=0, le=1)
+    clip_low: float = knob(0.5, "least temperature over t0", ge=LEAST, le=1)
     clip_high: float = knob(2.0, "largest temperature over t0", ge=1)
     momentum: float = knob(0.99, "of the mean intensity", ge=0, lt=1)
-    warmup: int = knob(5, "epochs of plain SL at the start", ge=0)
+    warmup: int = knob(
+        5, "epochs at the start with kappa = gamma = 0: SL, but for the weight and the reach", ge=0
+    )
     ramp: int = knob(5, "epochs over which kappa and gamma then rise", ge=0)
     scale_by_tau: bool = knob(False, "multiply a row's loss by its temperature over t0")
 
@@ -55,6 +62,14 @@ class DSLRConfig(LossConfig):
     def _rejection_of_shared_ones(self) -> Self:
         if self.reject and not self.shared:
             raise ValueError("reject is for items that the batch shares: shared = true")
+        return self
+
+    @model_validator(mode="after")
+    def _reach_or_none(self) -> Self:
+        if 0 < self.reach_temperature < LEAST:
+            raise ValueError(
+                f"reach_temperature {self.reach_temperature:g} is neither 0 nor at least {LEAST:g}"
+            )
         return self
 
     def idle(self, epochs: int) -> list[str]:

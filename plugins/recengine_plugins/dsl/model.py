@@ -13,7 +13,7 @@ from recengine.contracts.batch import StepContext
 from recengine.contracts.loss import LossInput, Need
 from recengine.errors import UsageError
 from recengine.nn.named import named_items
-from recengine.nn.threads import all_threads
+from recengine.nn.threads import all_threads, threads_from_outside
 from recengine.nn.unit import unit_rows
 from recengine.ops import sampled_competition, sampled_logsumexp, sampled_scores
 from recengine.ops.histories import in_histories
@@ -36,12 +36,13 @@ class DSLR(nn.Module):
     """log((1 / N) sum_j w_j exp(d_j / t_r)), d_j = s_j - s_p on cosines; w and t_r are held in the gradient.
 
     Weights (kappa): see ``log_weights``. Temperatures (gamma): t_r = t0 clip(exp(-gamma (q_r - q)), low,
-    high), q_r the intensity of the row's slate and q its moving average over batches. After ``warmup`` epochs
-    of SL both strengths rise over ``ramp`` epochs. A ``negative_weight`` v other than one gives
-    v log((1 / N) sum_j w_j exp(s_j / t_r)) - s_p / t_r: no temperature changes how much a row pulls its
-    target for how much it pushes the sampled items away, v does (BSL's weight). A ``reach_temperature`` t_w
-    weighs the rows, as SL@K does: the row's log-sum (not divided by N, so that it is not below zero where the
-    weight's own gradient would turn round) times sigmoid((s_p - b_r) / t_w), b_r the least cosine of the
+    high), q_r the intensity of the row's slate and q its moving average over batches. In the first
+    ``warmup`` epochs kappa = gamma = 0, which is SL less log N but for the two settings below, which act
+    from the first step; then both strengths rise over ``ramp`` epochs. A ``negative_weight`` v other than 1
+    gives v log((1 / N) sum_j w_j exp(s_j / t_r)) - s_p / t_r: no temperature changes how much a row pulls
+    its target for how much it pushes the sampled items away, v does (BSL's weight). A ``reach_temperature``
+    t_w weighs the rows, as SL@K does: the row's log-sum (not divided by N, so that it is not below zero where
+    the weight's own gradient would turn round) times sigmoid((s_p - b_r) / t_w), b_r the least cosine of the
     slate, held.
     """
 
@@ -68,6 +69,12 @@ class DSLR(nn.Module):
         if given.negatives is None:
             raise UsageError(
                 "this loss needs sampled items", where="loss", fix="let the model's feed ask for them"
+            )
+        if given.bias is not None:
+            raise UsageError(
+                "a cosine has no place for item biases",
+                where="loss",
+                fix="take a model without biases, or a loss over dot products",
             )
         live = self._live(given, given.negatives)
         if given.negatives.ndim == 1:
@@ -131,17 +138,19 @@ class DSLR(nn.Module):
             none = torch.zeros_like(positive)
             empty = torch.zeros((len(live), 0), dtype=torch.int64, device=positive.device)
             return Competition(positive.new_zeros(live.shape), level, empty, none, none - 1.0)
-        alike = kappa and config.rho < 1
-        found = sampled_competition(
-            sampled_scores(anchors, items, negatives),
-            live,
-            positive,
-            likeness=sampled_scores(items[positives], items, negatives) if alike else None,
-            kappa=kappa,
-            rho=config.rho,
-            temperature=config.temperature,
-            slate=config.slate,
-        )
+        scores = _scores(anchors, items, negatives)
+        likeness = _scores(items[positives], items, negatives) if kappa and config.rho < 1 else None
+        with threads_from_outside(scores.device):
+            found = sampled_competition(
+                scores,
+                live,
+                positive,
+                likeness=likeness,
+                kappa=kappa,
+                rho=config.rho,
+                temperature=config.temperature,
+                slate=config.slate,
+            )
         log_weight, intensity, least = (x.to(positive.dtype) for x in (found.log_weight, *found[2:]))
         if gamma:
             centre = self._centred(intensity)
@@ -155,6 +164,13 @@ class DSLR(nn.Module):
         before = mean if float(self.centre) < 0 else self.centre.clone()
         self.centre.copy_(self.config.momentum * before + (1 - self.config.momentum) * mean)
         return before
+
+
+def _scores(anchors: Tensor, items: Tensor, negatives: Tensor) -> Tensor:
+    if negatives.ndim == 1:  # a plain product, whose bits depend on the threads
+        return sampled_scores(anchors, items, negatives)
+    with threads_from_outside(anchors.device):
+        return sampled_scores(anchors, items, negatives)
 
 
 def _finite(given: LossInput) -> None:

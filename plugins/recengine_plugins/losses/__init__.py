@@ -35,7 +35,7 @@ _CATALOGUE = {
     "lambdaloss": (
         "lambda_rank:LambdaLoss",
         "LambdaLossConfig",
-        "pairs weighed by NDCG@K",
+        "sampled pairs weighed by what exchanging them changes in DCG@K",
     ),
     "directau": ("direct_au:DirectAU", "DirectAUConfig", "alignment and uniformity, without negatives"),
 }

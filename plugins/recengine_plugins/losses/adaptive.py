@@ -13,17 +13,20 @@ from recengine.contracts.model import DataFacts
 from recengine_plugins.losses.config import AdapTauConfig
 from recengine_plugins.losses.sampled import Rows, SampledLoss, mean_of, need, state
 
+_PAIRS = "take a model of user-item pairs"
+
 
 class AdapTau(SampledLoss):
     """Softmax over the target and sampled items at t_u = t_0 exp(W(max(-1/e, (l_u - mean l) / beta))).
 
     l_u is the user's mean loss in the epoch before, W Lambert's function; 1 / t_0 = (log 1/2 + log(U I) -
-    log E) / (mean cosine of pairs - mean cosine of everything), from the first batch of the epoch, within
-    ``lowest`` and ``highest``. Badly fitted users get a softer temperature.
+    log E) / (mean cosine of pairs - mean cosine of everything), E the training events (the sum of
+    ``popularity``), the means from the first batch of the epoch, within ``lowest`` and ``highest``. Badly
+    fitted users get a softer temperature.
     Source: Chen et al., "Adap-tau: adaptively modulating embedding magnitude for recommendation", WWW 2023.
     """
 
-    needs: frozenset[Need] = frozenset({"negatives", "row_ids"})
+    needs: frozenset[Need] = frozenset({"negatives", "row_ids", "popularity"})
     sums: Tensor
     counts: Tensor
     factors: Tensor
@@ -45,10 +48,10 @@ class AdapTau(SampledLoss):
 
     def forward(self, given: LossInput, context: StepContext) -> Tensor:
         rows = self.rows(given)
-        users = need(given, "row_ids", "adap_tau", "take a model of user-item pairs")
+        users = need(given, "row_ids", "adap_tau", _PAIRS)
         factors, common = state(self, "factors"), state(self, "common")
         if int(common[1]) != context.epoch:
-            self._new_epoch(rows, context)
+            self._new_epoch(rows, need(given, "popularity", "adap_tau", _PAIRS), context.epoch)
         temperature = (common[0] * factors[users]).clamp(self.lowest, self.highest)
         temperature = temperature.to(rows.positive.dtype)
         loss = rows.logsumexp(temperature, include_positive=True) - rows.positive / temperature
@@ -58,7 +61,7 @@ class AdapTau(SampledLoss):
         return mean_of(loss)
 
     @torch.no_grad()
-    def _new_epoch(self, rows: Rows, context: StepContext) -> None:
+    def _new_epoch(self, rows: Rows, popularity: Tensor, epoch: int) -> None:
         met = self.counts > 0
         if bool(met.any()):
             mean = self.sums[met] / self.counts[met]
@@ -67,13 +70,12 @@ class AdapTau(SampledLoss):
             self.factors[met] = torch.exp(lambert_w(z))
             self.sums.zero_()
             self.counts.zero_()
-        popularity = context.extras.get("popularity")
-        pairs = float(popularity.sum()) if isinstance(popularity, Tensor) else float(rows.shape[0])
         apart = float(rows.positive.mean() - rows.anchors.mean(0) @ rows.items.mean(0))
-        reach = math.log(0.5) + math.log(self.n_users * self.n_items) - math.log(max(pairs, 1.0))
+        events = max(float(popularity.sum()), 1.0)
+        reach = math.log(0.5) + math.log(self.n_users * self.n_items) - math.log(events)
         common = apart / reach if apart > 0 and reach > 0 else self.highest
         self.common[0] = min(max(common, self.lowest), self.highest)
-        self.common[1] = context.epoch
+        self.common[1] = epoch
 
 
 def lambert_w(z: Tensor) -> Tensor:

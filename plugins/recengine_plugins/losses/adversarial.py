@@ -16,13 +16,18 @@ from recengine.ops import sampled_logits
 from recengine_plugins.losses.config import AdvInfoNCEConfig
 from recengine_plugins.losses.sampled import Rows, SampledLoss, mean_of, need, state
 
+_NOTHING = -1e30  # exp of it is 0, and a row of nothing else has finite gradients
+
 
 class AdvInfoNCE(SampledLoss):
-    """log(1 + K sum_j delta_j exp((s_j - s_p) / t)), delta = N softmax_j <a_u, b_j>.
+    """log(1 + K sum_j delta_j exp((s_j - s_p) / t)), delta = N softmax_j <a_u, b_j> over the N sampled items
+    of a row that count.
 
     The adversary's tables a and b climb the same loss, by steps of a fixed length along the sign of the
     gradient, in every ``every``-th of the first ``adversary_epochs`` epochs. That length stands in for the
-    authors' second optimiser (Adam at the same rate): a loss here has no optimiser of its own.
+    authors' second optimiser (Adam at the same rate): a loss here has no optimiser of its own. The model
+    takes its step in those epochs as well (in IR-Benchmark the adversary's is instead of it), and the
+    adversary rests after a number of epochs (the authors': once a KL budget is spent).
     Source: Zhang et al., "Empowering collaborative filtering with principled adversarial contrastive loss",
     NeurIPS 2023.
     """
@@ -57,12 +62,11 @@ class AdvInfoNCE(SampledLoss):
         return mean_of(normaliser - rows.positive / self.temperature)
 
     def _log_weight(self, rows: Rows, a: Tensor, b: Tensor) -> Tensor:
-        """log(K delta), [R, N]."""
-        logits = sampled_logits(a, b, rows.negatives)
-        if rows.rejected is not None:  # what does not count gets no share
-            logits = logits.masked_fill(rows.rejected, -torch.inf)
-        share = torch.log_softmax(logits, dim=1)
-        return share + math.log(self.weight) + math.log(rows.shape[1])
+        """log(K delta), [R, N]; what does not count gets no share."""
+        live = rows.live
+        logits = sampled_logits(a, b, rows.negatives).masked_fill(~live, _NOTHING)
+        entries = live.sum(1, keepdim=True).clamp(min=1).log().to(logits.dtype)
+        return torch.log_softmax(logits, dim=1) + math.log(self.weight) + entries
 
     def _climb(self, rows: Rows, users: Tensor, a: Tensor, b: Tensor) -> None:
         """One step of the adversary upwards."""

@@ -9,12 +9,14 @@ from pydantic import model_validator
 from recengine.config import knob
 from recengine.contracts.loss import LossConfig
 
+LEAST = 1e-6  # temperature; far below it scores over it are beyond single precision
+
 
 class SoftmaxConfig(LossConfig):
     """Cross-entropy over the whole catalogue."""
 
     score: Literal["dot", "cosine"] = knob("dot", "inner products, or those of unit vectors")
-    temperature: float = knob(1.0, "scores are divided by it", gt=0, low=0.05, high=2.0, log=True)
+    temperature: float = knob(1.0, "scores are divided by it", ge=LEAST, low=0.05, high=2.0, log=True)
 
 
 Sampler = Literal["uniform", "popularity", "mixed", "in_batch"]
@@ -57,7 +59,7 @@ class _Many(SampledConfig):
 
 
 def _temperature(default: float, description: str = "scores are divided by it", **more: Any) -> Any:
-    return knob(default, description, gt=0, low=0.01, high=0.5, log=True, **more)
+    return knob(default, description, ge=LEAST, low=0.01, high=0.5, log=True, **more)
 
 
 class SampledSoftmaxConfig(_Sampled):
@@ -66,7 +68,7 @@ class SampledSoftmaxConfig(_Sampled):
     negatives: int = knob(256, "sampled items a row", ge=1, low=32, high=1024, log=True)
     shared: bool = knob(True, "one set of sampled items for the whole batch")
     log_q: bool = knob(True, "correct each sampled score by the log of how likely it was to be sampled")
-    temperature: float = knob(1.0, "scores are divided by it", gt=0, low=0.05, high=2.0, log=True)
+    temperature: float = knob(1.0, "scores are divided by it", ge=LEAST, low=0.05, high=2.0, log=True)
 
 
 class GBCEConfig(_Sampled):
@@ -156,8 +158,8 @@ class AdapTauConfig(_Many):
     """A temperature a user."""
 
     beta: float = knob(1.0, "loss difference that is large", gt=0, low=0.1, high=5.0, log=True)
-    lowest: float = knob(0.02, "least temperature", gt=0)
-    highest: float = knob(1.0, "largest temperature", gt=0)
+    lowest: float = knob(0.02, "least temperature", ge=LEAST)
+    highest: float = knob(1.0, "largest temperature", ge=LEAST)
 
     @model_validator(mode="after")
     def _bounds_in_order(self) -> Self:
@@ -213,7 +215,7 @@ class SLAtKConfig(_Many):
 
     temperature: float = _temperature(0.1)
     k: int = knob(20, "K", ge=1, choices=(5, 20, 50))
-    weight_temperature: float = knob(2.25, "of the weight's sigmoid", gt=0, low=0.5, high=3.0)
+    weight_temperature: float = knob(2.25, "of the weight's sigmoid", ge=LEAST, low=0.5, high=3.0)
     refresh: int = knob(20, "epochs between two looks at a user's K-th score", ge=1, choices=(5, 20))
 
     def idle(self, epochs: int) -> list[str]:
@@ -235,7 +237,7 @@ class SogSLAtKConfig(SLAtKConfig):
 
 
 class LambdaLossConfig(SampledConfig):
-    """Pairs weighed by NDCG."""
+    """Pairs weighed by DCG."""
 
     negatives: int = knob(8, "sampled items a row", ge=1, low=1, high=64, log=True)
     k: int = knob(20, "ranks below it are worth nothing; 0: no cut", ge=0, choices=(0, 5, 20, 50))

@@ -1,4 +1,4 @@
-"""Pairs weighed by what exchanging them would change in NDCG (LambdaRank, LambdaLoss@K)."""
+"""Pairs weighed by what exchanging them changes in DCG@K (LambdaRank's weight, LambdaLoss@K's cut)."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ class LambdaLoss(SampledLoss):
     """mean_j |D(rank_p) - D(rank_j)| softplus(s_j - s_p), D(r) = 1 / log2(1 + r), zero below rank K.
 
     Ranks are over the whole catalogue, from 1, and held: O(rows x items) a step. K = 0: no cut (LambdaRank).
+    The weight is LambdaRank's, of DCG: not LambdaLoss's own difference of ranks, and not divided by the ideal
+    DCG of the user.
     Source: Burges, "From RankNet to LambdaRank to LambdaMART", 2010; Jagerman et al., "On optimizing top-K
     metrics for neural ranking models", SIGIR 2022, for the cut.
     """

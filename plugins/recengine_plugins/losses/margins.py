@@ -54,8 +54,9 @@ class SimCE(SampledLoss):
 class DrRL(SampledLoss):
     """Distributionally robust ranking with a margin m_u a user, learned with the same gradient steps.
 
-    Source: the recommendation loss of "distributionally robust relational learning" as IR-Benchmark lists it;
-    the bound is written from its formula.
+    The norm is the dual of a Renyi divergence about the sampled items. Source: Zhang et al., "Advancing loss
+    functions in recommender systems: a comparative study with a Renyi divergence-based solution", AAAI 2025
+    (arXiv 2506.15120), written from the bound as IR-Benchmark has it.
     """
 
     needs: frozenset[Need] = frozenset({"negatives", "row_ids"})

@@ -24,7 +24,7 @@ from recengine_plugins.losses.sampled import geometry, met
 
 
 class Softmax:
-    """-log softmax_i(s_ri / T)[p_r] over every item of the catalogue."""
+    """-log softmax_i(s_ri / T)[p_r] over every item of the catalogue, s with the bias as in ranking."""
 
     needs: frozenset[Need] = frozenset({"catalogue"})
 
@@ -33,10 +33,11 @@ class Softmax:
 
     def __call__(self, given: LossInput, context: StepContext) -> Tensor:
         vectors = geometry(given, self.score)
+        bias = None if given.bias is None else given.bias * self.scale
 
         def by_rows(anchors: Tensor, items: Tensor) -> Tensor:
             return linear_cross_entropy(
-                anchors, items, given.positives, bias=given.bias, scale=self.scale, reduction="none"
+                anchors, items, given.positives, bias=bias, scale=self.scale, reduction="none"
             )
 
         return all_threads(by_rows, *vectors).mean()

@@ -22,7 +22,8 @@ class LLPAUC(SampledLoss):
         - g^2 + l_a (a + g) + l_b (g + 1 - b),    r(y) = log(1 + exp(kappa y)) / kappa, kappa = 5
 
     with learned scalars clipped to a, b in [0, 1], s1 in [-1, 4], s2 in [0, 5], g in [max(-a, b - 1), 1]. The
-    paper asks for ascent in s1 and g; here, as in IR-Benchmark, all scalars descend.
+    paper asks for ascent in s1 and g; here, as in IR-Benchmark, all scalars descend (there s1, s2 and g at
+    twice the learning rate, here at the model's).
     Source: Shi et al., "Lower-left partial AUC", WWW 2024.
     """
 

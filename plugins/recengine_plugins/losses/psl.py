@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -24,8 +22,8 @@ ACTIVATIONS = {
 class PSL(SampledLoss):
     """log sum_j exp(phi((s_j - s_p) / 2) / t), phi = log(1 + tanh), log(1 + atan) or log relu(1 + x).
 
-    Scores are halved cosines, so t is about half of SL's. With ``coupled`` the sum is the mean over the rows
-    of the batch as well, inside of the logarithm (the authors' second form).
+    Scores are halved cosines, so t is about half of SL's. With ``coupled`` the sum is the mean over all
+    entries of the batch, inside of the logarithm (the authors' second form).
     Source: Yang et al., "PSL: rethinking and improving softmax loss from pairwise perspective for
     recommendation", NeurIPS 2024.
     """
@@ -43,4 +41,5 @@ class PSL(SampledLoss):
         each = logsumexp_rows(self.activation(differences) / self.temperature, rows.live)
         if not self.coupled:
             return mean_of(each)
-        return logsumexp_rows(each[None])[0] - math.log(max(1, rows.shape[0] * rows.shape[1]))
+        entries = rows.live.sum().clamp(min=1).log().to(each.dtype)
+        return mean_of(logsumexp_rows(each[None]) - entries)

@@ -109,10 +109,7 @@ class SampledLoss(nn.Module):
             raise UsageError(
                 "this loss needs sampled items", where="loss", fix="let the model's feed ask for negatives"
             )
-        if given.bias is not None and self.score == "cosine":
-            raise UsageError(
-                "a cosine has no place for item biases", where="loss", fix="take a dot-product loss"
-            )
+        _no_bias_beside_cosines(given, self.score)
         rejected = met(given) if self.reject else None
         given = with_bias_as_a_column(given)
         if self.local and given.negatives.ndim == 1:
@@ -151,7 +148,9 @@ def met(given: LossInput) -> Tensor:
 
 
 def geometry(given: LossInput, score: str) -> tuple[Tensor, Tensor]:
-    """Anchors and items, of length one for cosines. On a CPU vectors are checked to be finite."""
+    """Anchors and items, of length one for cosines, beside which biases are refused. On a CPU vectors are
+    checked to be finite."""
+    _no_bias_beside_cosines(given, score)
     anchors, items = given.anchors, given.items
     if anchors.device.type == "cpu":
         for name, vectors in (("anchors", anchors), ("items", items)):
@@ -160,6 +159,15 @@ def geometry(given: LossInput, score: str) -> tuple[Tensor, Tensor]:
     if score == "cosine":
         return unit_rows(anchors), unit_rows(items)
     return anchors, items
+
+
+def _no_bias_beside_cosines(given: LossInput, score: str) -> None:
+    if given.bias is not None and score == "cosine":
+        raise UsageError(
+            "a cosine has no place for item biases",
+            where="loss",
+            fix="take a model without biases, or a loss over dot products",
+        )
 
 
 def mean_of(rows: Tensor, live: Tensor | None = None) -> Tensor:

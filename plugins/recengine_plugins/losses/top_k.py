@@ -86,19 +86,22 @@ class _Averages:
     def __init__(self, rate: float) -> None:
         self.rate = rate
 
-    def ratio(self, log_g: Tensor, users: Tensor, log_mean: Tensor) -> Tensor:
-        """exp(log_mean) / g, g renewed by this row and held; ``log_g`` [n_users] takes the users' means."""
+    def ratio(self, log_g: Tensor, users: Tensor, log_mean: Tensor, alive: Tensor) -> Tensor:
+        """exp(log_mean) / g, g renewed by this row and held; ``log_g`` [n_users] takes the users' means over
+        the rows that are ``alive`` (bool [R]); the others have nothing to say of g."""
         now = log_mean.detach().to(log_g.dtype)
         before = log_g[users]
         renewed = torch.logaddexp(
             before + torch.log1p(torch.tensor(-self.rate)), now + torch.log(torch.tensor(self.rate))
         )
         renewed = torch.where(before == -torch.inf, now, renewed)
-        top = renewed.max()
+        renewed = torch.where(alive, renewed, -torch.inf)
+        top = torch.where(alive.any(), renewed.max(), 0.0)
         total = torch.zeros_like(log_g).index_add_(0, users, torch.exp(renewed - top))
-        count = torch.zeros_like(log_g).index_add_(0, users, torch.ones_like(now))
-        log_g[users] = (total[users] / count[users]).log() + top
-        return torch.exp(log_mean - renewed.to(log_mean.dtype))
+        count = torch.zeros_like(log_g).index_add_(0, users, alive.to(now.dtype))
+        means = (total[users] / count[users]).log() + top
+        log_g[users] = torch.where(count[users] > 0, means, before)
+        return torch.exp(log_mean - torch.where(alive, renewed, 0.0).to(log_mean.dtype))
 
 
 class SogCLR(SampledLoss):
@@ -158,4 +161,4 @@ def _ratio(loss: SogCLR | SogSLAtK, rows: Rows, users: Tensor, temperature: floa
     alive = normaliser > -torch.inf
     log_mean = torch.where(alive, normaliser, 0.0) - rows.live.sum(1).clamp(min=1).log()
     log_g = state(loss, "log_g")
-    return torch.where(alive, loss.averages.ratio(log_g, users, log_mean), 0.0)
+    return torch.where(alive, loss.averages.ratio(log_g, users, log_mean, alive), 0.0)

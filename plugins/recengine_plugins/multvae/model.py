@@ -8,6 +8,8 @@ from torch.nn import functional
 
 from recengine.contracts.batch import HistoryBatch, SequenceBatch, StepContext
 from recengine.contracts.model import DataFacts, Feed
+from recengine.nn.threads import all_threads
+from recengine.ops import linear_cross_entropy
 from recengine_plugins.multvae.config import MultVAEConfig
 
 
@@ -42,13 +44,31 @@ class MultVAE(nn.Module):
         rows = int(batch.offsets.numel()) - 1
         mean, log_variance = self._encoded(items, row, rows)
         noise = torch.randn_like(mean)
-        logits = self._decoded(mean + noise * torch.exp(0.5 * log_variance))
-        counts = torch.bincount(row, minlength=rows).clamp(min=1).to(logits.dtype)
-        picked = torch.log_softmax(logits, dim=1)[row, items]
-        fit = torch.zeros(rows, dtype=logits.dtype, device=logits.device).index_add(0, row, picked) / counts
-        spread = -0.5 * (1 + log_variance - mean.square() - log_variance.exp()).sum(1) / counts
+        hidden = torch.tanh(self.decode(mean + noise * torch.exp(0.5 * log_variance)))
+        sizes = torch.bincount(row, minlength=rows)
+        spread = -0.5 * (1 + log_variance - mean.square() - log_variance.exp()).sum(1)
+        spread = spread / sizes.clamp(min=1).to(spread.dtype)
         rise = min(1.0, context.progress / self.config.anneal) if self.config.anneal else 1.0
-        return (self.config.beta * rise * spread - fit).mean()
+        return (self.config.beta * rise * spread - self._fit(hidden, items, sizes)).mean()
+
+    def _fit(self, hidden: Tensor, items: Tensor, sizes: Tensor) -> Tensor:
+        """Mean of log softmax over each row's items, [rows]: the mean of their logits less the catalogue's
+        log-sum-exp, so that few logits are kept. items: packed by row, ``sizes`` int64 [rows] of each."""
+        weight, bias = self.out.weight, self.out.bias
+        begin = torch.cumsum(sizes, 0) - sizes
+        some = sizes > 0
+        first = torch.where(some, items[begin.clamp(max=max(0, len(items) - 1))], -1)
+
+        def reduce(hidden: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+            return linear_cross_entropy(hidden, weight, first, bias=bias, reduction="none")
+
+        # The cross-entropy of one of the row's items, and how far the mean logit lies above that one's.
+        share = sizes.clamp(min=1).to(weight.dtype).reciprocal().repeat_interleave(sizes)
+        share[begin[some]] -= 1.0
+        above = functional.embedding_bag(items, weight, begin, mode="sum", per_sample_weights=share)
+        offset = functional.embedding_bag(items, bias[:, None], begin, mode="sum", per_sample_weights=share)
+        mean = (hidden.to(weight.dtype) * above).sum(1) + offset[:, 0]
+        return mean - all_threads(reduce, hidden, weight, bias)
 
     def score_items(self, histories: HistoryBatch) -> Tensor:
         """float [B, n_items], the decoder's logits."""

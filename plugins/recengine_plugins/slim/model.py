@@ -82,9 +82,11 @@ def _descend(square: Any, target: Any, config: SLIMConfig) -> Any:
     weights = np.zeros(len(target), np.float32)
     gradient = -target.astype(np.float32)
     diagonal = square.diagonal() + config.l2
+    # Above zero a weight without a target only adds to the slope, below zero it may take from it.
+    visited = np.flatnonzero(target > 0) if config.nonnegative else np.arange(len(target))
     for _ in range(config.sweeps):
         largest = 0.0
-        for k in np.flatnonzero((target > 0) | (weights != 0)):
+        for k in visited:
             if diagonal[k] <= 0:
                 continue
             pull = weights[k] * square[k, k] - gradient[k]

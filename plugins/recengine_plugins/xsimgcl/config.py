@@ -23,7 +23,7 @@ class XSimGCLConfig(ModelConfig):
     )
     noise: float = knob(0.1, "length of the noise added to a node in every layer", ge=0, low=0.01, high=0.5)
     contrast: float = knob(0.2, "weight of the contrastive loss", ge=0, low=0.01, high=2.0, log=True)
-    contrast_temperature: float = knob(0.2, "of the contrastive loss", gt=0, low=0.05, high=0.5)
+    contrast_temperature: float = knob(0.2, "of the contrastive loss", ge=1e-6, low=0.05, high=0.5)
 
     @model_validator(mode="after")
     def _layer_exists(self) -> Self:

@@ -1,14 +1,14 @@
 """What a loss takes and what it asks for.
 
-A loss is a small callable with a config. It declares what it needs, so that the trainer can supply it
-and the kernel can be chosen: a loss that needs 'negatives' gets sampled ones; one that needs
-'catalogue' is computed against every item.
+A loss is a small callable with a config. It declares in ``needs`` what of a LossInput it cannot do without.
+The model asks the trainer for negatives in its feed and makes the LossInput; it declares in ``supplies`` what
+that holds. The trainer refuses a loss that needs more than the model supplies, before the first step.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, get_args
 
 from recengine.config import Config
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 Need = Literal[
     "negatives", "catalogue", "item_similarity", "user_groups", "user_items", "popularity", "row_ids"
 ]
+
+EVERY_NEED: frozenset[Need] = frozenset(get_args(Need))
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ class Loss(Protocol):
     'row_ids' says which rows belong together as well ('user_groups'): equal ids are one user.
     """
 
-    needs: frozenset[Need]
+    needs: frozenset[Need]  # 'catalogue', 'item_similarity': of the whole item table, which is always given
 
     def __call__(self, given: LossInput, context: StepContext) -> Tensor:
         """Mean over rows: a scalar with a gradient."""

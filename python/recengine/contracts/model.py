@@ -4,6 +4,8 @@ A model is built from its config and the facts of the data (``Model(config, fact
 is said by small protocols rather than a class tree; a class implements as many as fit:
 
 * to be fitted: ``Trainable`` (gradient steps over batches it names) or ``DirectFit`` (solves itself);
+  one that takes any registered loss has ``attach_loss(loss)`` and says in ``supplies``, a frozenset of
+  contracts.loss.Need, what the LossInput it makes holds (where it does not say, its feed alone is looked at);
 * to answer: ``Represents`` (vectors; gets the fused top-k for free), ``Appends`` (those, event by event),
   ``ScoresItems`` (dense scores), ``Generates`` (item ids, as generators of item codes do),
   ``PredictsClicks`` (a probability a row).

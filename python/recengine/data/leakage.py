@@ -59,6 +59,7 @@ def audit(split: Split, *, views: Sequence[View] = (), features: Sequence[Featur
     found += _repeated_pairs(split)
     found += _later_training(split)
     found += _inside_ties(split.train)
+    found += _without_training(split.train)
     found += [finding for feature in features for finding in _feature(split, feature)]
     return sorted(found, key=lambda finding: ("fail", "warn", "info").index(finding.severity))
 
@@ -167,6 +168,17 @@ def _repeated_pairs(split: Split) -> Iterator[Finding]:
             "info" if kept else "warn",
             f"{repeated} of {keys.size} training events repeat a pair that was there before",
             {"events": int(repeated), "of": int(keys.size)},
+        )
+
+
+def _without_training(train: Interactions) -> Iterator[Finding]:
+    users, items = int((train.lengths() == 0).sum()), int((train.popularity() == 0).sum())
+    if users or items:
+        yield Finding(
+            "no training events",
+            "info",
+            f"{users} of {train.n_users} users and {items} of {train.n_items} items have no training event",
+            {"users": users, "items": items},
         )
 
 

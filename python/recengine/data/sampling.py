@@ -88,7 +88,8 @@ class PopularitySampler:
         def propose(n: int) -> Ids:
             return self._table.draw(n, generator)
 
-        drawn = _rejected(users, count, propose, self._seen, generator)
+        shares = np.exp(self._log_p.astype(np.float64))
+        drawn = _rejected(users, count, propose, self._seen, generator, shares)
         return drawn, self._log_p[drawn]
 
     def sample_shared(self, count: int, generator: np.random.Generator) -> tuple[Ids, LogProbability]:
@@ -172,10 +173,15 @@ class SeenPairs:
 
 
 def _rejected(
-    users: Ids, count: int, propose: Callable[[int], Ids], seen: SeenPairs, generator: np.random.Generator
+    users: Ids,
+    count: int,
+    propose: Callable[[int], Ids],
+    seen: SeenPairs,
+    generator: np.random.Generator,
+    shares: NDArray[np.float64] | None = None,
 ) -> Ids:
-    """Proposals, those that their user met drawn again; who met nearly everything gets a uniform draw from
-    the rest, and who met everything keeps the proposal."""
+    """Proposals, those that their user met drawn again; who met nearly everything gets a draw from the rest,
+    uniform or by ``shares`` [n_items], and who met everything that has a share keeps the proposal."""
     rows = np.repeat(np.asarray(users, np.int64), count)
     drawn: Ids = propose(rows.size)
     again = np.flatnonzero(seen.met(rows, drawn))
@@ -187,8 +193,14 @@ def _rejected(
     for user in np.unique(rows[again]):
         at = again[rows[again] == user]
         rest = seen.unmet(int(user))
-        if rest.size:
+        if shares is not None:
+            rest = rest[shares[rest] > 0]
+        if not rest.size:
+            continue
+        if shares is None:
             drawn[at] = rest[generator.integers(0, rest.size, at.size)]
+        else:
+            drawn[at] = generator.choice(rest, at.size, p=shares[rest] / shares[rest].sum())
     return drawn.reshape(len(users), count)
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from recengine.contracts.batch import HistoryBatch, PairBatch, StepContext
-from recengine.contracts.loss import LossInput
+from recengine.contracts.loss import EVERY_NEED, LossInput
 from recengine.contracts.model import Feed
 from recengine.data import Interactions
 from recengine.errors import ConfigError
@@ -34,6 +34,8 @@ class PairModel(nn.Module):
     ranked by cos(x_u, y_i) |y_i|^norm_power: the length of a vector grows with the item's popularity, of
     which the cosine knows nothing.
     """
+
+    supplies = EVERY_NEED
 
     def __init__(
         self,

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from recengine.contracts.batch import HistoryBatch, SequenceBatch, StepContext
-from recengine.contracts.loss import LossInput
+from recengine.contracts.loss import EVERY_NEED, LossInput
 from recengine.contracts.model import Feed
 from recengine.data.masking import Masking
 from recengine.errors import UsageError
@@ -34,6 +34,7 @@ class SequenceRecommender(nn.Module):
     """
 
     encoder: SequenceEncoder
+    supplies = EVERY_NEED
 
     def __init__(
         self,

@@ -45,6 +45,20 @@ def all_threads(function: Callable[..., Tensor], *operands: Tensor) -> Tensor:
     return left
 
 
+@contextmanager
+def threads_from_outside(device: torch.device) -> Iterator[None]:
+    """The threads from before ``one_thread()`` inside, for native operators of which no gradient is wanted.
+    Outside of ``one_thread()``, and where ``device`` is no CPU, nothing changes."""
+    if not _outside or _outside[-1] == 1 or device.type != "cpu":
+        yield
+        return
+    torch.set_num_threads(_outside[-1])
+    try:
+        yield
+    finally:
+        torch.set_num_threads(1)
+
+
 class _Enter(torch.autograd.Function):
     """First forward, last backward: its backward waits for the gradients of all operands."""
 

@@ -6,8 +6,9 @@ of row ``r`` is
     h = mix(mix(seed + (r + 1) c1) + (slot + 1) c2 + attempt c3),   item = floor(h_high n / 2^32)
 
 and, with an alias table (Walker 1977, Vose 1991), ``item`` if h_low < keep[item], else alias[item]. While
-the row's user met the item, the next attempt is made; after 32 of them the draw is uniform among what the
-user did not meet. The reference without the kernel gives the same bits.
+the row's user met the item, the next attempt is made; after 32 of them the draw is made among what the user
+did not meet: uniformly, with an alias table by the shares of the table (of what it gives no share nothing is
+drawn). The reference without the kernel gives the same bits.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ def draw_negatives(
     Raises
     ------
     UsageError: a user met every item, so that there is no negative to draw. RuntimeError: naming the argument
-        that does not fit.
+        that does not fit, or the user who met every item to which the alias table gives a share.
     """
     indptr, items = (None, None) if met is None else (met[0], _narrow("met", met[1], n_items))
     if indptr is not None and readable(users) and users.numel():
@@ -117,6 +118,10 @@ def draw_negatives_reference(
             bits = _mixed(place[at_row, at_slot] + np.uint64(attempt) * np.uint64(_ATTEMPT))
             if attempt < _ATTEMPTS:
                 drawn[at_row, at_slot] = _proposals(bits, n_items, table)
+            elif table is not None:
+                for r in np.unique(at_row):
+                    here = at_row == r
+                    drawn[r, at_slot[here]] = _by_share(bits[here], forbidden[r], table, int(users[r]))
             else:
                 free = [np.flatnonzero(~forbidden[r]) for r in at_row]
                 at = [int(_scaled(b, f.size)) for b, f in zip(bits, free, strict=True)]
@@ -141,6 +146,23 @@ def _proposals(bits: Words, n_items: int, table: tuple[Any, Any] | None) -> NDAr
     low = (bits & np.uint64(0xFFFFFFFF)) >> np.uint64(8)
     uniform = low.astype(np.float32) * np.float32(2.0**-24)
     return np.where(uniform < table[0][cell], cell, table[1][cell])
+
+
+def _by_share(bits: Words, forbidden: Any, table: tuple[Any, Any], user: int) -> NDArray[np.int64]:
+    """Items that are not forbidden, each by its share of what the table gives to such."""
+    keep, alias = np.clip(np.nan_to_num(table[0].astype(np.float64)), 0.0, 1.0), table[1]
+    given = np.where(forbidden, 0.0, keep), np.where(forbidden[alias], 0.0, 1.0 - keep)
+    sums = np.cumsum(np.stack(given, 1).ravel())[1::2]
+    if not sums[-1] > 0:
+        raise RuntimeError(
+            f"draw_negatives: user {user} met every item to which the alias table gives a share: there is no "
+            "negative to draw"
+        )
+    at = (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53 * sums[-1]
+    cell = np.searchsorted(sums, at, side="right")
+    of_cell = at < np.where(cell > 0, sums[cell - 1], 0.0) + keep[cell]
+    mine = ~forbidden[cell] & (forbidden[alias[cell]] | of_cell)
+    return np.asarray(np.where(mine, cell, alias[cell]))
 
 
 def _narrow(name: str, items: Tensor, n_items: int) -> Tensor:

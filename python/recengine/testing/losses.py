@@ -60,7 +60,7 @@ class LossConformance(Conformance):
     def value(self, loss: Any, given: LossInput) -> Tensor:
         """The loss with its state as it was before: a second call sees what the first saw."""
         fresh = copy.deepcopy(loss)
-        value: Tensor = fresh(given, StepContext(0, 0, 1, 8, {"popularity": given.popularity}))
+        value: Tensor = fresh(given, StepContext(0, 0, 1, 8))
         return value
 
     def test_declares_what_it_needs(self) -> None:

@@ -6,10 +6,10 @@ from typing import Any, cast
 
 import torch
 
-from recengine.contracts.loss import LossConfig
+from recengine.contracts.loss import EVERY_NEED, LossConfig
 from recengine.contracts.model import DataFacts, DirectFit, LearnsFromGraph, Trainable
 from recengine.data import Interactions
-from recengine.errors import PluginError
+from recengine.errors import PluginError, UsageError
 from recengine.hooks import Host
 from recengine.training.config import RunConfig
 from recengine.training.determinism import isolated_randomness, mix
@@ -27,7 +27,8 @@ def build_model(
     """The registered model ``name``, initialised from ``seed``, with its loss and, where it asks for them,
     the training interactions attached.
 
-    Raises PluginError when the class breaks its contract.
+    Raises PluginError when the class breaks its contract, UsageError when the loss needs what the model does
+    not supply.
     """
     entry = host.registries["model"].get(name)
     with isolated_randomness(device or torch.device("cpu")):
@@ -47,11 +48,36 @@ def build_model(
             )
         with isolated_randomness(device or torch.device("cpu")):
             torch.manual_seed(mix(seed, 1))
-            cast(Any, network).attach_loss(build_loss(config.loss, host, facts))
+            loss = build_loss(config.loss, host, facts)
+            cast(Any, network).attach_loss(loss)
     learner: Any = network
     if train is not None and isinstance(learner, LearnsFromGraph):
         learner.attach_data(train)
+    if config.loss is not None:
+        _need_what_is_supplied(name, network, cast(Any, config.loss).name, loss)
     return network
+
+
+def _need_what_is_supplied(model: str, network: Any, name: str, loss: Any) -> None:
+    needs = getattr(loss, "needs", None)
+    if not isinstance(needs, frozenset) or not needs <= EVERY_NEED:
+        raise PluginError(
+            f"the loss '{name}' does not declare what it needs",
+            where=f"{type(loss).__name__}.needs",
+            found=repr(needs),
+            expected=f"a frozenset of {', '.join(sorted(EVERY_NEED))}",
+        )
+    missing = needs - getattr(network, "supplies", needs)
+    if "negatives" in needs and isinstance(network, Trainable) and not network.feed().negatives:
+        missing |= {"negatives"}
+    if missing:
+        raise UsageError(
+            f"the loss '{name}' needs what the model '{model}' does not supply",
+            where="loss.name",
+            found=f"no {' and no '.join(sorted(missing))}",
+            fix="take another loss, or let the model's feed() ask for negatives, its LossInput hold the rest "
+            "and its `supplies` name it",
+        )
 
 
 def _made(entry: Any, *arguments: Any) -> Any:

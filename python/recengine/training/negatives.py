@@ -20,6 +20,7 @@ from recengine.ops.sampling import draw_negatives
 
 Ids = NDArray[np.int64]
 LogProbability = NDArray[np.float32]
+Weights = NDArray[np.float64]
 
 
 class Uniform:
@@ -30,13 +31,13 @@ class Uniform:
         self._n_items = train.n_items
         matrix = pair_matrix(train)
         self._met = torch.from_numpy(matrix.indptr), torch.from_numpy(matrix.columns)
-        self._users = train.users
-        self._met_all = np.diff(matrix.indptr) >= train.n_items
+        self._users, self._matrix = train.users, matrix
+        self._left = train.n_items - np.diff(matrix.indptr)
 
     def sample(
         self, users: Ids, count: int, generator: np.random.Generator
     ) -> tuple[Ids, LogProbability | None]:
-        """See recengine.data.sampling.Sampler. Raises UsageError for a user who met every item."""
+        """See recengine.data.sampling.Sampler. Raises UsageError for a user who met all that is drawn."""
         return self._draw(users, count, generator, None), None
 
     def sample_shared(self, count: int, generator: np.random.Generator) -> tuple[Ids, LogProbability | None]:
@@ -46,18 +47,30 @@ class Uniform:
     def _draw(
         self, users: Ids, count: int, generator: np.random.Generator, alias: tuple[Tensor, Tensor] | None
     ) -> Ids:
-        full = users[self._met_all[users]]
-        if len(full):
-            raise UsageError(
-                "a user met every item of the catalogue: there is no negative to draw",
-                where="loss.sampler",
-                found=f"user {self._users.tokens[full[0]]} with all {self._n_items} items",
-                fix="leave such users out of the training data, or set loss.shared = true or "
-                "loss.sampler = 'in_batch', which reject nothing",
-            )
+        self._need_a_negative(users)
         rows = torch.from_numpy(np.ascontiguousarray(users, np.int64))
         drawn = draw_negatives(rows, count, self._n_items, seed=_seed(generator), met=self._met, alias=alias)
         return drawn.numpy()
+
+    def _need_a_negative(self, users: Ids) -> None:
+        full = users[self._left[users] <= 0]
+        if not len(full):
+            return
+        met = int(np.diff(self._matrix.indptr)[full[0]])
+        whole, found, more = "of the catalogue", f"all {self._n_items} items", ""
+        if met < self._n_items:
+            whole, found = (
+                "that this sampler draws",
+                f"{met} of {self._n_items} items, the others never drawn",
+            )
+            more = ", or loss.sampler = 'uniform'"
+        raise UsageError(
+            f"a user met every item {whole}: there is no negative to draw",
+            where="loss.sampler",
+            found=f"user {self._users.tokens[full[0]]} with {found}",
+            fix="leave such users out of the training data, or set loss.shared = true or "
+            f"loss.sampler = 'in_batch', which reject nothing{more}",
+        )
 
     def _draw_shared(
         self, count: int, generator: np.random.Generator, alias: tuple[Tensor, Tensor] | None
@@ -66,15 +79,15 @@ class Uniform:
         return draw_negatives(nobody, count, self._n_items, seed=_seed(generator), alias=alias)[0].numpy()
 
 
-class Popularity(Uniform):
-    """p(i) proportional to (training events of i) ** power, by an alias table; items never met are never
-    drawn."""
+class _Weighed(Uniform):
+    """p(i) proportional to weights[i], by an alias table; what weighs nothing is never drawn: somebody who
+    met all the rest has no negative."""
 
-    def __init__(self, train: Interactions, power: float = 1.0) -> None:
+    def __init__(self, train: Interactions, weights: Weights) -> None:
         super().__init__(train)
-        counts = train.popularity().astype(np.float64)
-        weights = np.where(counts > 0, np.maximum(counts, 1e-300) ** power, 0.0)
         self._alias = AliasTable(weights).tensors()
+        drawn = np.concatenate([[0], np.cumsum(weights[self._matrix.columns] > 0)])
+        self._left = (weights > 0).sum() - np.diff(drawn[self._matrix.indptr])
         with np.errstate(divide="ignore"):
             self._log_p = np.log(weights / weights.sum()).astype(np.float32)
 
@@ -87,24 +100,25 @@ class Popularity(Uniform):
         return drawn, self._log_p[drawn]
 
 
-class Mixed(Popularity):
-    """The first half of a row's draws by popularity, the rest uniform; q is the mixture of the two
-    (the balance heuristic of Veach and Guibas, 1995, for which half the draws are from each)."""
+class Popularity(_Weighed):
+    """p(i) proportional to (training events of i) ** power; items never met are never drawn."""
 
     def __init__(self, train: Interactions, power: float = 1.0) -> None:
-        super().__init__(train, power)
-        share = np.exp(self._log_p.astype(np.float64))
-        self._log_p = np.log(0.5 * share + 0.5 / self._n_items).astype(np.float32)
+        super().__init__(train, _popularity(train, power))
 
-    def sample(self, users: Ids, count: int, generator: np.random.Generator) -> tuple[Ids, LogProbability]:
-        popular = self._draw(users, count - count // 2, generator, self._alias)
-        drawn = np.concatenate([popular, self._draw(users, count // 2, generator, None)], axis=1)
-        return drawn, self._log_p[drawn]
 
-    def sample_shared(self, count: int, generator: np.random.Generator) -> tuple[Ids, LogProbability]:
-        popular = self._draw_shared(count - count // 2, generator, self._alias)
-        drawn = np.concatenate([popular, self._draw_shared(count // 2, generator, None)])
-        return drawn, self._log_p[drawn]
+class Mixed(_Weighed):
+    """Each draw by popularity with probability one half, else uniform; q is the mixture of the two."""
+
+    def __init__(self, train: Interactions, power: float = 1.0) -> None:
+        weights = _popularity(train, power)
+        super().__init__(train, 0.5 * weights / weights.sum() + 0.5 / train.n_items)
+
+
+def _popularity(train: Interactions, power: float) -> Weights:
+    _need_items(train)
+    counts = train.popularity().astype(np.float64)
+    return np.where(counts > 0, np.maximum(counts, 1e-300) ** power, 0.0)
 
 
 class InBatch:

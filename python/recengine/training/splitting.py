@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, cast
 
+import numpy as np
+
 from recengine import data
 from recengine.config import Config
 from recengine.contracts.auditor import Finding
@@ -12,6 +14,7 @@ from recengine.contracts.loss import LossConfig
 from recengine.contracts.model import DataFacts, Feed
 from recengine.data import Interactions, Split
 from recengine.data.clicks import ClickLog, ClickSplit, ClickSplitConfig, audit_clicks, prepare
+from recengine.data.matrix import pair_matrix
 from recengine.errors import LeakageError, UsageError
 from recengine.training.config import RunConfig
 from recengine.training.feeding import SAMPLERS
@@ -48,6 +51,7 @@ def prepared(given: Any, config: RunConfig, *, clicks: bool) -> Material:
         if isinstance(config.loss, LossConfig):
             idle = config.loss.idle(config.training.epochs)
             findings += [Finding("loss", "warn", said) for said in idle]
+            findings += without_any_negative(config.loss, split.train)
         return Material(split, facts, findings, lowered)
     rows = as_click_split(given, sections.data, sections.split)
     findings = audit_clicks(rows)
@@ -74,6 +78,25 @@ def with_negatives_that_exist(config: RunConfig, n_items: int) -> RunConfig:
         return config
     given = {**loss.model_dump(exclude_unset=True), "negatives": n_items}
     return config.model_copy(update={"loss": type(loss).parse(given)})
+
+
+def without_any_negative(loss: Config, train: Interactions) -> list[Finding]:
+    """A warning where the loss rejects every shared item for somebody: those rows have a loss of zero."""
+    if not (getattr(loss, "shared", False) and getattr(loss, "reject", False)):
+        return []
+    full = np.flatnonzero(np.diff(pair_matrix(train).indptr) >= train.n_items)
+    if not len(full):
+        return []
+    return [
+        Finding(
+            "negatives",
+            "warn",
+            f"{len(full)} of {train.n_users} users (the first: {train.users.tokens[full[0]]}) met all "
+            f"{train.n_items} items: with loss.reject they have no negative, and their rows add nothing to "
+            "the loss (leave such users out of the training data, or set loss.reject = false)",
+            {"users": len(full)},
+        )
+    ]
 
 
 def bound_to_catalogue(loss: Config) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from itertools import combinations
 from typing import Any
 
 import pytest
@@ -13,44 +14,170 @@ from torch import Tensor
 from recengine.contracts.batch import StepContext
 from recengine.contracts.loss import LossInput
 from recengine.hooks import host
+from recengine.nn.threads import one_thread
+from recengine.ops import sampled_scores
 from recengine.ops.competition import log_weights, slate_intensity
+from recengine_plugins.dsl import model as dsl
 from recengine_plugins.dsl.config import DSLRConfig
 from recengine_plugins.dsl.model import DSLR
 
-S = torch.tensor([[0.72, 0.2, -0.1, 0.55, 0.9]], dtype=torch.float64)
-C = torch.tensor([[0.8, 0.1, -0.3, 0.4, 0.05]], dtype=torch.float64)
-LIVE = torch.ones(1, 5, dtype=torch.bool)
+S = [0.72, 0.2, -0.1, 0.55, 0.9]
+C = [0.8, 0.1, -0.3, 0.4, 0.05]
+POSITIVE = 0.6
 LATE = StepContext(epoch=50)
+DTYPES = [torch.float32, torch.float64]
 
 
-def core(kappa: float = 1.0, gamma: float = 1.0, centre: float = 0.5) -> tuple[Tensor, ...]:
-    """w, slate, q, t and the loss of the golden row from the functions of the design."""
-    weight = log_weights(S, C, LIVE, kappa, 0.5)
-    slate, q = slate_intensity(weight, S - 0.6, LIVE, 0.1, 2)
-    t = 0.1 * torch.exp(-gamma * (q - centre)).clamp(0.5, 2.0)
-    x = weight + (S - 0.6) / t[:, None]
-    return weight.exp(), slate, q, t, torch.logsumexp(x, 1) - math.log(5), torch.softmax(x, 1)
+def golden_row(dtype: torch.dtype) -> LossInput:
+    """One row with the golden cosines: the anchor, its target (item 0) and five sampled items."""
+    count = len(S)
+    items = torch.zeros(count + 1, count + 2, dtype=torch.float64)
+    for j, score in enumerate([POSITIVE, *S]):
+        items[j, 0], items[j, j + 1] = score, math.sqrt(1 - score**2)
+    anchor = torch.zeros(1, count + 2, dtype=dtype)
+    anchor[0, 0] = 1.0
+    return LossInput(anchor, items.to(dtype), torch.tensor([0]), torch.arange(1, count + 1)[None])
 
 
-def test_golden_vector() -> None:
-    w, slate, q, t, value, p = core()
-    wanted = torch.tensor([[1.252729, 0.875950, 0.784508, 1.068842, 1.017971]], dtype=torch.float64)
-    torch.testing.assert_close(w, wanted, rtol=0, atol=1e-6)
-    assert sorted(slate[0].tolist()) == [0, 4]
-    assert float(q) == pytest.approx(0.860549, abs=1e-6)
-    assert float(t) == pytest.approx(0.069729, abs=1e-6)
-    assert float(value) == pytest.approx(2.806120, abs=2e-6)
-    share = torch.tensor([[0.084645, 0.000034, 0.0, 0.006307, 0.909013]], dtype=torch.float64)
-    torch.testing.assert_close(p, share, rtol=0, atol=1e-6)
-    assert float(-1 / t) == pytest.approx(-14.341172, abs=1e-4)
+@pytest.fixture
+def golden_likeness(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The golden likeness in place of that of the items: no vectors have these cosines with anchor and target
+    at once."""
+
+    def scores(anchors: Tensor, items: Tensor, negatives: Tensor) -> Tensor:
+        if torch.equal(anchors, items[:1]):
+            return torch.tensor([C], dtype=anchors.dtype)
+        return sampled_scores(anchors, items, negatives)
+
+    monkeypatch.setattr(dsl, "sampled_scores", scores)
 
 
+def golden_loss(**settings: Any) -> DSLR:
+    """The settings of the golden vector, with a mean intensity of 0.5 from the batches before."""
+    made = DSLR(
+        DSLRConfig(**{"temperature": 0.1, "slate": 2, "gamma": 1.0, "warmup": 0, "ramp": 0, **settings})
+    )
+    made.centre.fill_(0.5)
+    return made
+
+
+@pytest.mark.usefixtures("golden_likeness")
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_golden_vector(dtype: torch.dtype) -> None:
+    case = golden_row(dtype)
+    found, _ = parts(golden_loss(), case)
+    near = {"rtol": 0, "atol": 2e-6 if dtype == torch.float32 else 1e-6}
+    wanted = torch.tensor([[1.252729, 0.875950, 0.784508, 1.068842, 1.017971]], dtype=dtype)
+    torch.testing.assert_close(found.log_weight.exp(), wanted, **near)
+    assert sorted(found.slate[0].tolist()) == [0, 4]
+    assert float(found.intensity) == pytest.approx(0.860549, abs=1e-6)
+    assert float(found.temperature) == pytest.approx(0.069729, abs=1e-6)
+    items = case.items.clone().requires_grad_()
+    value = golden_loss()(replace(case, items=items), LATE)
+    assert float(value.detach()) == pytest.approx(2.806120, abs=1e-5)
+    # the gradient of an item is that of its cosine, along what the anchor has across it
+    (gradient,) = torch.autograd.grad(value, items)
+    scores = torch.tensor([POSITIVE, *S], dtype=dtype)
+    across = case.anchors - scores[:, None] * case.items
+    slope = (gradient * across).sum(1) / (1 - scores**2)
+    assert float(slope[0]) == pytest.approx(-14.341172, abs=1e-3)
+    share = torch.tensor([0.084645, 0.000034, 0.0, 0.006307, 0.909013], dtype=dtype)
+    torch.testing.assert_close(slope[1:] * 0.069729, share, rtol=0, atol=5e-6)
+
+
+@pytest.mark.usefixtures("golden_likeness")
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(
     ("kappa", "gamma", "value"),
     [(1.0, -1.0, 0.871467), (0.0, 0.0, 1.569924), (1.0, 0.0, 1.620210), (0.0, 1.0, 2.772020)],
 )
-def test_golden_values_of_the_branches(kappa: float, gamma: float, value: float) -> None:
-    assert float(core(kappa, gamma)[4]) == pytest.approx(value, abs=2e-6)
+def test_golden_values_of_the_branches(kappa: float, gamma: float, value: float, dtype: torch.dtype) -> None:
+    made = golden_loss(kappa=kappa, gamma=gamma)
+    assert float(made(golden_row(dtype), LATE)) == pytest.approx(value, abs=1e-5)
+
+
+@pytest.mark.usefixtures("golden_likeness")
+def test_the_golden_temperature_of_negative_gamma() -> None:
+    found, _ = parts(golden_loss(gamma=-1.0), golden_row(torch.float32))
+    assert float(found.temperature) == pytest.approx(0.143412, abs=1e-6)
+
+
+def written_out(case: LossInput, config: DSLRConfig, centre: float) -> float:
+    """The design's loss of a batch, row by row and entry by entry in plain numbers."""
+
+    def cosine(x: Tensor, y: Tensor) -> float:
+        return float(x @ y) / math.sqrt(float(x @ x) * float(y @ y))
+
+    def sigmoid(x: float) -> float:
+        return 1 / (1 + math.exp(-x))
+
+    assert case.negatives is not None
+    total, t0 = 0.0, config.temperature
+    for anchor, target, sampled in zip(case.anchors, case.positives, case.negatives, strict=True):
+        own = case.items[target]
+        entries = [case.items[j] for j in sampled if j != target]
+        p, count = cosine(anchor, own), len(entries)
+        s, c = [cosine(anchor, e) for e in entries], [cosine(own, e) for e in entries]
+        mean = sum(s) / count
+        spread = math.sqrt(sum((x - mean) ** 2 for x in s) / count)
+        hardness = [sigmoid((x - mean) / (spread + 1e-6)) for x in s]
+        g = [config.rho * h + (1 - config.rho) * max(x, 0.0) for h, x in zip(hardness, c, strict=True)]
+        level = sum(1 + config.kappa * x for x in g) / count
+        w = [(1 + config.kappa * x) / level for x in g]
+        keys = [math.log(a) + (x - p) / t0 for a, x in zip(w, s, strict=True)]
+        slate = sorted(range(count), key=lambda j: -keys[j])[: config.slate]
+        q = sum(sigmoid((s[j] - p) / t0) for j in slate) / len(slate)
+        ratio = min(max(math.exp(-config.gamma * (q - centre)), config.clip_low), config.clip_high)
+        row = math.log(sum(a * math.exp((x - p) / (t0 * ratio)) for a, x in zip(w, s, strict=True)) / count)
+        total += row * (ratio if config.scale_by_tau else 1.0)
+    return total / len(case.anchors)
+
+
+DESIGNS: list[dict[str, Any]] = [
+    {"kappa": 2.0, "rho": 0.0},  # likeness alone
+    {"kappa": 2.0, "rho": 0.5},
+    {"kappa": 2.0, "rho": 1.0},  # hardness alone
+    {"kappa": 0.0, "gamma": 2.0, "slate": 1},
+    {"kappa": 0.0, "gamma": 2.0, "slate": 6},
+    {"kappa": 0.0, "gamma": 2.0, "clip_low": 0.95},
+    {"kappa": 0.0, "gamma": 2.0, "clip_high": 1.05},
+    {"kappa": 1.0, "gamma": -1.0, "slate": 4, "scale_by_tau": True},
+]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("settings", DESIGNS, ids=str)
+def test_the_loss_is_the_formula_written_out(settings: dict[str, Any], dtype: torch.dtype) -> None:
+    case = given()
+    loss = made(**{"gamma": -1.0, **settings})
+    loss.centre.fill_(0.4)
+    narrow = replace(case, anchors=case.anchors.to(dtype), items=case.items.to(dtype))
+    wanted = written_out(case, loss.config, 0.4)
+    assert float(loss(narrow, LATE)) == pytest.approx(wanted, abs=1e-5 if dtype == torch.float32 else 1e-7)
+
+
+def test_every_setting_of_the_formula_tells() -> None:
+    """The cases above differ from each other by more than they are compared to."""
+    values = [written_out(given(), made(**{"gamma": -1.0, **one}).config, 0.4) for one in DESIGNS]
+    assert min(abs(a - b) for a, b in combinations(values, 2)) > 1e-3
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("gamma", [-1.0, 2.0])
+def test_the_coldest_row_stays_finite(gamma: float, dtype: torch.dtype) -> None:
+    """Differences of two at temperature 0.025, which gamma halves: logits of 160."""
+    items = torch.tensor([[-1.0, 0.0], [1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]])
+    anchors = torch.tensor([[1.0, 0.0], [-1.0, 0.0]])
+    sampled = torch.tensor([[1, 2, 3, 4], [1, 2, 3, 4]])
+    case = LossInput(anchors, items, torch.tensor([0, 0]), sampled)
+    loss = made(temperature=0.025, gamma=gamma, kappa=4.0, slate=2)
+    loss.centre.fill_(0.5)
+    wanted = written_out(case, loss.config, 0.5)
+    leaves = [part.to(dtype).requires_grad_() for part in (anchors, items)]
+    value = loss(replace(case, anchors=leaves[0], items=leaves[1]), LATE)
+    assert float(value.detach()) == pytest.approx(wanted, rel=2e-2 if dtype == torch.bfloat16 else 1e-5)
+    for gradient in torch.autograd.grad(value, leaves):
+        assert bool(torch.isfinite(gradient).all())
 
 
 def made(**settings: Any) -> DSLR:
@@ -108,6 +235,21 @@ def test_the_weight_of_the_sampled_side_is_bsls() -> None:
     alone = replace(case, row_ids=torch.arange(case.anchors.shape[0]))  # no two rows of one user
     found = made(kappa=0.0, gamma=0.0, negative_weight=1.25)(case, StepContext())
     torch.testing.assert_close(found, bsl(alone, StepContext()))
+
+
+@pytest.mark.parametrize("mended", [{}, {"negative_weight": 1.5}, {"reach_temperature": 0.7}], ids=str)
+def test_the_warm_up_is_the_loss_without_strengths(mended: dict[str, float]) -> None:
+    """SL less log N; a weight of the sampled side and a reach act in it as well."""
+    case, first = given(), StepContext(epoch=0)
+    warming = float(made(warmup=5, ramp=5, slate=3, **mended)(case, first))
+    assert warming == float(made(kappa=0.0, gamma=0.0, slate=3, **mended)(case, first))
+    entry = host().registries["loss"].get("sl")
+    sl = float(entry.load()(entry.load_config()(temperature=0.2))(case, first))
+    shift = float((case.negatives != case.positives[:, None]).sum(1).log().mean())
+    assert (abs(warming - (sl - shift)) < 1e-6) == (not mended)
+    text = DSLRConfig.model_fields["warmup"].description
+    assert text is not None
+    assert "but for the weight and the reach" in text
 
 
 @pytest.mark.parametrize("kappa", [0.0, 1.0])
@@ -193,6 +335,41 @@ def test_the_centre_is_a_moving_average() -> None:
     second, _ = parts(loss, other)
     wanted = 0.9 * float(first.intensity.mean()) + 0.1 * float(second.intensity.mean())
     assert float(loss.centre) == pytest.approx(wanted, abs=1e-6)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_the_competition_takes_all_threads_but_for_a_plain_product(
+    shared: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[str, int]] = []
+
+    def watched(name: str) -> None:
+        real = getattr(dsl, name)
+
+        def called(*given: Any, **more: Any) -> Any:
+            seen.append((name, torch.get_num_threads()))
+            return real(*given, **more)
+
+        monkeypatch.setattr(dsl, name, called)
+
+    watched("sampled_scores")
+    watched("sampled_competition")
+    case = given(dtype=torch.float32)
+    if shared:
+        assert case.negatives is not None
+        case = replace(case, negatives=case.negatives[0])
+    before, values = torch.get_num_threads(), []
+    try:
+        for threads in (2, 1):
+            torch.set_num_threads(threads)
+            with one_thread():
+                values.append(made(shared=shared)(case, LATE))
+                assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
+    product = 1 if shared else 2
+    assert seen[:3] == [("sampled_scores", product), ("sampled_scores", product), ("sampled_competition", 2)]
+    assert torch.equal(*values)
 
 
 def test_the_ramp() -> None:

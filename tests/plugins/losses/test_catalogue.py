@@ -47,7 +47,13 @@ def golden(positive: float = POSITIVE, scores: Tensor = S) -> LossInput:
     history = torch.tensor([0, 1]), torch.tensor([0])
     negatives = torch.arange(1, count + 1)[None]
     return LossInput(
-        anchor, items, torch.tensor([0]), negatives, row_ids=torch.tensor([0]), user_items=history
+        anchor,
+        items,
+        torch.tensor([0]),
+        negatives,
+        row_ids=torch.tensor([0]),
+        popularity=torch.ones(count + 1),
+        user_items=history,
     )
 
 
@@ -59,6 +65,7 @@ def given(seed: int = 3, dtype: torch.dtype = torch.float64) -> LossInput:
         torch.randint(0, ITEMS, (ROWS,), generator=generator),
         torch.randint(0, ITEMS, (ROWS, COUNT), generator=generator),
         row_ids=torch.arange(ROWS),
+        popularity=torch.ones(ITEMS),
         user_items=(torch.arange(ROWS + 1) * 2, torch.randint(0, ITEMS, (2 * ROWS,), generator=generator)),
     )
 
@@ -230,6 +237,43 @@ def test_sogclr_ends_with_the_gradient_of_the_softmax() -> None:
     torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.parametrize("name", ["sogclr", "sogsl_at_k"])
+def test_a_row_without_a_negative_says_nothing_of_its_users_average(name: str) -> None:
+    """Of user 0 both rows have no entry, of user 1 one of two."""
+    case = given()
+    negatives, users = case.negatives.clone(), torch.tensor([0, 0, 1, 1, 2, 3])
+    assert case.user_items is not None
+    for row in (0, 1, 2):
+        negatives[row] = case.positives[row]
+    made = loss(name, temperature=0.01)
+    value = made(replace(case, negatives=negatives, row_ids=users), StepContext())
+    assert math.isfinite(float(value.detach()))
+    _, sampled, live = cosines(case)
+    for row, user in ((3, 1), (4, 2), (5, 3)):
+        kept = sampled[row][live[row]] / 0.01
+        wanted = float(torch.logsumexp(kept, 0)) - math.log(len(kept))
+        assert float(made.log_g[user]) == pytest.approx(wanted, rel=1e-5)
+    assert float(made.log_g[0]) == -math.inf
+    before = made.log_g.clone()
+    nobody = torch.full_like(negatives, -1).copy_(case.positives[:, None].expand_as(negatives))
+    made(replace(case, negatives=nobody, row_ids=users), StepContext())
+    assert torch.equal(made.log_g, before)
+
+
+def test_coupled_psl_is_the_mean_over_the_entries_that_count() -> None:
+    case = given()
+    negatives = case.negatives.clone()
+    negatives[1, :3] = case.positives[1]
+    case = replace(case, negatives=negatives)
+    positive, sampled, live = cosines(case)
+    assert not bool(live.all())
+    entries = ((1 + (sampled - positive[:, None]) / 2).log() / 0.05).exp()[live]
+    found = loss("psl", coupled=True, temperature=0.05, activation="relu")(case, StepContext())
+    torch.testing.assert_close(found, entries.mean().log())
+    own = replace(case, negatives=case.positives[:, None].expand(ROWS, COUNT))
+    assert float(loss("psl", coupled=True)(own, StepContext())) == 0.0
+
+
 def test_the_adversary_climbs_and_then_rests() -> None:
     case = given()
     made = loss("advinfonce", temperature=0.2, adversary_rate=0.05, every=1, adversary_epochs=10)
@@ -260,13 +304,23 @@ def test_the_threshold_is_the_kth_largest_of_own_and_sampled_items() -> None:
 def test_adaptive_temperatures_soften_for_badly_fitted_users() -> None:
     case = given()
     made = loss("adap_tau", beta=1.0, lowest=1e-3, highest=10.0)
-    context = {"popularity": torch.ones(ITEMS)}
-    made(case, StepContext(epoch=0, extras=context))
+    made(case, StepContext(epoch=0))
     losses = made.sums.clone()
-    made(case, StepContext(epoch=1, extras=context))
+    made(case, StepContext(epoch=1))
     order = losses.argsort()
     assert bool((made.factors[order].diff() >= 0).all())
     assert made.factors.max() > 1 > made.factors.min()
+
+
+def test_the_common_temperature_is_read_from_the_training_counts() -> None:
+    """1 / t_0 = (log 1/2 + log(U I) - log E) / (mean cosine of pairs - mean cosine of everything)."""
+    case = replace(golden(0.9, torch.tensor([0.1, 0.0, -0.2])), popularity=torch.tensor([3.0, 1, 1, 0]))
+    made = loss("adap_tau", 10, 4, lowest=1e-3, highest=10.0)
+    made(case, StepContext(epoch=0))
+    apart = 0.9 - (0.9 + 0.1 + 0.0 - 0.2) / 4
+    assert float(made.common[0]) == pytest.approx(apart / math.log(0.5 * 10 * 4 / 5), rel=1e-5)
+    with pytest.raises(UsageError, match="popularity"):
+        made(replace(case, popularity=None), StepContext(epoch=1))
 
 
 def test_bounds_of_the_temperature_out_of_order_are_refused() -> None:
@@ -360,6 +414,35 @@ def test_a_row_whose_negatives_are_all_its_own_item_adds_nothing(name: str) -> N
     assert math.isfinite(float(value.detach()))
 
 
+@pytest.mark.parametrize(
+    ("name", "setting"),
+    [
+        *((name, "temperature") for name in [*TEMPERED, "softmax", "sampled_softmax"]),
+        ("bsl", "positive_temperature"),
+        ("adap_tau", "lowest"),
+        ("sl_at_k", "weight_temperature"),
+        ("dsl_r", "reach_temperature"),
+    ],
+)
+@pytest.mark.parametrize("value", [1e-320, 1e-39, 1e-7])
+def test_a_temperature_by_which_scores_overflow_is_refused_by_name(
+    name: str, setting: str, value: float
+) -> None:
+    with pytest.raises(ConfigError, match=rf"{setting}[\s\S]*(0.000001|1e-06)"):
+        loss(name, **{setting: value})
+
+
+@pytest.mark.parametrize("name", TEMPERED)
+def test_the_least_temperature_is_finite(name: str) -> None:
+    case = golden(-0.999, torch.tensor([0.999, 0.999, -0.999]))
+    anchors, items = case.anchors.requires_grad_(), case.items.requires_grad_()
+    case = replace(case, anchors=anchors, items=items)
+    value = loss(name, 1, 4, temperature=1e-6)(case, StepContext())
+    assert math.isfinite(float(value.detach()))
+    for part in torch.autograd.grad(value, (anchors, items)):
+        assert torch.isfinite(part).all()
+
+
 @pytest.mark.parametrize("name", TEMPERED)
 @pytest.mark.parametrize("value", [0.0, -0.1])
 def test_a_temperature_that_is_not_positive_is_refused_by_name(name: str, value: float) -> None:
@@ -423,7 +506,7 @@ def test_the_hardest_must_be_the_rows_own(settings: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("name", [one for one in SAMPLED if one != "advinfonce"])
+@pytest.mark.parametrize("name", SAMPLED)
 def test_shared_items_can_be_rejected_like_the_rows_own(name: str, dtype: torch.dtype) -> None:
     """A rejected item counts as little as the row's own target among its sampled items does."""
     case = given(dtype=dtype)
@@ -455,13 +538,34 @@ def test_rejection_needs_shared_items_and_histories(name: str) -> None:
 
 
 def test_the_adversary_gives_no_share_to_what_is_rejected() -> None:
-    """Of two sampled items one is rejected: the other has the adversary's whole weight, K times N."""
+    """Of two sampled items one is rejected: the other has the adversary's whole weight, K times one."""
     case = replace(given(), negatives=torch.tensor([0, 3]))
     case = replace(case, user_items=(torch.arange(ROWS + 1), torch.full((ROWS,), 3)))
     _, sampled, live = cosines(replace(case, negatives=torch.tensor([[0]]).expand(ROWS, 1)))
     positive = cosines(replace(case, negatives=torch.tensor([[0]]).expand(ROWS, 1)))[0] / 0.1
-    entry = (sampled[:, 0] / 0.1 + math.log(64.0 * 2)).masked_fill(~live[:, 0], -torch.inf)
+    entry = (sampled[:, 0] / 0.1 + math.log(64.0)).masked_fill(~live[:, 0], -torch.inf)
     wanted = (torch.logaddexp(positive, entry) - positive).mean()
     made = loss("advinfonce", shared=True, reject=True, adversary_epochs=1, every=1)
     torch.testing.assert_close(made(case, StepContext()), wanted)
     assert bool(torch.isfinite(made.adversary_items).all())
+
+
+def test_the_adversary_gives_no_share_to_the_rows_own_target() -> None:
+    """With nothing preferred, what counts has the weight K, however much of the row is its own target."""
+    case = given()
+    negatives = case.negatives.clone()
+    negatives[:, :2] = case.positives[:, None]
+    case = replace(case, negatives=negatives)
+    positive, sampled, live = cosines(case)
+    made = loss("advinfonce", temperature=0.2, adversary_rate=0.05, every=1, adversary_epochs=10)
+    made.adversary_items.zero_()
+    rows = [
+        torch.log1p(64 * torch.exp((s[k] - p) / 0.2).sum())
+        for p, s, k in zip(positive, sampled, live, strict=True)
+    ]
+    torch.testing.assert_close(made(case, StepContext(epoch=20)), torch.stack(rows).mean())
+    own = replace(case, negatives=case.positives[:, None].expand(ROWS, COUNT))
+    tables = made.adversary_users.clone(), made.adversary_items.clone()
+    made(own, StepContext(epoch=0))  # nothing to climb on
+    assert torch.equal(tables[0], made.adversary_users)
+    assert torch.equal(tables[1], made.adversary_items)

@@ -174,11 +174,33 @@ def test_a_balanced_gbce_pulls_as_much_as_it_pushes_at_zero_scores() -> None:
 
 
 def test_softmax_is_cross_entropy_over_the_catalogue() -> None:
+    """Of s / T with s = <a, e> + b, by which the model ranks: the bias is divided as well."""
     case = given()
     found = loss("softmax", temperature=0.7)(case, StepContext())
     assert case.bias is not None
-    logits = case.anchors @ case.items.T / 0.7 + case.bias
-    torch.testing.assert_close(found, torch.nn.functional.cross_entropy(logits, case.positives))
+    logits = (case.anchors @ case.items.T + case.bias) / 0.7
+    wanted = torch.nn.functional.cross_entropy(logits, case.positives)
+    torch.testing.assert_close(found, wanted)
+    leaves = [case.anchors, case.items, case.bias]
+    expected = torch.autograd.grad(wanted, leaves)
+    for ours, theirs in zip(torch.autograd.grad(found, leaves), expected, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_softmax_is_the_sampled_one_over_every_item() -> None:
+    case = given()
+    every = replace(case, negatives=torch.arange(ITEMS))
+    sampled = loss("sampled_softmax", negatives=ITEMS, log_q=False, temperature=0.5)(every, StepContext())
+    torch.testing.assert_close(loss("softmax", temperature=0.5)(case, StepContext()), sampled)
+
+
+@pytest.mark.parametrize("name", ["softmax", "sl", "directau", "dsl_r"])
+def test_biases_are_refused_beside_cosines(name: str) -> None:
+    case = replace(given(), row_ids=torch.arange(ROWS))
+    made = loss(name, **({"score": "cosine"} if name == "softmax" else {}))
+    with pytest.raises(UsageError, match="no place for item biases"):
+        made(case, StepContext())
+    made(replace(case, bias=None), StepContext())
 
 
 def test_the_correction_makes_the_sampled_normaliser_unbiased() -> None:

@@ -55,6 +55,7 @@ def given(shared: bool, dtype: torch.dtype = torch.float32, **more: Any) -> Loss
         torch.randint(0, ITEMS, (ROWS,), generator=generator),
         torch.randint(0, ITEMS, (COUNT,) if shared else (ROWS, COUNT), generator=generator),
         row_ids=torch.arange(ROWS),
+        popularity=torch.ones(ITEMS),
         user_items=(torch.arange(ROWS + 1) * 2, torch.randint(0, ITEMS, (2 * ROWS,), generator=generator)),
         **more,
     )

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
+import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from recengine.contracts.batch import HistoryBatch, SequenceBatch, StepContext
 from recengine.contracts.model import DataFacts
 from recengine.hooks import host
+from recengine.ops._library import native
 
 
 def model(**settings: object) -> torch.nn.Module:
@@ -32,6 +36,41 @@ def test_the_loss_is_the_multinomial_likelihood_of_the_whole_set() -> None:
         log_p = torch.log_softmax(made.score_items(sets), dim=1)
     wanted = -(log_p[0, [1, 2, 3]].mean() + log_p[1, 7]) / 2
     assert abs(found - float(wanted)) < 1e-5
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_likelihood_and_its_gradients_are_those_of_the_softmax(dtype: torch.dtype) -> None:
+    made = model().to(dtype)
+    hidden = torch.randn(3, 16, dtype=dtype, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    items, sizes = torch.tensor([1, 2, 3, 7, 0, 11]), torch.tensor([3, 1, 2])
+    row = torch.arange(3).repeat_interleave(sizes)
+    picked = torch.log_softmax(made.out(hidden), dim=1)[row, items]
+    wanted = torch.zeros(3, dtype=dtype).index_add(0, row, picked) / sizes
+    found = made._fit(hidden, items, sizes)
+    torch.testing.assert_close(found, wanted)
+    leaves = [hidden, made.out.weight, made.out.bias]
+    weights = torch.tensor([1.0, -2.0, 0.5], dtype=dtype)
+    for one, other in zip(
+        torch.autograd.grad((found * weights).sum(), leaves),
+        torch.autograd.grad((wanted * weights).sum(), leaves),
+        strict=True,
+    ):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.skipif(not native().cpu, reason="the native operators are not built")
+def test_the_likelihood_runs_through_the_native_primitive() -> None:
+    seen: set[str] = set()
+
+    class Seen(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            seen.add(func.overloadpacket.__name__)
+            return func(*args, **(kwargs or {}))
+
+    with Seen():
+        model().train().training_loss(batch(), StepContext()).backward()
+    assert seen & {"linear_cross_entropy", "learning_cross_entropy"}
+    assert not seen & {"_log_softmax", "_softmax", "logsumexp"}
 
 
 def test_the_prior_is_annealed() -> None:
