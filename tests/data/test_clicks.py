@@ -566,6 +566,48 @@ def test_a_file_without_rows_is_told(tmp_path: Path, ending: str):
         prepare(opened)
 
 
+def test_an_error_names_the_row_of_the_log_not_of_the_batch():
+    """Rows are filtered to a part and read in batches of 65,536 before a value is looked at."""
+    number = {"p": FeatureSpec(kind="numeric")}
+    few = pl.DataFrame({"p": ["1"] * 1500 + ["x"] + ["1"] * 499, "label": [0, 1] * 1000})
+    with pytest.raises(DataError) as caught:
+        prepare(ClickLog.from_frame(few), ClickDataConfig(features=number))
+    assert caught.value.where == "column 'p', row 1500"
+    row = pl.int_range(200_000, eager=True)
+    many = pl.DataFrame({"p": row, "label": row % 2, "at": row, "chance": 0.5, "item": row % 3})
+    wrong = {
+        "column 'p', row 150000": {"p": pl.when(row == 150_000).then(pl.lit("x")).otherwise(pl.lit("1"))},
+        "column 'item', row 150000": {"item": pl.when(row == 150_000).then(0.5).otherwise(1.0)},
+        "label column 'label', row 150000": {"label": pl.when(row == 150_000).then(7).otherwise(row % 2)},
+        "time column 'at', row 150000": {"at": pl.when(row == 150_000).then(None).otherwise(row)},
+        "column 'chance', row 150000": {"chance": pl.when(row == 150_000).then(2.0).otherwise(0.5)},
+    }
+    about = ClickDataConfig(
+        time="at", propensity="chance", action="item", features={**number, "item": FeatureSpec()}
+    )
+    for where, change in wrong.items():
+        with pytest.raises(DataError) as caught:
+            prepare(ClickLog.from_frame(many.with_columns(**change)), about)
+        assert caught.value.where == where
+    tags = pl.when(row == 150_000).then([1.0, 0.5]).otherwise([1.0, 2.0])
+    bags = ClickDataConfig(features={"words": FeatureSpec(kind="multi", column="tags")})
+    with pytest.raises(DataError) as caught:
+        prepare(ClickLog.from_frame(many.with_columns(tags=tags)), bags)
+    assert caught.value.where == "feature 'words', column 'tags', row 150000"
+
+
+def test_rows_of_a_log_in_parts_are_counted_in_their_part(tmp_path: Path):
+    frame = log(300).cast({"price": pl.String})
+    frame[:100].write_parquet(tmp_path / "train.parquet")
+    frame[100:].with_columns(
+        price=pl.when(pl.int_range(200) == 77).then(pl.lit("dear")).otherwise("price")
+    ).write_parquet(tmp_path / "test.parquet")
+    about = ClickDataConfig(features={"price": FeatureSpec(kind="numeric")})
+    with pytest.raises(DataError) as caught:
+        prepare(ClickLog.open(tmp_path), about)
+    assert caught.value.where == "column 'price', row 77 of the test part"
+
+
 def test_groups_are_who_the_row_belongs_to():
     made = prepare(ClickLog.from_frame(log()), ClickDataConfig(group="user"))
     users = [made.encoder.value_of("user", int(row)) for row in made.train.columns["user"]]

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recengine.data.clicks.schema import FeatureSpec
+from recengine.data.frames import Place
 from recengine.errors import DataError
 
 if TYPE_CHECKING:
@@ -32,16 +33,16 @@ class Ragged:
         return int(self.offsets.shape[0]) - 1
 
 
-def as_text(column: pl.Series, where: str, rows: NDArray[np.int64] | None = None) -> pl.Series:
+def as_text(column: pl.Series, place: Place, rows: NDArray[np.int64] | None = None) -> pl.Series:
     """Values as text, one form a value: 3, 3.0 and "3" (or "3.0") are "3", True and "true" are "1"; NaN and
-    '' are missing. rows: which row each value is of, where a row has several. Raises DataError for what is no
-    category: fractions, infinity, numbers of 2^63 and more in a float, structures."""
+    '' are missing. rows: which row of the column each value is of, where a row has several. Raises DataError
+    for what is no category: fractions, infinity, numbers of 2^63 and more in a float, structures."""
     import polars as pl
 
     if column.dtype.is_nested() or column.dtype == pl.Object:
         raise DataError(
             "the column holds several values a row",
-            where=where,
+            where=str(place),
             found=str(column.dtype),
             expected="one value a row",
             fix="declare the feature multi or sequence",
@@ -49,7 +50,7 @@ def as_text(column: pl.Series, where: str, rows: NDArray[np.int64] | None = None
     if column.dtype.is_float():
         column = column.fill_nan(None)
         wrong = (column != column.floor()) | (column.abs() >= 2.0**63)
-        _no_category(column, wrong, where, rows)
+        _no_category(column, wrong, place, rows)
         return column.cast(pl.Int64).cast(pl.String)
     if column.dtype.is_integer() or column.dtype == pl.Boolean:
         return column.cast(pl.Int8 if column.dtype == pl.Boolean else column.dtype).cast(pl.String)
@@ -57,11 +58,11 @@ def as_text(column: pl.Series, where: str, rows: NDArray[np.int64] | None = None
     if text.str.contains(r"\.0+$").any():
         text = text.str.replace(r"^(-?[1-9][0-9]*|0)\.0+$", "${1}")
     if column.dtype.is_decimal():
-        _no_category(column, text.str.contains(".", literal=True), where, rows)
+        _no_category(column, text.str.contains(".", literal=True), place, rows)
     return text.replace(_SAME)
 
 
-def _no_category(column: pl.Series, wrong: pl.Series, where: str, rows: NDArray[np.int64] | None) -> None:
+def _no_category(column: pl.Series, wrong: pl.Series, place: Place, rows: NDArray[np.int64] | None) -> None:
     """Raises DataError for the first number that is ``wrong``, if there is one."""
     if not wrong.any():
         return
@@ -70,14 +71,14 @@ def _no_category(column: pl.Series, wrong: pl.Series, where: str, rows: NDArray[
     only_number = fraction and rows is None
     raise DataError(
         "a category is a fraction" if fraction else "a category is too large for a whole number",
-        where=f"{where}, row {at if rows is None else rows[at]}",
+        where=place.at(at if rows is None else int(rows[at])),
         found=column[at],
         expected="whole numbers or text",
         fix="declare the feature numeric" if only_number else "mend the value, or write the values as text",
     )
 
 
-def as_lists(column: pl.Series, spec: FeatureSpec, where: str) -> tuple[pl.Series, NDArray[np.int64]]:
+def as_lists(column: pl.Series, spec: FeatureSpec, place: Place) -> tuple[pl.Series, NDArray[np.int64]]:
     """Values of all rows one after another as text (``as_text``), and how many each row has. Missing values
     are left out; of a sequence the latest ``max_length`` are kept. Raises DataError for structures and
     fractions."""
@@ -86,18 +87,18 @@ def as_lists(column: pl.Series, spec: FeatureSpec, where: str) -> tuple[pl.Serie
     if isinstance(column.dtype, pl.Array):
         column = column.arr.to_list()
     if not isinstance(column.dtype, pl.List):  # text with a separator, or one value of any kind
-        column = as_text(column, where).str.split(spec.separator)
+        column = as_text(column, place).str.split(spec.separator)
     inner: Any = column.dtype
     if inner.inner.is_nested():
         raise DataError(
             "a list holds lists or structures",
-            where=where,
+            where=str(place),
             found=str(column.dtype),
             expected="lists of whole numbers or of text",
         )
     sizes = column.list.len().fill_null(0).to_numpy().astype(np.int64)
     rows = np.repeat(np.arange(len(column)), sizes)
-    values = as_text(column.filter(pl.Series(sizes > 0)).explode(), where, rows)
+    values = as_text(column.filter(pl.Series(sizes > 0)).explode(), place, rows)
     there = values.is_not_null()
     values, rows = values.filter(there), rows[there.to_numpy()]
     counts = np.bincount(rows, minlength=len(column))
@@ -107,12 +108,12 @@ def as_lists(column: pl.Series, spec: FeatureSpec, where: str) -> tuple[pl.Serie
     return values, counts
 
 
-def as_numbers(column: pl.Series, where: str) -> NDArray[np.float64]:
+def as_numbers(column: pl.Series, place: Place) -> NDArray[np.float64]:
     """float64, NaN where missing. Raises DataError for text that is no number and for infinity."""
     import polars as pl
 
     if isinstance(column.dtype, pl.List):
-        raise DataError("a number is one value a row", where=where, found=str(column.dtype))
+        raise DataError("a number is one value a row", where=str(place), found=str(column.dtype))
     made = column.cast(pl.Float64, strict=False)
     lost = column.is_not_null() & made.is_null()
     if column.dtype == pl.String:
@@ -123,7 +124,7 @@ def as_numbers(column: pl.Series, where: str) -> NDArray[np.float64]:
         row = int(np.argmax(wrong))
         raise DataError(
             "a value is no finite number",
-            where=f"{where}, row {row}",
+            where=place.at(row),
             found=repr(column[row]),
             expected="a number, or nothing",
             fix="mend the value, or declare the feature categorical",

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from recengine.data.clicks.place import PART, ROW
 from recengine.data.clicks.schema import ClickDataConfig, FeatureSpec
 from recengine.errors import DataError
 
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
     import polars as pl
 
 ROWS = 65_536
-PART = "recengine.part"  # the column that names the file's part, where a log came in several
 _NAMES = {0: ("train",), 1: ("validation", "valid", "val"), 2: ("test",)}
 _ENDINGS = {".parquet": "", ".pq": "", ".csv": ",", ".tsv": "\t", ".tab": "\t"}
 
@@ -116,6 +116,18 @@ class ClickLog:
                 yield batch
         if empty:
             raise DataError("the table has no rows", where=self.name, expected="at least one")
+
+    def numbered(self, columns: Sequence[str] | None = None) -> Iterator[pl.DataFrame]:
+        """``batches`` with the column ROW: the number of each row in the log, in each part from 0. Errors
+        name the row by it (``LogPlace``)."""
+        import polars as pl
+
+        low, part = 0, None
+        for batch in self.batches(columns):
+            current = batch[PART][0] if PART in batch.columns else None
+            low, part = (low, part) if current == part else (0, current)
+            yield batch.with_columns(pl.int_range(low, low + batch.height, dtype=pl.Int64).alias(ROW))
+            low += batch.height
 
     def _read(self, columns: Sequence[str] | None, rows: int) -> Iterator[pl.DataFrame]:
         import polars as pl

@@ -25,6 +25,7 @@ from recengine.data.clicks.dividing import (
 )
 from recengine.data.clicks.encoder import FeatureEncoder, Seen, hardly_known
 from recengine.data.clicks.log import ClickLog
+from recengine.data.clicks.place import LogPlace
 from recengine.data.clicks.schema import ClickDataConfig
 from recengine.data.clicks.table import ClickTable, TableWriter, together
 from recengine.data.ordering import tie_hash
@@ -170,7 +171,7 @@ def _rows_where(log: ClickLog, chosen: NDArray[np.bool_]) -> Iterator[pl.DataFra
     columns = [spec.source(name) for name, spec in about.features.items()]
     columns += [c for c in (about.label, about.group, about.time, about.weight, about.propensity) if c]
     low = 0
-    for frame in log.batches(columns):
+    for frame in log.numbered(columns):
         mask = chosen[low : low + frame.height]
         low += frame.height
         if mask.any():
@@ -189,7 +190,7 @@ def _table(frame: pl.DataFrame, encoder: FeatureEncoder, training: bool, seen: S
     return ClickTable(
         encoder.encode(frame, seen),
         labels,
-        text_hash(as_text(frame[about.group], f"column '{about.group}'")) if about.group else None,
+        text_hash(as_text(frame[about.group], LogPlace.of(frame, about.group))) if about.group else None,
         times_of(frame, about.time)[0] if about.time else None,
         weights,
         _positive(frame, about.propensity, "a propensity", 1.0) if about.propensity else None,
@@ -197,13 +198,14 @@ def _table(frame: pl.DataFrame, encoder: FeatureEncoder, training: bool, seen: S
 
 
 def _positive(frame: pl.DataFrame, column: str, what: str, most: float = float("inf")) -> NDArray[np.float32]:
-    values = as_numbers(frame[column], f"column '{column}'")
+    place = LogPlace.of(frame, column)
+    values = as_numbers(frame[column], place)
     right = (values > 0) & (values <= most)
     if not right.all():
         row = int(np.argmin(right))
         raise DataError(
             f"{what} is {'above 1' if values[row] > most else 'not above 0'}",
-            where=f"column '{column}', row {row}",
+            where=place.at(row),
             found=values[row],
             expected="above 0" if most > 1 else "above 0, at most 1",
         )
