@@ -467,6 +467,55 @@ def test_labels_that_teach_nothing_are_refused(labels, says):
         prepare(ClickLog.from_frame(pl.DataFrame({"a": range(20), "label": labels})))
 
 
+@pytest.mark.parametrize("office", ["label", "part", "weight", "propensity"])
+@pytest.mark.parametrize("renamed", [False, True])
+def test_what_comes_with_the_answer_is_no_feature(office: str, renamed: bool):
+    frame = log().with_columns(part=pl.lit("train"), weight=1.0, propensity=0.5)
+    feature = {"clue": FeatureSpec(column=office)} if renamed else {office: FeatureSpec()}
+    about = ClickDataConfig(
+        part="part",
+        weight="weight",
+        propensity="propensity",
+        action="item",
+        features={"item": FeatureSpec(), **feature},
+    )
+    with pytest.raises(DataError, match=f"the {office} is no feature") as caught:
+        prepare(ClickLog.from_frame(frame), about)
+    assert caught.value.where == f"data.features.{'clue' if renamed else office}"
+    assert f"data.{office}" in str(caught.value.fix)
+
+
+@pytest.mark.parametrize(
+    ("clue", "spec"),
+    [
+        (pl.col("label").replace_strict({0: "no", 1: "yes"}), FeatureSpec()),
+        (pl.col("label") * 7 + pl.col("item") % 7, FeatureSpec(encoding="hash", buckets=10_000)),
+        (pl.col("label") * 2.5, FeatureSpec(kind="numeric")),
+        (pl.col("label") * 9 + pl.col("price"), FeatureSpec(kind="numeric")),
+        (pl.col("label") + 2 * (pl.col("item") % 3), FeatureSpec(kind="numeric")),
+        (pl.concat_list("item", pl.col("label") + 100), FeatureSpec(kind="multi")),
+    ],
+)
+def test_a_feature_that_determines_the_label_is_told(clue: pl.Expr, spec: FeatureSpec):
+    about = ClickDataConfig(features={"user": FeatureSpec(), "clue": spec})
+    made = prepare(ClickLog.from_frame(log().with_columns(clue=clue)), about)
+    told = [one for one in audit_clicks(made) if one.check == "determines_label"]
+    assert [one.evidence for one in told] == [{"feature": "clue"}]
+    assert "'clue'" in told[0].message
+
+
+def test_features_that_tell_nothing_of_the_label_are_not_accused():
+    kinds = {
+        "row": FeatureSpec(),  # each value occurs once
+        "user": FeatureSpec(),
+        "price": FeatureSpec(kind="numeric"),
+        "tags": FeatureSpec(kind="multi"),
+    }
+    frame = log().with_columns(row=pl.int_range(200), tags=pl.concat_list("item", "user"))
+    made = prepare(ClickLog.from_frame(frame), ClickDataConfig(features=kinds))
+    assert not [one for one in audit_clicks(made) if one.check == "determines_label"]
+
+
 def test_ratings_become_clicks_at_a_threshold():
     frame = pl.DataFrame({"a": range(20), "label": [1, 3, 4, 5] * 5})
     made = prepare(ClickLog.from_frame(frame), ClickDataConfig(positive_from=4))

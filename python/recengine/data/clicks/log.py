@@ -76,8 +76,9 @@ class ClickLog:
 
     def with_config(self, config: ClickDataConfig) -> ClickLog:
         """The same log, its columns described by ``config`` over what is known of them; features are guessed
-        where none are named. Raises DataError naming a column that is not there, a slice with other than one
-        value of a table a row, or a propensity without the feature that was chosen with it."""
+        where none are named. Raises DataError naming a column that is not there, a feature that is the label,
+        the part, the weight or the propensity, a slice with other than one value of a table a row, or a
+        propensity without the feature that was chosen with it."""
         settled = config.over(self.config)
         present = self.schema()
         if not settled.features:
@@ -91,6 +92,7 @@ class ClickLog:
                 need_column(present, column, where)
         for name, spec in settled.features.items():
             need_column(present, spec.source(name), f"data.features.{name}")
+            _need_no_office(name, spec.source(name), settled)
         for name in settled.slices:
             need_column(settled.features, name, "data.slices")
             _need_one_value(name, settled.features[name])
@@ -202,6 +204,20 @@ def _need_one_value(name: str, spec: FeatureSpec) -> None:
             if spec.kind == "numeric"
             else "leave it out",
         )
+
+
+def _need_no_office(name: str, column: str, config: ClickDataConfig) -> None:
+    """The label as a feature answers the question; part, weight and propensity say how a row came to be in
+    the log. None is known of a row that is to be scored."""
+    for office in ("label", "part", "weight", "propensity"):
+        if getattr(config, office) == column:
+            raise DataError(
+                f"the {office} is no feature",
+                where=f"data.features.{name}",
+                found=f"column '{column}', which is data.{office}",
+                expected="a column that is known before the answer",
+                fix=f"leave the feature out, or name another column as data.{office}",
+            )
 
 
 def _need_choices(config: ClickDataConfig) -> None:
