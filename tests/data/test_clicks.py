@@ -25,7 +25,10 @@ from recengine.data.clicks import (
     prepare,
     serving_rows,
 )
+from recengine.data.clicks.table import NOBODY
 from recengine.errors import CheckpointError, ConfigError, DataError, DataWarning
+from recengine.evaluation.click_result import ClickProtocol, measure_clicks
+from recengine.evaluation.clicks import gauc
 
 KINDS = {
     "user": FeatureSpec(group="person"),
@@ -102,6 +105,20 @@ def test_min_count_sends_rare_values_to_the_unknown_row():
     config = ClickDataConfig(label="click", min_count=2, features={"a": FeatureSpec()})
     made = FeatureEncoder.fit(config, [frame])
     assert made.encode(frame)["a"].tolist() == [2, 2, 1]
+
+
+def test_min_count_counts_rows_not_occurrences():
+    features = {
+        "tags": FeatureSpec(kind="multi"),
+        "item": FeatureSpec(),
+        "seen": FeatureSpec(kind="sequence", share="item"),
+    }
+    frame = pl.DataFrame(
+        {"tags": [["x", "x"], ["y"], ["y", "z"]], "item": ["a", "b", "c"], "seen": [["a"], ["c"], ["c", "c"]]}
+    )
+    about = ClickDataConfig(min_count=2, features=features)
+    made = FeatureEncoder.fit(about, [frame[:2], frame[2:]])
+    assert made.vocabularies == {"tags": ["y"], "item": ["c"]}  # 'a' is in one row, as item and as seen
 
 
 @pytest.mark.parametrize("known", [[3, 4], [3.0, 4.0], ["3", "4"], ["3.0", "4.0"]])
@@ -214,6 +231,16 @@ def test_deviations_are_put_together_from_blocks(monkeypatch):
     assert (told.mean, told.deviation) == pytest.approx((values.mean(), values.std()), rel=1e-12)
 
 
+@pytest.mark.parametrize("order", ["rising", "falling"])
+def test_bins_are_made_of_values_from_the_whole_log(order: str):
+    values = np.arange(3_000_000, dtype=np.float64)[:: 1 if order == "rising" else -1]
+    quarters = FeatureSpec(kind="numeric", transform="buckets", buckets=4)
+    about = ClickDataConfig(features={"a": quarters})
+    made = FeatureEncoder.fit(about, (pl.DataFrame({"a": part}) for part in np.array_split(values, 7)))
+    assert made.numbers["a"].edges == pytest.approx([750_000, 1_500_000, 2_250_000], rel=0.01)
+    assert made == FeatureEncoder.fit(about, [pl.DataFrame({"a": values})])
+
+
 def test_the_encoder_survives_json():
     made = encoder()
     again = FeatureEncoder.from_description(json.loads(json.dumps(made.describe())))
@@ -234,6 +261,50 @@ def test_facts_say_tables_sizes_and_groups():
     assert facts["age"]["kind"] == "number"
     assert facts["city"]["size"] == 10
     assert facts["price"]["size"] == 4
+
+
+@pytest.mark.parametrize(
+    ("values", "found", "fix"),
+    [
+        (pl.lit("2024-01-05").str.to_date(), "Date", "unit"),
+        (pl.lit("2024-01-05").str.to_datetime(), "Datetime", "unit"),
+        (pl.lit(1).cast(pl.Duration), "Duration", "unit"),
+        (pl.lit("10:00:00").str.to_time(), "Time", "unit"),
+        (pl.lit(True), "Boolean", "categorical"),
+        (pl.concat_list(pl.lit(1.0)), "List(Float64)", "multi"),
+        (pl.lit(pl.Series([[[1.0]]])), "List(List(Float64))", "multi"),
+        (pl.struct(x=1), "Struct", "convert"),
+        (pl.lit(b"1"), "Binary", "convert"),
+    ],
+)
+def test_what_holds_no_numbers_is_refused_in_training_and_in_serving(values, found, fix):
+    about = ClickDataConfig(features={"years": FeatureSpec(kind="numeric", column="age")})
+    right = pl.DataFrame({"age": [1.0, 2.0, 3.0]})
+    made = FeatureEncoder.fit(about, [right])
+    wrong = right.select(age=values)
+    for use in (lambda: serving_rows(made, wrong), lambda: FeatureEncoder.fit(about, [wrong])):
+        with pytest.raises(DataError, match="holds no numbers") as caught:
+            use()
+        assert caught.value.where == "feature 'years', column 'age'"
+        assert str(caught.value.found).startswith(found)
+        assert "one number a row" in str(caught.value.expected)
+        assert fix in str(caught.value.fix)
+
+
+def test_numbers_decimals_and_text_of_them_are_one_number():
+    about = ClickDataConfig(features={"age": FeatureSpec(kind="numeric")})
+    ages = pl.Series("age", [1.0, 2.0, 3.0])
+    made = FeatureEncoder.fit(about, [ages.to_frame()])
+    expected = made.encode(ages.to_frame())["age"]
+    text = ages.cast(pl.String)
+    for kind in (ages.cast(pl.UInt8), ages.cast(pl.Decimal(9, 2)), text, text.cast(pl.Categorical)):
+        np.testing.assert_array_equal(made.encode(kind.to_frame())["age"], expected)
+    assert made.encode(pl.DataFrame({"age": [None]}))["age"].tolist() == [0]
+
+
+def test_labels_may_be_true_and_false():
+    frame = log().with_columns(label=pl.col("label") == 1)
+    assert prepare(ClickLog.from_frame(frame)).train.labels.sum() > 0
 
 
 @pytest.mark.parametrize(
@@ -516,6 +587,15 @@ def test_features_that_tell_nothing_of_the_label_are_not_accused():
     assert not [one for one in audit_clicks(made) if one.check == "determines_label"]
 
 
+def test_negatives_of_which_none_is_kept_are_refused():
+    frame = pl.DataFrame({"a": range(100), "label": [1] * 94 + [0] * 6})
+    given = ClickSplitConfig(strategy="random", validation_share=0, test_share=0.1)
+    with pytest.raises(DataError, match="no training row without a click was kept") as caught:
+        prepare(ClickLog.from_frame(frame), ClickDataConfig(keep_negatives=0.01), given)
+    assert caught.value.where == "data.keep_negatives"
+    assert "all with a click" in str(caught.value.found)
+
+
 def test_ratings_become_clicks_at_a_threshold():
     frame = pl.DataFrame({"a": range(20), "label": [1, 3, 4, 5] * 5})
     made = prepare(ClickLog.from_frame(frame), ClickDataConfig(positive_from=4))
@@ -655,6 +735,23 @@ def test_rows_of_a_log_in_parts_are_counted_in_their_part(tmp_path: Path):
     with pytest.raises(DataError) as caught:
         prepare(ClickLog.open(tmp_path), about)
     assert caught.value.where == "column 'price', row 77 of the test part"
+
+
+def test_rows_of_nobody_known_are_no_group_and_are_counted():
+    frame = log().with_columns(user=pl.when(pl.int_range(200) % 4 == 0).then(None).otherwise("user"))
+    made = prepare(ClickLog.from_frame(frame), ClickDataConfig(group="user"))
+    told = [one.evidence for one in audit_clicks(made) if one.check == "missing_group"]
+    assert sum(one["rows"] for one in told) == 50
+    assert {one["part"] for one in told} == {"train", "validation", "test"}
+    table = made.train
+    known = table.columns["user"] > 0
+    scores = np.random.default_rng(0).random(len(table))
+    assert (table.groups[~known] == NOBODY).all()
+    assert gauc(table.labels, scores, table.groups) == pytest.approx(
+        gauc(table.labels[known], scores[known], table.columns["user"][known])
+    )
+    result = measure_clicks(table.labels, scores, ClickProtocol("test"), groups=table.groups)
+    assert result.estimates["gauc"].n <= 20
 
 
 def test_groups_are_who_the_row_belongs_to():

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from recengine.data.clicks.coding import Ragged
 from recengine.data.clicks.encoder import Column
 from recengine.data.clicks.splitting import ClickSplit
+from recengine.data.clicks.table import NOBODY
 from recengine.data.findings import Finding
 
 _CHANCE = 8  # rows that may agree with a value's label by chance before it is said to tell the label
@@ -15,7 +16,7 @@ _CHANCE = 8  # rows that may agree with a value's label by chance before it is s
 
 def audit_clicks(split: ClickSplit) -> list[Finding]:
     """What is worth knowing of a click split: no validation rows though some were wanted, one label only,
-    rare clicks, many unknown or constant values, a feature that determines the label."""
+    rare clicks, rows without a group, many unknown or constant values, a feature that determines the label."""
     found = _without_validation(split)
     for name, table in split.tables().items():
         rate = float(table.labels.mean())
@@ -26,6 +27,12 @@ def audit_clicks(split: ClickSplit) -> list[Finding]:
             message = f"{min(rate, 1 - rate):.3%} of the {name} rows have the rarer label"
             evidence = {"rate": rate, "rows": len(table), "rarer": int(min(rate, 1 - rate) * len(table))}
             found.append(Finding("imbalance", "info", message, evidence))
+        missing = 0 if table.groups is None else int((table.groups == NOBODY).sum())
+        if missing:
+            message = (
+                f"{missing:,} of the {len(table):,} {name} rows are of nobody known: GAUC leaves them out"
+            )
+            found.append(Finding("missing_group", "info", message, {"part": name, "rows": missing}))
     for name, column in split.train.columns.items():
         if isinstance(column, np.ndarray) and (column == column[0]).all():
             found.append(

@@ -94,10 +94,13 @@ def times_of(frame: pl.DataFrame, column: str) -> tuple[NDArray[np.int64], bool]
 
 
 def labels_of(frame: pl.DataFrame, config: ClickDataConfig) -> NDArray[np.float32]:
-    """float32 0 or 1 a row. Raises DataError for anything else."""
+    """float32 0 or 1 a row, from numbers, text of them, or true and false. Raises DataError for anything
+    else."""
+    import polars as pl
+
     column = frame[config.label]
     place = LogPlace.of(frame, config.label, "label")
-    values = as_numbers(column, place)
+    values = as_numbers(column.cast(pl.Int8) if column.dtype == pl.Boolean else column, place)
     if np.isnan(values).any():
         raise DataError(
             "a label is missing",

@@ -63,11 +63,10 @@ class FeatureEncoder:
                 counts.setdefault(spec.share or name, ValueCount())
         for frame in batches:
             for name, spec in config.features.items():
-                column, place = _column(frame, name, spec)
                 if name in numbers:
-                    numbers[name].see(as_numbers(column, place))
-                elif config.table_of(spec).encoding == "vocabulary":
-                    counts[spec.share or name].see(_texts(column, spec, place))
+                    numbers[name].see(as_numbers(*_column(frame, name, spec)))
+            for table, count in counts.items():
+                count.see(*_texts(frame, {n: s for n, s in config.features.items() if table in (n, s.share)}))
         vocabularies = {
             table: count.tokens(config.features[table].min_count or config.min_count)
             for table, count in counts.items()
@@ -208,8 +207,24 @@ def _column(frame: pl.DataFrame, name: str, spec: FeatureSpec) -> tuple[pl.Serie
     return frame[source], LogPlace.of(frame, source, "" if source == name else f"feature '{name}',")
 
 
-def _texts(column: pl.Series, spec: FeatureSpec, place: LogPlace) -> pl.Series:
-    return as_text(column, place) if spec.kind == "categorical" else as_lists(column, spec, place)[0]
+def _texts(
+    frame: pl.DataFrame, features: Mapping[str, FeatureSpec]
+) -> tuple[pl.Series, NDArray[np.int64] | None]:
+    """The values of the features of one table, and which row each is of (None: one feature, one a row)."""
+    import polars as pl
+
+    texts, rows = [], []
+    for name, spec in features.items():
+        column, place = _column(frame, name, spec)
+        if spec.kind == "categorical":
+            texts.append(as_text(column, place))
+            rows.append(np.arange(frame.height))
+        else:
+            listed, counts = as_lists(column, spec, place)
+            texts.append(listed)
+            rows.append(np.repeat(np.arange(frame.height), counts))
+    single = all(spec.kind == "categorical" for spec in features.values()) and len(features) == 1
+    return pl.concat([text.alias("value") for text in texts]), None if single else np.concatenate(rows)
 
 
 def _add(counts: dict[str, int], name: str, n: int) -> None:
