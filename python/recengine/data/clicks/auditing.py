@@ -15,8 +15,8 @@ _CHANCE = 8  # rows that may agree with a value's label by chance before it is s
 
 
 def audit_clicks(split: ClickSplit) -> list[Finding]:
-    """What is worth knowing of a click split: no validation rows though some were wanted, one label only,
-    rare clicks, rows without a group, many unknown or constant values, a feature that determines the label."""
+    """What is worth knowing of a click split: no validation rows though some were wanted, one label only, rare
+    clicks, rows without a group, many unknown or constant values, a feature that determines the label."""
     found = _without_validation(split)
     for name, table in split.tables().items():
         rate = float(table.labels.mean())
@@ -29,9 +29,8 @@ def audit_clicks(split: ClickSplit) -> list[Finding]:
             found.append(Finding("imbalance", "info", message, evidence))
         missing = 0 if table.groups is None else int((table.groups == NOBODY).sum())
         if missing:
-            message = (
-                f"{missing:,} of the {len(table):,} {name} rows are of nobody known: GAUC leaves them out"
-            )
+            share = f"{missing:,} of the {len(table):,} {name} rows"
+            message = f"{share} do not say whose they are: GAUC leaves them out"
             found.append(Finding("missing_group", "info", message, {"part": name, "rows": missing}))
     for name, column in split.train.columns.items():
         if isinstance(column, np.ndarray) and (column == column[0]).all():
