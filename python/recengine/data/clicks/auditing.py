@@ -15,8 +15,8 @@ _CHANCE = 8  # rows that may agree with a value's label by chance before it is s
 
 
 def audit_clicks(split: ClickSplit) -> list[Finding]:
-    """What is worth knowing of a click split: no validation rows though some were wanted, one label only, rare
-    clicks, rows without a group, many unknown or constant values, a feature that determines the label."""
+    """What is worth knowing of a click split: no validation rows though some were wanted, one label only,
+    rare clicks, rows without a group, many unknown or constant values, features that tell the label."""
     found = _without_validation(split)
     for name, table in split.tables().items():
         rate = float(table.labels.mean())
