@@ -21,7 +21,7 @@ from recengine.data.clicks import prepare
 from recengine.errors import ConfigError
 from recengine.hooks import host
 from recengine.ops.token_mixing import token_mix, token_revert
-from recengine.serving.rankers import export_ranker, load_program, save_program
+from recengine.serving.rankers import export_ranker, load_package, load_program, save_package, save_program
 from recengine.testing import planted_clicks
 from recengine.training import resolve
 from recengine.training.build import build_model
@@ -386,9 +386,13 @@ def test_settings_that_contradict_each_other_are_refused(settings: dict[str, Any
         ("tokenmixer_large_moe", {"router": "shared"}),
         ("tokenmixer_large_moe", {"shared_extra": True}),
         ("rankmixer", {}),
+        ("lr", {}),
+        ("fm", {}),
         ("deepfm", {}),
         ("dcnv2", {}),
         ("autoint", {}),
+        ("dlrm", {}),
+        ("wukong", {}),
     ],
     ids=str,
 )
@@ -403,6 +407,15 @@ def test_an_exported_program_gives_the_scores_of_the_model(
         with torch.no_grad():
             got = program(batch.features)
             torch.testing.assert_close(got, model.predict(batch), rtol=0, atol=1e-5)
+
+
+def test_a_package_of_the_sparse_model_compiled_ahead_gives_its_scores(tmp_path: Path) -> None:
+    model = make("tokenmixer_large_moe").eval()
+    package = load_package(save_package(export_ranker(model, BATCH), tmp_path / "ranker.pt2"))
+    for rows in (1, 5, 40):
+        batch = FeatureBatch(**SPLIT.test.take(np.arange(rows) % len(SPLIT.test)).tensors())
+        with torch.no_grad():
+            torch.testing.assert_close(package(batch.features), model.predict(batch), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(
