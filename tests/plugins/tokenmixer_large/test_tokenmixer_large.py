@@ -317,8 +317,21 @@ def test_groups_become_tokens() -> None:
     assert make(hidden_dim=16, tokens=3).tokens.sizes == [64, 32]
     assert make(hidden_dim=16, tokens=7).tokens.sizes == [16] * 6
     assert make(hidden_dim=16, global_token=False).tokens.tokens == 4
-    with pytest.raises(ConfigError, match="fewer features than tokens"):
-        make(hidden_dim=16, tokens=20)
+    with pytest.raises(ConfigError, match="fewer features than tokens") as caught:
+        make(hidden_dim=16, tokens=8)
+    assert caught.value.found == "6 features for 7 tokens beside that of everything"
+    assert caught.value.expected == "model.tokens of at most 7"
+    with pytest.raises(ConfigError, match="fewer features than tokens") as caught:
+        make(hidden_dim=16, tokens=8, global_token=False)
+    assert caught.value.expected == "model.tokens of at most 6"
+
+
+@pytest.mark.parametrize("preset", ["10m", "100m", "500m", "1b", "4b"])
+def test_a_preset_with_more_tokens_than_features_says_what_to_do(preset: str) -> None:
+    with pytest.raises(ConfigError, match="fewer features than tokens") as caught:
+        make(preset=preset)
+    assert "set it to 0" in str(caught.value.fix)
+    assert "fewer weights than its name says" in str(caught.value.fix)
 
 
 @pytest.mark.parametrize(
@@ -409,6 +422,7 @@ def test_an_exported_program_gives_the_scores_of_the_model(
             torch.testing.assert_close(got, model.predict(batch), rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_package_of_the_sparse_model_compiled_ahead_gives_its_scores(tmp_path: Path) -> None:
     model = make("tokenmixer_large_moe").eval()
     package = load_package(save_package(export_ranker(model, BATCH), tmp_path / "ranker.pt2"))
