@@ -309,6 +309,17 @@ def test_presets_have_the_sizes_of_their_names() -> None:
     assert TokenMixerLargeConfig.parse(made.model_dump()) == made
 
 
+def test_the_page_says_which_presets_have_extra_residuals() -> None:
+    made = {name: TokenMixerLargeConfig.parse({"preset": name}) for name in PRESETS}
+    places = {name: len(joints(one.n_blocks, one.skip)) for name, one in made.items()}
+    assert places == {"10k": 0, "100k": 0, "1m": 1, "10m": 0, "100m": 0, "500m": 1, "1b": 0, "4b": 2}
+    usual = TokenMixerLargeConfig()
+    assert joints(usual.n_blocks, usual.skip) == ()
+    page = (Path(__file__).resolve().parents[3] / "docs" / "models" / "tokenmixer_large.md").read_text()
+    assert "for the presets `10k`, `100k`, `10m`, `100m` and `1b` (two blocks each)" in page
+    assert "`1m` and `500m` have one place, `4b` two" in page
+
+
 def test_groups_become_tokens() -> None:
     model = make(hidden_dim=16)
     # person (user, seen), item (item, tags), place, price, and the token of everything
