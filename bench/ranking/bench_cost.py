@@ -108,7 +108,9 @@ def main() -> None:
 
 
 def build(preset: str, more: dict[str, Any], extras: dict[str, Any] | None = None) -> Any:
-    """The registered model, for the planted click log unless ``extras`` says what the data is."""
+    """The registered model for the data that ``extras`` tells of, with as many features as the preset has
+    tokens; else for the planted click log with its few features, one token a group: then it has the preset's
+    width, not its size."""
     from recengine.contracts.model import DataFacts
     from recengine.hooks import host
     from recengine.training import resolve
@@ -135,6 +137,29 @@ def many_features() -> dict[str, Any]:
         for at in range(FEATURES)
     ]
     return {**split().extras(), "features": facts_of}
+
+
+def many_rows(rows: int) -> Any:
+    """Rows of those features, drawn."""
+    from recengine.contracts.batch import FeatureBatch
+
+    drawn = torch.Generator().manual_seed(0)
+    features = {f"f{at}": torch.randint(VALUES, (rows,), generator=drawn) for at in range(FEATURES)}
+    return FeatureBatch(features, torch.zeros(rows))
+
+
+def planted_wide(rows: int) -> Any:
+    """The planted click log with four more features that tell nothing, for presets of eight tokens."""
+    import polars as pl
+
+    from recengine.data.clicks import ClickLog, FeatureSpec
+    from recengine.testing import planted_clicks
+
+    log, random = planted_clicks(rows), np.random.default_rng(1)
+    more = {f"other_{at}": random.integers(0, 50, rows) for at in range(4)}
+    features = {**log.config.features, **{name: FeatureSpec() for name in more}}
+    frame = log.frames[0].with_columns(pl.Series(name, values) for name, values in more.items())
+    return ClickLog.from_frame(frame, log.config.model_copy(update={"features": features}), name=log.name)
 
 
 # --- counts ------------------------------------------------------------------------------------------
@@ -227,14 +252,10 @@ def gradient_norms(blocks: int, more: dict[str, Any]) -> list[float]:
 
 def export(quick: bool, kept: dict[str, Any]) -> dict[str, float | None]:
     """Exported, saved, loaded and compiled ahead of time: largest difference, median milliseconds."""
-    from recengine.contracts.batch import FeatureBatch
     from recengine.serving.rankers import Program, export_ranker, load_program, save_program
 
-    sparse = {"experts": 4, "active": 2} if quick else FORMS["sparse"]
-    model, table = build("10k" if quick else "1m", sparse).eval(), split().test
-    batches = {
-        rows: FeatureBatch(**table.take(np.arange(rows) % len(table)).tensors()) for rows in (1, 100, 500)
-    }
+    model = sparse_ranker(quick)
+    batches = {rows: many_rows(rows) for rows in (1, 100, 500)}
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
         wanted = model.predict(batches[100])
         program = export_ranker(model, batches[100])
@@ -253,7 +274,8 @@ def export(quick: bool, kept: dict[str, Any]) -> dict[str, float | None]:
         ms: dict[str, dict[int, float]] = {}
         for name, run in runners.items():
             ms[name] = {rows: median_ms(lambda run=run, rows=rows: run(batches[rows])) for rows in (1, 500)}
-    kept["export"] = {"export error": error, "aoti error": aoti, "ms": ms}
+    weights = sum(p.numel() for p in model.blocks.parameters())
+    kept["export"] = {"export error": error, "aoti error": aoti, "ms": ms, "weights": weights}
     served = ms.get("AOTInductor", ms["exported"])
     return {
         "ranking.export-error": error,
@@ -261,6 +283,12 @@ def export(quick: bool, kept: dict[str, Any]) -> dict[str, float | None]:
         "ranking.latency-1-ms": round(served[1], 3),
         "ranking.latency-500-ms": round(served[500], 3),
     }
+
+
+def sparse_ranker(quick: bool) -> Any:
+    """What is exported: the sparse model of the preset 1m."""
+    sparse = {"experts": 4, "active": 2} if quick else FORMS["sparse"]
+    return build("10k" if quick else "1m", sparse, many_features()).eval()
 
 
 def median_ms(call: Callable[[], object]) -> float:
@@ -276,13 +304,12 @@ def median_ms(call: Callable[[], object]) -> float:
 def low(quick: bool, kept: dict[str, Any]) -> dict[str, float | None]:
     """|AUC in float32 - AUC served in bfloat16| of a trained ranker."""
     from recengine.evaluation.clicks import auc
-    from recengine.testing import planted_clicks
     from recengine.training import fit
     from recengine.training.validation import probabilities
 
-    settings = {"model": {"preset": "100k", "tokens": 0}, "training": {"batch_size": 256}}
+    settings: dict[str, Any] = {"model": {"preset": "100k"}, "training": {"batch_size": 256}}
     settings["training"]["epochs"] = 1 if quick else 4
-    run: Any = fit("tokenmixer_large", planted_clicks(20_000), settings=settings)
+    run: Any = fit("tokenmixer_large", planted_wide(20_000), settings=settings)
     table, told = run.split.test, {}
     for name, precision in (("float32", "32-true"), ("bfloat16", "bf16-mixed")):
         told[name] = auc(table.labels, probabilities(run.model, table, precision=precision))
@@ -429,7 +456,12 @@ def keep(kept: dict[str, Any]) -> None:
             )
     if "export" in told:
         one = told["export"]
-        lines += ["", f"Export (sparse, 1m): largest difference {one['export error']:.1e} of the program, "]
+        size = f", {one['weights']:,} weights in its blocks" if "weights" in one else ""
+        lines += [
+            "",
+            f"Export (sparse, preset 1m{size}): "
+            f"largest difference {one['export error']:.1e} of the program, ",
+        ]
         lines[-1] += (
             "none of an AOTInductor package"
             if one["aoti error"] is None

@@ -206,10 +206,24 @@ def cell(
         "settings": {"model": settings, "training": training},
         "metrics": {one.metric: [one.mean, one.low, one.high] for one in found.summary()},
     }
+    load = expert_load(run)
+    if load:
+        told["expert_load"] = load
     store.parent.mkdir(parents=True, exist_ok=True)
     with store.open("a") as file:
         file.write(json.dumps(told) + "\n")
     print(f"{data} {model} {trial} seed {seed}: AUC {found['auc']:.4f}, {seconds:.0f} s", flush=True)
+
+
+def expert_load(run: Any) -> dict[str, list[list[int]]]:
+    """Rows of the test part that each routed expert gets, by half block and token; dense models have none."""
+    from recengine.contracts.batch import FeatureBatch
+
+    found: dict[str, np.ndarray] = {}
+    for arrays in run.split.test.batches() if hasattr(run.model, "expert_load") else ():
+        for name, load in run.model.expert_load(FeatureBatch(**arrays.tensors()).features).items():
+            found[name] = found.get(name, 0) + load.numpy()
+    return {name: load.tolist() for name, load in found.items()}
 
 
 _SPLITS: dict[tuple[str, int], Any] = {}
@@ -279,6 +293,7 @@ def report(store: Path, last: str = "") -> None:
             f"| {ends} | {mean['log_loss']:.4f} | {mean['gauc']:.4f} | {mean['ece']:.4f} |"
         )
     lines += _differences(by)
+    lines += _loads(by)
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "ranking_quality.md").write_text("\n".join(lines) + "\n")
     about = {
@@ -331,6 +346,35 @@ def _differences(by: Cells) -> list[str]:
     return lines
 
 
+LOADS = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)  # ends of the histogram's bins, in even shares
+
+
+def _loads(by: Cells) -> list[str]:
+    """How many experts get which part of an even share of a token's rows, of the models that tell."""
+    words = ["none", *(f"to {end:g}" for end in LOADS[1:]), f"over {LOADS[-1]:g}"]
+    lines = [
+        "",
+        "Load of the routed experts on the test part, all seeds: how many of them (of all tokens of a half",
+        "block) get what part of an even share of the token's rows, 1 being even.",
+        "",
+        f"| data | model | half block | seeds | experts | {' | '.join(words)} | least | most |",
+        "|---" * (len(words) + 7) + "|",
+    ]
+    rows = []
+    for (data, model), seeds in sorted(by.items()):
+        told = [one["expert_load"] for one in seeds.values() if "expert_load" in one]
+        for name in told[0] if told else ():
+            load = np.array([one[name] for one in told], float)  # seeds, tokens, experts
+            share = (load / load.mean(2, keepdims=True)).ravel()
+            counts = np.bincount(np.searchsorted(LOADS, share, side="left"), minlength=len(words))
+            shown = " | ".join(str(count) for count in counts)
+            rows.append(
+                f"| {data} | {model} | {name} | {len(told)} | {share.size} | {shown} "
+                f"| {share.min():.2f} | {share.max():.2f} |"
+            )
+    return lines + rows if rows else []
+
+
 def interval(values: list[float]) -> tuple[float, float]:
     """Student's t, 95 %."""
     from recengine.evaluation import t_interval
@@ -341,8 +385,9 @@ def interval(values: list[float]) -> tuple[float, float]:
 def quick(store: Path) -> None:
     """One epoch of two models on few rows: whether everything runs."""
     store.unlink(missing_ok=True)
-    for model in ("deepfm", "tml"):
+    for model in ("deepfm", "tml", "small-moe-1:2"):
         cell(store, "frappe", model, 0, {"table_l2": TRIALS[0]}, epochs=1, rows=20_000)
+    assert "expert_load" in cells(store)[-1]
     auc = cells(store)[0]["metrics"]["auc"][0]
     print(json.dumps({"claim": "ranking.frappe-deepfm-auc", "figure": round(auc, 4), "quick": True}))
 

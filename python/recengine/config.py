@@ -16,7 +16,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import UnionType
-from typing import Any, Literal, Self, TypeGuard, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Self, TypeGuard, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
@@ -147,13 +147,17 @@ def _is_config(kind: Any) -> TypeGuard[type[BaseModel]]:
 
 
 def type_name(kind: Any) -> str:
-    """How a person writes the type: 'int', 'float | None', "'a' | 'b'"."""
+    """How a person writes the type: 'int', 'float | None', "'a' | 'b'", 'tuple[int, ...]'."""
     if kind is type(None):
         return "None"
     if get_origin(kind) is Literal:
         return " | ".join(repr(choice) for choice in get_args(kind))
     if get_origin(kind) in (Union, UnionType):
         return " | ".join(type_name(part) for part in get_args(kind))
+    if get_origin(kind) is Annotated:
+        return type_name(get_args(kind)[0])
+    if get_origin(kind) is tuple:
+        return f"tuple[{', '.join('...' if part is ... else type_name(part) for part in get_args(kind))}]"
     return kind.__name__ if isinstance(kind, type) and not get_args(kind) else str(kind)
 
 

@@ -34,6 +34,7 @@ QUICK = [
 ]
 ON_REAL_DATA = [
     "evidence/golden.py",
+    "ranking/bench_off_policy.py",
     "ranking/bench_quality.py",
     "ranking/bench_stages.py",
     "recourse/bench_stability.py",

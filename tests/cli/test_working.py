@@ -358,6 +358,13 @@ def test_a_click_model_is_exported_and_checked(
     assert "does not score as the run does" in wrong.stderr
     assert not (tmp_path / "wrong.pt2").exists()
     assert load_package(tmp_path / "ranker.pt2")  # the good one from before
+    with monkeypatch.context() as patched:  # a little off: more than float32 in another order
+        score = Program.__call__
+        patched.setattr(Program, "__call__", lambda program, features: score(program, features) + 3e-5)
+        off = cli("export", tmp_path / "run", table, "--out", tmp_path / "off.pt2")
+    assert off.exit_code == 1
+    assert "at most 1e-05" in off.stderr
+    assert not (tmp_path / "off.pt2").exists()
     assert not list(tmp_path.glob(".*"))
     pl.read_parquet(table)[:1].write_parquet(tmp_path / "one.parquet")
     short = cli("export", tmp_path / "run", tmp_path / "one.parquet", "--out", tmp_path / "none.pt2")

@@ -25,7 +25,10 @@ from recengine.data.clicks import (
     prepare,
     serving_rows,
 )
+from recengine.data.clicks.table import NOBODY
 from recengine.errors import CheckpointError, ConfigError, DataError, DataWarning
+from recengine.evaluation.click_result import ClickProtocol, measure_clicks
+from recengine.evaluation.clicks import gauc
 
 KINDS = {
     "user": FeatureSpec(group="person"),
@@ -102,6 +105,20 @@ def test_min_count_sends_rare_values_to_the_unknown_row():
     config = ClickDataConfig(label="click", min_count=2, features={"a": FeatureSpec()})
     made = FeatureEncoder.fit(config, [frame])
     assert made.encode(frame)["a"].tolist() == [2, 2, 1]
+
+
+def test_min_count_counts_rows_not_occurrences():
+    features = {
+        "tags": FeatureSpec(kind="multi"),
+        "item": FeatureSpec(),
+        "seen": FeatureSpec(kind="sequence", share="item"),
+    }
+    frame = pl.DataFrame(
+        {"tags": [["x", "x"], ["y"], ["y", "z"]], "item": ["a", "b", "c"], "seen": [["a"], ["c"], ["c", "c"]]}
+    )
+    about = ClickDataConfig(min_count=2, features=features)
+    made = FeatureEncoder.fit(about, [frame[:2], frame[2:]])
+    assert made.vocabularies == {"tags": ["y"], "item": ["c"]}  # 'a' is in one row, as item and as seen
 
 
 @pytest.mark.parametrize("known", [[3, 4], [3.0, 4.0], ["3", "4"], ["3.0", "4.0"]])
@@ -214,6 +231,16 @@ def test_deviations_are_put_together_from_blocks(monkeypatch):
     assert (told.mean, told.deviation) == pytest.approx((values.mean(), values.std()), rel=1e-12)
 
 
+@pytest.mark.parametrize("order", ["rising", "falling"])
+def test_bins_are_made_of_values_from_the_whole_log(order: str):
+    values = np.arange(3_000_000, dtype=np.float64)[:: 1 if order == "rising" else -1]
+    quarters = FeatureSpec(kind="numeric", transform="buckets", buckets=4)
+    about = ClickDataConfig(features={"a": quarters})
+    made = FeatureEncoder.fit(about, (pl.DataFrame({"a": part}) for part in np.array_split(values, 7)))
+    assert made.numbers["a"].edges == pytest.approx([750_000, 1_500_000, 2_250_000], rel=0.01)
+    assert made == FeatureEncoder.fit(about, [pl.DataFrame({"a": values})])
+
+
 def test_the_encoder_survives_json():
     made = encoder()
     again = FeatureEncoder.from_description(json.loads(json.dumps(made.describe())))
@@ -234,6 +261,50 @@ def test_facts_say_tables_sizes_and_groups():
     assert facts["age"]["kind"] == "number"
     assert facts["city"]["size"] == 10
     assert facts["price"]["size"] == 4
+
+
+@pytest.mark.parametrize(
+    ("values", "found", "fix"),
+    [
+        (pl.lit("2024-01-05").str.to_date(), "Date", "unit"),
+        (pl.lit("2024-01-05").str.to_datetime(), "Datetime", "unit"),
+        (pl.lit(1).cast(pl.Duration), "Duration", "unit"),
+        (pl.lit("10:00:00").str.to_time(), "Time", "unit"),
+        (pl.lit(True), "Boolean", "categorical"),
+        (pl.concat_list(pl.lit(1.0)), "List(Float64)", "multi"),
+        (pl.lit(pl.Series([[[1.0]]])), "List(List(Float64))", "multi"),
+        (pl.struct(x=1), "Struct", "convert"),
+        (pl.lit(b"1"), "Binary", "convert"),
+    ],
+)
+def test_what_holds_no_numbers_is_refused_in_training_and_in_serving(values, found, fix):
+    about = ClickDataConfig(features={"years": FeatureSpec(kind="numeric", column="age")})
+    right = pl.DataFrame({"age": [1.0, 2.0, 3.0]})
+    made = FeatureEncoder.fit(about, [right])
+    wrong = right.select(age=values)
+    for use in (lambda: serving_rows(made, wrong), lambda: FeatureEncoder.fit(about, [wrong])):
+        with pytest.raises(DataError, match="holds no numbers") as caught:
+            use()
+        assert caught.value.where == "feature 'years', column 'age'"
+        assert str(caught.value.found).startswith(found)
+        assert "one number a row" in str(caught.value.expected)
+        assert fix in str(caught.value.fix)
+
+
+def test_numbers_decimals_and_text_of_them_are_one_number():
+    about = ClickDataConfig(features={"age": FeatureSpec(kind="numeric")})
+    ages = pl.Series("age", [1.0, 2.0, 3.0])
+    made = FeatureEncoder.fit(about, [ages.to_frame()])
+    expected = made.encode(ages.to_frame())["age"]
+    text = ages.cast(pl.String)
+    for kind in (ages.cast(pl.UInt8), ages.cast(pl.Decimal(9, 2)), text, text.cast(pl.Categorical)):
+        np.testing.assert_array_equal(made.encode(kind.to_frame())["age"], expected)
+    assert made.encode(pl.DataFrame({"age": [None]}))["age"].tolist() == [0]
+
+
+def test_labels_may_be_true_and_false():
+    frame = log().with_columns(label=pl.col("label") == 1)
+    assert prepare(ClickLog.from_frame(frame)).train.labels.sum() > 0
 
 
 @pytest.mark.parametrize(
@@ -467,6 +538,64 @@ def test_labels_that_teach_nothing_are_refused(labels, says):
         prepare(ClickLog.from_frame(pl.DataFrame({"a": range(20), "label": labels})))
 
 
+@pytest.mark.parametrize("office", ["label", "part", "weight", "propensity"])
+@pytest.mark.parametrize("renamed", [False, True])
+def test_what_comes_with_the_answer_is_no_feature(office: str, renamed: bool):
+    frame = log().with_columns(part=pl.lit("train"), weight=1.0, propensity=0.5)
+    feature = {"clue": FeatureSpec(column=office)} if renamed else {office: FeatureSpec()}
+    about = ClickDataConfig(
+        part="part",
+        weight="weight",
+        propensity="propensity",
+        action="item",
+        features={"item": FeatureSpec(), **feature},
+    )
+    with pytest.raises(DataError, match=f"the {office} is no feature") as caught:
+        prepare(ClickLog.from_frame(frame), about)
+    assert caught.value.where == f"data.features.{'clue' if renamed else office}"
+    assert f"data.{office}" in str(caught.value.fix)
+
+
+@pytest.mark.parametrize(
+    ("clue", "spec"),
+    [
+        (pl.col("label").replace_strict({0: "no", 1: "yes"}), FeatureSpec()),
+        (pl.col("label") * 7 + pl.col("item") % 7, FeatureSpec(encoding="hash", buckets=10_000)),
+        (pl.col("label") * 2.5, FeatureSpec(kind="numeric")),
+        (pl.col("label") * 9 + pl.col("price"), FeatureSpec(kind="numeric")),
+        (pl.col("label") + 2 * (pl.col("item") % 3), FeatureSpec(kind="numeric")),
+        (pl.concat_list("item", pl.col("label") + 100), FeatureSpec(kind="multi")),
+    ],
+)
+def test_a_feature_that_determines_the_label_is_told(clue: pl.Expr, spec: FeatureSpec):
+    about = ClickDataConfig(features={"user": FeatureSpec(), "clue": spec})
+    made = prepare(ClickLog.from_frame(log().with_columns(clue=clue)), about)
+    told = [one for one in audit_clicks(made) if one.check == "determines_label"]
+    assert [one.evidence for one in told] == [{"feature": "clue"}]
+    assert "'clue'" in told[0].message
+
+
+def test_features_that_tell_nothing_of_the_label_are_not_accused():
+    kinds = {
+        "row": FeatureSpec(),  # each value occurs once
+        "user": FeatureSpec(),
+        "price": FeatureSpec(kind="numeric"),
+        "tags": FeatureSpec(kind="multi"),
+    }
+    frame = log().with_columns(row=pl.int_range(200), tags=pl.concat_list("item", "user"))
+    made = prepare(ClickLog.from_frame(frame), ClickDataConfig(features=kinds))
+    assert not [one for one in audit_clicks(made) if one.check == "determines_label"]
+
+
+def test_negatives_of_which_none_is_kept_are_refused():
+    frame = pl.DataFrame({"a": range(100), "label": [1] * 94 + [0] * 6})
+    given = ClickSplitConfig(strategy="random", validation_share=0, test_share=0.1)
+    with pytest.raises(DataError, match="no training row without a click was kept") as caught:
+        prepare(ClickLog.from_frame(frame), ClickDataConfig(keep_negatives=0.01), given)
+    assert caught.value.where == "data.keep_negatives"
+    assert "all with a click" in str(caught.value.found)
+
+
 def test_ratings_become_clicks_at_a_threshold():
     frame = pl.DataFrame({"a": range(20), "label": [1, 3, 4, 5] * 5})
     made = prepare(ClickLog.from_frame(frame), ClickDataConfig(positive_from=4))
@@ -564,6 +693,65 @@ def test_a_file_without_rows_is_told(tmp_path: Path, ending: str):
         next(opened.batches())
     with pytest.raises(DataError, match="the table has no rows"):
         prepare(opened)
+
+
+def test_an_error_names_the_row_of_the_log_not_of_the_batch():
+    """Rows are filtered to a part and read in batches of 65,536 before a value is looked at."""
+    number = {"p": FeatureSpec(kind="numeric")}
+    few = pl.DataFrame({"p": ["1"] * 1500 + ["x"] + ["1"] * 499, "label": [0, 1] * 1000})
+    with pytest.raises(DataError) as caught:
+        prepare(ClickLog.from_frame(few), ClickDataConfig(features=number))
+    assert caught.value.where == "column 'p', row 1500"
+    row = pl.int_range(200_000, eager=True)
+    many = pl.DataFrame({"p": row, "label": row % 2, "at": row, "chance": 0.5, "item": row % 3})
+    wrong = {
+        "column 'p', row 150000": {"p": pl.when(row == 150_000).then(pl.lit("x")).otherwise(pl.lit("1"))},
+        "column 'item', row 150000": {"item": pl.when(row == 150_000).then(0.5).otherwise(1.0)},
+        "label column 'label', row 150000": {"label": pl.when(row == 150_000).then(7).otherwise(row % 2)},
+        "time column 'at', row 150000": {"at": pl.when(row == 150_000).then(None).otherwise(row)},
+        "column 'chance', row 150000": {"chance": pl.when(row == 150_000).then(2.0).otherwise(0.5)},
+    }
+    about = ClickDataConfig(
+        time="at", propensity="chance", action="item", features={**number, "item": FeatureSpec()}
+    )
+    for where, change in wrong.items():
+        with pytest.raises(DataError) as caught:
+            prepare(ClickLog.from_frame(many.with_columns(**change)), about)
+        assert caught.value.where == where
+    tags = pl.when(row == 150_000).then([1.0, 0.5]).otherwise([1.0, 2.0])
+    bags = ClickDataConfig(features={"words": FeatureSpec(kind="multi", column="tags")})
+    with pytest.raises(DataError) as caught:
+        prepare(ClickLog.from_frame(many.with_columns(tags=tags)), bags)
+    assert caught.value.where == "feature 'words', column 'tags', row 150000"
+
+
+def test_rows_of_a_log_in_parts_are_counted_in_their_part(tmp_path: Path):
+    frame = log(300).cast({"price": pl.String})
+    frame[:100].write_parquet(tmp_path / "train.parquet")
+    frame[100:].with_columns(
+        price=pl.when(pl.int_range(200) == 77).then(pl.lit("dear")).otherwise("price")
+    ).write_parquet(tmp_path / "test.parquet")
+    about = ClickDataConfig(features={"price": FeatureSpec(kind="numeric")})
+    with pytest.raises(DataError) as caught:
+        prepare(ClickLog.open(tmp_path), about)
+    assert caught.value.where == "column 'price', row 77 of the test part"
+
+
+def test_rows_of_nobody_known_are_no_group_and_are_counted():
+    frame = log().with_columns(user=pl.when(pl.int_range(200) % 4 == 0).then(None).otherwise("user"))
+    made = prepare(ClickLog.from_frame(frame), ClickDataConfig(group="user"))
+    told = [one.evidence for one in audit_clicks(made) if one.check == "missing_group"]
+    assert sum(one["rows"] for one in told) == 50
+    assert {one["part"] for one in told} == {"train", "validation", "test"}
+    table = made.train
+    known = table.columns["user"] > 0
+    scores = np.random.default_rng(0).random(len(table))
+    assert (table.groups[~known] == NOBODY).all()
+    assert gauc(table.labels, scores, table.groups) == pytest.approx(
+        gauc(table.labels[known], scores[known], table.columns["user"][known])
+    )
+    result = measure_clicks(table.labels, scores, ClickProtocol("test"), groups=table.groups)
+    assert result.estimates["gauc"].n <= 20
 
 
 def test_groups_are_who_the_row_belongs_to():

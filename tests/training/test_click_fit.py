@@ -357,6 +357,21 @@ def test_a_long_table_is_scored_and_written_a_batch_at_a_time(
     assert list(tmp_path.iterdir()) == [place]
 
 
+def test_a_wrong_value_far_down_a_table_is_told_with_its_row(run: ClickRun, tmp_path: Path) -> None:
+    from typer.testing import CliRunner
+
+    from recengine.cli.app import app
+
+    one = planted_clicks(2000).frames[0]
+    rows = pl.int_range(ROWS + 1000, eager=True)
+    spoilt = pl.when(rows == ROWS + 500).then(pl.lit("dear")).otherwise(pl.lit("1"))
+    place, out = tmp_path / "asked.parquet", tmp_path / "out.parquet"
+    one[(rows % one.height).to_numpy()].with_columns(price=spoilt).write_parquet(place)
+    done = CliRunner().invoke(app, ["predict", str(run.directory), str(place), "--out", str(out)])
+    assert done.exit_code == 2
+    assert f"column 'price', row {ROWS + 500}:" in done.output
+
+
 @pytest.mark.parametrize(("stop", "code"), [(KeyboardInterrupt(), 130), (DataError("no number"), 2)])
 def test_predictions_that_end_early_leave_the_old_file(
     run: ClickRun, stop: BaseException, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from recengine.config import knob
 from recengine.contracts.model import ModelConfig
 from recengine.nn.clicks import ClickConfig
+
+Widths = tuple[Annotated[int, Field(ge=1)], ...]
 
 
 class LRConfig(ModelConfig):
@@ -25,7 +27,7 @@ class FMConfig(ClickConfig):
 class TowerConfig(ClickConfig):
     """A model with a tower."""
 
-    hidden: tuple[int, ...] = knob((400, 400, 400), "widths of the tower's layers")
+    hidden: Widths = knob((400, 400, 400), "widths of the tower's layers")
     dropout: float = knob(0.2, "share of hidden values dropped in training", ge=0, lt=1, low=0.0, high=0.5)
     batch_norm: bool = knob(False, "batch normalisation before each ReLU of the tower")
 
@@ -46,7 +48,7 @@ class DCNv2Config(TowerConfig):
 class DLRMConfig(TowerConfig):
     """Bottom tower, pairwise products, top tower."""
 
-    bottom: tuple[int, ...] = knob((64,), "widths of the tower of the numbers, before its last layer")
+    bottom: Widths = knob((64,), "widths of the tower of the numbers, before its last layer")
 
 
 class AutoIntConfig(ClickConfig):
@@ -71,7 +73,7 @@ class WukongConfig(ClickConfig):
     compressed: int = knob(8, "vectors out of the linear compression of a layer", ge=1, low=4, high=32)
     interacted: int = knob(8, "vectors out of the factorisation machine of a layer", ge=1, low=4, high=32)
     rank: int = knob(8, "columns that the pairwise products are compressed to", ge=1, low=4, high=32)
-    hidden: tuple[int, ...] = knob((128,), "widths of the tower inside a factorisation machine")
-    top: tuple[int, ...] = knob((128,), "widths of the last tower")
+    hidden: Widths = knob((128,), "widths of the tower inside a factorisation machine")
+    top: Widths = knob((128,), "widths of the last tower")
     dropout: float = knob(0.1, "share of hidden values dropped in the last tower", ge=0, lt=1)
     batch_norm: bool = knob(False, "batch normalisation before each ReLU of the last tower")

@@ -33,7 +33,7 @@ class TokenMixerLarge(ClickModel):
     def __init__(self, config: TokenMixerLargeConfig, facts: DataFacts) -> None:
         super().__init__(config, facts)
         wanted = max(0, config.tokens - config.global_token)
-        groups = token_groups(self.facts, wanted)
+        groups = token_groups(self.facts, wanted, whole=config.global_token)
         width = config.hidden_dim
         self.tokens = GroupTokens(groups, config.embedding_dim, width, whole=config.global_token)
         count = self.tokens.tokens

@@ -22,6 +22,7 @@ def predict(
 ) -> None:
     """Predict a click for every row of TABLE with the click model RUN, a batch at a time."""
     from recengine.data.clicks import ClickLog
+    from recengine.data.clicks.place import ROW
     from recengine.data.writing import write_batches
     from recengine.training import ClickRun
 
@@ -30,7 +31,8 @@ def predict(
         raise UsageError(f"'{fitted.name}' ranks items", where=str(run), fix="use: recengine recommend")
     log = ClickLog.open(table, fitted.split.encoder.config)
     chosen: Any = precision  # predict checks it
-    scored = (
-        frame.with_columns(probability=fitted.predict(frame, precision=chosen)) for frame in log.batches()
+    scored = (  # predict sees the number of each row, for its errors
+        frame.drop(ROW).with_columns(probability=fitted.predict(frame, precision=chosen))
+        for frame in log.numbered()
     )
     note(f"{write_batches(out, scored):,} rows: {out}")

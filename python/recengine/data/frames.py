@@ -29,6 +29,9 @@ class Place:
     column: str
     first_line: int | None = None
 
+    def __str__(self) -> str:
+        return f"{self.source}, column '{self.column}'"
+
     def at(self, row: int) -> str:
         spot = f"row {row}" if self.first_line is None else f"line {row + self.first_line}"
         return f"{self.source}, {spot}, column '{self.column}'"

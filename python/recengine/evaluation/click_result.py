@@ -166,10 +166,10 @@ def measure_clicks(
 ) -> ClickEvaluation:
     """Everything about these predictions.
 
-    groups: int64 [n], what GAUC groups by. slices: by feature, the code of each row and a name a code (-1: in
-    no table). propensities: float [n], chance with which the row was shown, and choices, among how many: then
-    the click rate and the log loss of showing every choice equally often stand beside the plain ones, by IPS
-    and SNIPS.
+    groups: int64 [n], what GAUC groups by (NOBODY: no group). slices: by feature, the code of each row and a
+    name a code (-1: in no table). propensities: float [n], chance with which the row was shown, and choices,
+    among how many: then the click rate and the log loss of showing every choice equally often stand beside
+    the plain ones, by IPS and SNIPS.
     Raises DataError for labels, probabilities or chances out of range.
     """
     import polars as pl

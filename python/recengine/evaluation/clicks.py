@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from recengine.contracts.batch import FeatureBatch
 from recengine.contracts.model import PredictsClicks
+from recengine.data.clicks.table import NOBODY
 from recengine.errors import DataError
 from recengine.evaluation.calibration import calibration_bins, expected_error
 from recengine.evaluation.labels import Values, checked
@@ -85,18 +86,21 @@ def _placements(labels: ArrayLike, scores: ArrayLike) -> tuple[Values, Values, N
 
 def gauc(labels: ArrayLike, scores: ArrayLike, groups: ArrayLike) -> float:
     """Mean of the AUCs of the groups (users), weighted by their rows; groups with only one label are left
-    out (Zhu et al., KDD 2017). NaN when none is left. Raises DataError."""
+    out (Zhu et al., KDD 2017), and so are rows of NOBODY. NaN when none is left. Raises DataError."""
     each, rows = group_aucs(labels, scores, groups)
     return float(np.average(each, weights=rows)) if rows.size else float("nan")
 
 
 def group_aucs(labels: ArrayLike, scores: ArrayLike, groups: ArrayLike) -> tuple[Values, NDArray[np.int64]]:
-    """AUC and number of rows of each group that has both labels, groups in rising order."""
+    """AUC and number of rows of each group that has both labels, groups in rising order. Rows of NOBODY
+    (``data.clicks.table``), of which the group is missing, are left out: they are not one user."""
     wanted, given = checked(labels, scores)
     owner = np.asarray(groups)
     if owner.shape != wanted.shape:
         raise DataError("one group a row is needed", where="groups", found=owner.shape, expected=wanted.shape)
-    _, code = np.unique(owner, return_inverse=True)
+    known = owner != NOBODY
+    wanted, given = wanted[known], given[known]
+    _, code = np.unique(owner[known], return_inverse=True)
     n = int(code.max()) + 1 if code.size else 0
     each = _group_aucs(wanted, given, code.astype(np.int64), n)
     rows = np.bincount(code, minlength=n)

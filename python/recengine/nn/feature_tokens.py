@@ -15,12 +15,13 @@ from recengine.errors import ConfigError
 from recengine.nn.clicks import Tower
 
 
-def token_groups(features: Sequence[FeatureFact], tokens: int) -> list[list[int]]:
+def token_groups(features: Sequence[FeatureFact], tokens: int, *, whole: bool = False) -> list[list[int]]:
     """Places of the features of each token.
 
     tokens 0: one token a group of features, in order of first appearance. Otherwise exactly so many: the
     features, group by group, cut into runs of about equal number; a group is cut only where there are fewer
-    groups than tokens. Raises ConfigError when there are fewer features than tokens.
+    groups than tokens. whole: the model has a token of everything beside them, which ``model.tokens`` counts.
+    Raises ConfigError when there are fewer features than tokens.
     """
     groups: dict[str, list[int]] = {}
     for place, feature in enumerate(features):
@@ -32,9 +33,10 @@ def token_groups(features: Sequence[FeatureFact], tokens: int) -> list[list[int]
         raise ConfigError(
             "there are fewer features than tokens",
             where="model.tokens",
-            found=f"{len(features)} features for {tokens} tokens",
-            expected=f"at most {len(features)}",
-            fix="lower model.tokens, or set it to 0 for one token a group",
+            found=f"{len(features)} features for {tokens} tokens" + " beside that of everything" * whole,
+            expected=f"model.tokens of at most {len(features) + whole}",
+            fix="lower model.tokens, or set it to 0 for one token a group; with a preset either leaves fewer "
+            "weights than its name says",
         )
     if len(units) < tokens:
         units = [[place] for unit in units for place in unit]

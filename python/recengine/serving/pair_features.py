@@ -13,6 +13,7 @@ from recengine.data import Vocabulary
 from recengine.data.clicks import FeatureEncoder
 from recengine.data.clicks.coding import as_text
 from recengine.data.clicks.log import need_column
+from recengine.data.frames import Place
 from recengine.errors import DataError
 
 if TYPE_CHECKING:
@@ -130,7 +131,7 @@ def _aligned(
             expected="a polars, pandas or Arrow table",
         ) from None
     need_column(frame.columns, column, where)
-    keys = as_text(frame[column], where)
+    keys = as_text(frame[column], Place(where, column))
     if keys.is_duplicated().any():
         raise DataError(
             "one id has two rows",
@@ -140,7 +141,7 @@ def _aligned(
             fix=f"frame.unique('{column}', keep='last') keeps the last",
         )
     at = pl.DataFrame({"key": keys, "at": np.arange(frame.height)})
-    asked = pl.DataFrame({"key": as_text(ids, where)})
+    asked = pl.DataFrame({"key": as_text(ids, Place(where, column))})
     places = asked.join(at, on="key", how="left", maintain_order="left")["at"]
     others = frame.drop(column)[places.fill_null(0)] if frame.height else frame.drop(column)
     return pl.concat([ids.to_frame(), others], how="horizontal"), places.is_not_null().to_numpy()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,8 @@ import pytest
 
 from recengine.data.clicks import ClickSplitConfig, prepare
 from recengine.errors import DataError
+from recengine.hooks import host
+from recengine_plugins.click_datasets import bandit, movielens
 from recengine_plugins.click_datasets.bandit import OpenBandit
 from recengine_plugins.click_datasets.frappe import CONTEXT, Frappe, with_negatives
 from recengine_plugins.click_datasets.movielens import MovieLensClicks
@@ -38,6 +41,24 @@ def test_negatives_were_never_used_in_their_context_and_two_go_with_each_use() -
     assert rows["part"].value_counts().sort("part")["count"].to_list() == [90, 630, 180]
     assert with_negatives(uses(), 0).equals(rows)
     assert not with_negatives(uses(), 1).equals(rows)
+
+
+def test_page_and_card_tell_of_every_set() -> None:
+    root = Path(__file__).resolve().parents[3]
+    page = (root / "docs" / "click-datasets.md").read_text(encoding="utf-8")
+    card = (root / "plugins" / "recengine_plugins" / "click_datasets" / "MODEL_CARD.md").read_text(
+        encoding="utf-8"
+    )
+    sets = [entry for entry in host().registries["dataset"] if entry.extras.get("task") == "clicks"]
+    assert len(sets) == 4
+    for entry in sets:
+        assert f"`{entry.name}`" in page
+        assert f"`{entry.name}`" in card
+        licence = re.split(r"[:;,(]", entry.load().licence)[0].strip()
+        assert licence in page
+        assert licence in card
+    fields = {*CONTEXT, *movielens.FEATURES, *(name for name in bandit.FEATURES if not name[-1].isdigit())}
+    assert [name for name in fields if name not in page] == []
 
 
 def test_what_is_not_here_says_where_it_should_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

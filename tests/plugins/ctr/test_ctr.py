@@ -169,3 +169,25 @@ def test_a_tower_normalises_batches_and_meets_a_single_row() -> None:
     before = norm.running_mean.clone()
     assert torch.isfinite(model(single.features)).all()
     torch.testing.assert_close(norm.running_mean, before)
+
+
+@pytest.mark.parametrize(
+    ("name", "setting"),
+    [
+        ("deepfm", "hidden"),
+        ("dcnv2", "hidden"),
+        ("dlrm", "hidden"),
+        ("dlrm", "bottom"),
+        ("wukong", "hidden"),
+        ("wukong", "top"),
+    ],
+)
+def test_every_width_of_a_tower_is_one_or_more(name: str, setting: str) -> None:
+    for widths in ((-3,), (8, 0)):
+        with pytest.raises(ConfigError, match=rf"model\.{setting}") as caught:
+            resolve(name, {"model": {setting: widths}}, host())
+        assert "greater than or equal to 1" in str(caught.value.expected)
+    config = resolve(name, {"model": {setting: (8,)}}, host())
+    assert getattr(config.model, setting) == (8,)
+    facts = {fact.key: fact.type for fact in type(config.model).facts()}
+    assert facts[setting] == "tuple[int, ...]"

@@ -21,7 +21,7 @@ from recengine.data.clicks import prepare
 from recengine.errors import ConfigError
 from recengine.hooks import host
 from recengine.ops.token_mixing import token_mix, token_revert
-from recengine.serving.rankers import export_ranker, load_program, save_program
+from recengine.serving.rankers import export_ranker, load_package, load_program, save_package, save_program
 from recengine.testing import planted_clicks
 from recengine.training import resolve
 from recengine.training.build import build_model
@@ -309,6 +309,17 @@ def test_presets_have_the_sizes_of_their_names() -> None:
     assert TokenMixerLargeConfig.parse(made.model_dump()) == made
 
 
+def test_the_page_says_which_presets_have_extra_residuals() -> None:
+    made = {name: TokenMixerLargeConfig.parse({"preset": name}) for name in PRESETS}
+    places = {name: len(joints(one.n_blocks, one.skip)) for name, one in made.items()}
+    assert places == {"10k": 0, "100k": 0, "1m": 1, "10m": 0, "100m": 0, "500m": 1, "1b": 0, "4b": 2}
+    usual = TokenMixerLargeConfig()
+    assert joints(usual.n_blocks, usual.skip) == ()
+    page = (Path(__file__).resolve().parents[3] / "docs" / "models" / "tokenmixer_large.md").read_text()
+    assert "for the presets `10k`, `100k`, `10m`, `100m` and `1b` (two blocks each)" in page
+    assert "`1m` and `500m` have one place, `4b` two" in page
+
+
 def test_groups_become_tokens() -> None:
     model = make(hidden_dim=16)
     # person (user, seen), item (item, tags), place, price, and the token of everything
@@ -317,8 +328,21 @@ def test_groups_become_tokens() -> None:
     assert make(hidden_dim=16, tokens=3).tokens.sizes == [64, 32]
     assert make(hidden_dim=16, tokens=7).tokens.sizes == [16] * 6
     assert make(hidden_dim=16, global_token=False).tokens.tokens == 4
-    with pytest.raises(ConfigError, match="fewer features than tokens"):
-        make(hidden_dim=16, tokens=20)
+    with pytest.raises(ConfigError, match="fewer features than tokens") as caught:
+        make(hidden_dim=16, tokens=8)
+    assert caught.value.found == "6 features for 7 tokens beside that of everything"
+    assert caught.value.expected == "model.tokens of at most 7"
+    with pytest.raises(ConfigError, match="fewer features than tokens") as caught:
+        make(hidden_dim=16, tokens=8, global_token=False)
+    assert caught.value.expected == "model.tokens of at most 6"
+
+
+@pytest.mark.parametrize("preset", ["10m", "100m", "500m", "1b", "4b"])
+def test_a_preset_with_more_tokens_than_features_says_what_to_do(preset: str) -> None:
+    with pytest.raises(ConfigError, match="fewer features than tokens") as caught:
+        make(preset=preset)
+    assert "set it to 0" in str(caught.value.fix)
+    assert "fewer weights than its name says" in str(caught.value.fix)
 
 
 @pytest.mark.parametrize(
@@ -386,9 +410,13 @@ def test_settings_that_contradict_each_other_are_refused(settings: dict[str, Any
         ("tokenmixer_large_moe", {"router": "shared"}),
         ("tokenmixer_large_moe", {"shared_extra": True}),
         ("rankmixer", {}),
+        ("lr", {}),
+        ("fm", {}),
         ("deepfm", {}),
         ("dcnv2", {}),
         ("autoint", {}),
+        ("dlrm", {}),
+        ("wukong", {}),
     ],
     ids=str,
 )
@@ -403,6 +431,16 @@ def test_an_exported_program_gives_the_scores_of_the_model(
         with torch.no_grad():
             got = program(batch.features)
             torch.testing.assert_close(got, model.predict(batch), rtol=0, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_package_of_the_sparse_model_compiled_ahead_gives_its_scores(tmp_path: Path) -> None:
+    model = make("tokenmixer_large_moe").eval()
+    package = load_package(save_package(export_ranker(model, BATCH), tmp_path / "ranker.pt2"))
+    for rows in (1, 5, 40):
+        batch = FeatureBatch(**SPLIT.test.take(np.arange(rows) % len(SPLIT.test)).tensors())
+        with torch.no_grad():
+            torch.testing.assert_close(package(batch.features), model.predict(batch), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(

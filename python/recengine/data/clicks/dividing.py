@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from recengine.config import Config, knob
 from recengine.data.clicks.coding import as_numbers, as_text
-from recengine.data.clicks.log import PART, ClickLog
+from recengine.data.clicks.log import ClickLog
+from recengine.data.clicks.place import PART, LogPlace
 from recengine.data.clicks.schema import ClickDataConfig
 from recengine.data.ordering import tie_hash
 from recengine.errors import DataError, UsageError
@@ -41,7 +42,7 @@ def divided(log: ClickLog, config: ClickSplitConfig) -> tuple[NDArray[np.float32
     times: list[Any] = []
     kinds: set[bool] = set()
     given: list[Any] = []
-    for frame in log.batches(wanted):
+    for frame in log.numbered(wanted):
         labels.append(labels_of(frame, about))
         if about.time:
             found, dated = times_of(frame, about.time)
@@ -87,25 +88,34 @@ def divided(log: ClickLog, config: ClickSplitConfig) -> tuple[NDArray[np.float32
 
 def times_of(frame: pl.DataFrame, column: str) -> tuple[NDArray[np.int64], bool]:
     """Times, whole numbers as they are or dates in microseconds whatever the batch, and whether dates."""
-    from recengine.data.frames import Place, micro_times
+    from recengine.data.frames import micro_times
 
-    return micro_times(frame[column], Place("log", column))
+    return micro_times(frame[column], LogPlace.of(frame, column, "time"))
 
 
 def labels_of(frame: pl.DataFrame, config: ClickDataConfig) -> NDArray[np.float32]:
-    """float32 0 or 1 a row. Raises DataError for anything else."""
+    """float32 0 or 1 a row, from numbers, text of them, or true and false. Raises DataError for anything
+    else."""
+    import polars as pl
+
     column = frame[config.label]
-    where = f"label column '{config.label}'"
-    values = as_numbers(column, where)
+    place = LogPlace.of(frame, config.label, "label")
+    values = as_numbers(column.cast(pl.Int8) if column.dtype == pl.Boolean else column, place)
     if np.isnan(values).any():
-        raise DataError("a label is missing", where=f"{where}, row {int(np.isnan(values).argmax())}")
+        raise DataError(
+            "a label is missing",
+            where=place.at(int(np.isnan(values).argmax())),
+            found="nothing",
+            expected="a label in every row",
+            fix="leave such rows out, or fill the label in",
+        )
     if config.positive_from is not None:
         return (values >= config.positive_from).astype(np.float32)
     wrong = ~np.isin(values, (0.0, 1.0))
     if wrong.any():
         raise DataError(
             "a label is neither 0 nor 1",
-            where=f"{where}, row {int(np.argmax(wrong))}",
+            where=place.at(int(np.argmax(wrong))),
             found=values[np.argmax(wrong)],
             expected="0 or 1",
             fix="set data.positive_from to the least value that counts as a click",
@@ -117,14 +127,15 @@ def _named_parts(frame: pl.DataFrame, column: str) -> Parts:
     import polars as pl
 
     given = frame[column]  # true and false are no names of parts, though 1 and 0 are
-    text = as_text(given, f"column '{column}'") if given.dtype.is_numeric() else given.cast(pl.String)
+    place = LogPlace.of(frame, column)
+    text = as_text(given, place) if given.dtype.is_numeric() else given.cast(pl.String)
     known = {**PARTS, "0": TRAIN, "1": VALIDATION, "2": TEST}
     named = [known.get(value, -1) if value is not None else -1 for value in text.to_list()]
     parts = np.asarray(named, np.int8)
     if (parts < 0).any():
         raise DataError(
             "a part is not known",
-            where=f"column '{column}', row {int(np.argmin(parts))}",
+            where=place.at(int(np.argmin(parts))),
             found=text[int(np.argmin(parts))],
             expected="train, validation or test",
         )

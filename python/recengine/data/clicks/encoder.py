@@ -24,6 +24,7 @@ from recengine.data.clicks.coding import (
     lookup,
 )
 from recengine.data.clicks.log import need_column
+from recengine.data.clicks.place import LogPlace
 from recengine.data.clicks.schema import ClickDataConfig, FeatureSpec
 from recengine.errors import CheckpointError
 
@@ -62,11 +63,10 @@ class FeatureEncoder:
                 counts.setdefault(spec.share or name, ValueCount())
         for frame in batches:
             for name, spec in config.features.items():
-                column, where = _column(frame, name, spec)
                 if name in numbers:
-                    numbers[name].see(as_numbers(column, where))
-                elif config.table_of(spec).encoding == "vocabulary":
-                    counts[spec.share or name].see(_texts(column, spec, where))
+                    numbers[name].see(as_numbers(*_column(frame, name, spec)))
+            for table, count in counts.items():
+                count.see(*_texts(frame, {n: s for n, s in config.features.items() if table in (n, s.share)}))
         vocabularies = {
             table: count.tokens(config.features[table].min_count or config.min_count)
             for table, count in counts.items()
@@ -85,21 +85,21 @@ class FeatureEncoder:
         return {name: self._encoded(frame, name, spec, told) for name, spec in self.config.features.items()}
 
     def _encoded(self, frame: pl.DataFrame, name: str, spec: FeatureSpec, seen: Seen) -> Column:
-        column, where = _column(frame, name, spec)
+        column, place = _column(frame, name, spec)
         if spec.kind == "numeric":
-            values = as_numbers(column, where)
+            values = as_numbers(column, place)
             _add(seen.missing, name, int(np.isnan(values).sum()))
             numbers = self.numbers[name]
             if spec.transform == "buckets":
                 return numbers.bins(values)
             return numbers.scaled(values, spec.transform)
         if spec.kind == "categorical":
-            text = as_text(column, where)
+            text = as_text(column, place)
             rows = self._rows(text, name, spec, seen)
             absent = text.is_null().to_numpy()
             _add(seen.missing, name, int(absent.sum()))
             return np.where(absent, MISSING, rows).astype(np.int32)
-        listed, counts = as_lists(column, spec, where)
+        listed, counts = as_lists(column, spec, place)
         rows = self._rows(listed, name, spec, seen)
         empty = counts == 0
         _add(seen.missing, name, int(empty.sum()))
@@ -195,20 +195,36 @@ def _rewritten(config: ClickDataConfig, vocabularies: Mapping[str, list[str]]) -
         )
     made = {}
     for table, tokens in vocabularies.items():
-        new = as_text(pl.Series(tokens, dtype=pl.String), table)
+        new = as_text(pl.Series(tokens, dtype=pl.String), LogPlace("", table))
         again = ~new.is_first_distinct()
         made[table] = [old if twice else one for old, one, twice in zip(tokens, new, again, strict=True)]
     return made
 
 
-def _column(frame: pl.DataFrame, name: str, spec: FeatureSpec) -> tuple[pl.Series, str]:
+def _column(frame: pl.DataFrame, name: str, spec: FeatureSpec) -> tuple[pl.Series, LogPlace]:
     source = spec.source(name)
     need_column(frame.columns, source, f"feature '{name}'")
-    return frame[source], f"column '{source}'"
+    return frame[source], LogPlace.of(frame, source, "" if source == name else f"feature '{name}',")
 
 
-def _texts(column: pl.Series, spec: FeatureSpec, where: str) -> pl.Series:
-    return as_text(column, where) if spec.kind == "categorical" else as_lists(column, spec, where)[0]
+def _texts(
+    frame: pl.DataFrame, features: Mapping[str, FeatureSpec]
+) -> tuple[pl.Series, NDArray[np.int64] | None]:
+    """The values of the features of one table, and which row each is of (None: one feature, one a row)."""
+    import polars as pl
+
+    texts, rows = [], []
+    for name, spec in features.items():
+        column, place = _column(frame, name, spec)
+        if spec.kind == "categorical":
+            texts.append(as_text(column, place))
+            rows.append(np.arange(frame.height))
+        else:
+            listed, counts = as_lists(column, spec, place)
+            texts.append(listed)
+            rows.append(np.repeat(np.arange(frame.height), counts))
+    single = all(spec.kind == "categorical" for spec in features.values()) and len(features) == 1
+    return pl.concat([text.alias("value") for text in texts]), None if single else np.concatenate(rows)
 
 
 def _add(counts: dict[str, int], name: str, n: int) -> None:

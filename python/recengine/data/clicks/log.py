@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from recengine.data.clicks.place import PART, ROW
 from recengine.data.clicks.schema import ClickDataConfig, FeatureSpec
 from recengine.errors import DataError
 
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
     import polars as pl
 
 ROWS = 65_536
-PART = "recengine.part"  # the column that names the file's part, where a log came in several
 _NAMES = {0: ("train",), 1: ("validation", "valid", "val"), 2: ("test",)}
 _ENDINGS = {".parquet": "", ".pq": "", ".csv": ",", ".tsv": "\t", ".tab": "\t"}
 
@@ -76,8 +76,9 @@ class ClickLog:
 
     def with_config(self, config: ClickDataConfig) -> ClickLog:
         """The same log, its columns described by ``config`` over what is known of them; features are guessed
-        where none are named. Raises DataError naming a column that is not there, a slice with other than one
-        value of a table a row, or a propensity without the feature that was chosen with it."""
+        where none are named. Raises DataError naming a column that is not there, a feature that is the label,
+        the part, the weight or the propensity, a slice with other than one value of a table a row, or a
+        propensity without the feature that was chosen with it."""
         settled = config.over(self.config)
         present = self.schema()
         if not settled.features:
@@ -91,6 +92,7 @@ class ClickLog:
                 need_column(present, column, where)
         for name, spec in settled.features.items():
             need_column(present, spec.source(name), f"data.features.{name}")
+            _need_no_office(name, spec.source(name), settled)
         for name in settled.slices:
             need_column(settled.features, name, "data.slices")
             _need_one_value(name, settled.features[name])
@@ -116,6 +118,18 @@ class ClickLog:
                 yield batch
         if empty:
             raise DataError("the table has no rows", where=self.name, expected="at least one")
+
+    def numbered(self, columns: Sequence[str] | None = None) -> Iterator[pl.DataFrame]:
+        """``batches`` with the column ROW: the number of each row in the log, in each part from 0. Errors
+        name the row by it (``LogPlace``)."""
+        import polars as pl
+
+        low, part = 0, None
+        for batch in self.batches(columns):
+            current = batch[PART][0] if PART in batch.columns else None
+            low, part = (low, part) if current == part else (0, current)
+            yield batch.with_columns(pl.int_range(low, low + batch.height, dtype=pl.Int64).alias(ROW))
+            low += batch.height
 
     def _read(self, columns: Sequence[str] | None, rows: int) -> Iterator[pl.DataFrame]:
         import polars as pl
@@ -190,6 +204,20 @@ def _need_one_value(name: str, spec: FeatureSpec) -> None:
             if spec.kind == "numeric"
             else "leave it out",
         )
+
+
+def _need_no_office(name: str, column: str, config: ClickDataConfig) -> None:
+    """The label as a feature answers the question; part, weight and propensity say how a row came to be in
+    the log. None is known of a row that is to be scored."""
+    for office in ("label", "part", "weight", "propensity"):
+        if getattr(config, office) == column:
+            raise DataError(
+                f"the {office} is no feature",
+                where=f"data.features.{name}",
+                found=f"column '{column}', which is data.{office}",
+                expected="a column that is known before the answer",
+                fix=f"leave the feature out, or name another column as data.{office}",
+            )
 
 
 def _need_choices(config: ClickDataConfig) -> None:

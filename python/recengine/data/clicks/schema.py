@@ -18,7 +18,7 @@ class FeatureSpec(Config):
 
     categorical: one value a row; multi: several without an order; sequence: several, oldest first; numeric.
     Row 0 of a table of values stands for a missing value, row 1 for one that training did not know (or knew
-    fewer than ``min_count`` times); with ``encoding='hash'`` every value has a row, some share one.
+    in fewer than ``min_count`` rows); with ``encoding='hash'`` every value has a row, some share one.
     """
 
     kind: Kind = knob("categorical", "what a value is")

@@ -25,8 +25,9 @@ from recengine.data.clicks.dividing import (
 )
 from recengine.data.clicks.encoder import FeatureEncoder, Seen, hardly_known
 from recengine.data.clicks.log import ClickLog
+from recengine.data.clicks.place import LogPlace
 from recengine.data.clicks.schema import ClickDataConfig
-from recengine.data.clicks.table import ClickTable, TableWriter, together
+from recengine.data.clicks.table import NOBODY, ClickTable, TableWriter, together
 from recengine.data.ordering import tie_hash
 from recengine.errors import DataError, DataWarning
 from recengine.files import write_json
@@ -96,13 +97,15 @@ def prepare(
 
     config: over what the log says of its columns. folder: where the tables are written batch by batch, for
     logs that do not fit into memory; without it they are held.
-    Raises DataError for a label that is not 0 or 1, training rows with one label only, a part without rows,
-    or columns that are not what the features declare.
+    Raises DataError for a label that is not 0 or 1, training rows with one label only (also when
+    ``keep_negatives`` leaves none without a click), a part without rows, or columns that are not what the
+    features declare.
     """
     log = log.with_config(config or ClickDataConfig())
     labels, parts, facts = divided(log, split or ClickSplitConfig())
     _need_both(labels[parts == TRAIN])
     kept = _kept(labels, parts, log.config, (split or ClickSplitConfig()).seed)
+    _need_negatives(labels[kept & (parts == TRAIN)], log.config)
     encoder = FeatureEncoder.fit(log.config, _rows_where(log, kept & (parts == TRAIN)))
     seen = {name: Seen() for name in ("train", "validation", "test")}
     numbers = {"train": TRAIN, "validation": VALIDATION, "test": TEST}
@@ -154,6 +157,17 @@ def _need_both(labels: NDArray[np.float32]) -> None:
         )
 
 
+def _need_negatives(labels: NDArray[np.float32], config: ClickDataConfig) -> None:
+    if labels.min() > 0:
+        raise DataError(
+            "no training row without a click was kept",
+            where="data.keep_negatives",
+            found=f"{config.keep_negatives}, and {labels.size} training rows left, all with a click",
+            expected="a share that leaves rows without a click",
+            fix="raise data.keep_negatives, or leave it out: 1 keeps all rows",
+        )
+
+
 def _kept(labels: NDArray[np.float32], parts: Parts, config: ClickDataConfig, seed: int) -> NDArray[np.bool_]:
     """Which rows stay: all but the training rows without a click that ``keep_negatives`` drops."""
     kept = np.ones(labels.size, bool)
@@ -170,7 +184,7 @@ def _rows_where(log: ClickLog, chosen: NDArray[np.bool_]) -> Iterator[pl.DataFra
     columns = [spec.source(name) for name, spec in about.features.items()]
     columns += [c for c in (about.label, about.group, about.time, about.weight, about.propensity) if c]
     low = 0
-    for frame in log.batches(columns):
+    for frame in log.numbered(columns):
         mask = chosen[low : low + frame.height]
         low += frame.height
         if mask.any():
@@ -189,21 +203,27 @@ def _table(frame: pl.DataFrame, encoder: FeatureEncoder, training: bool, seen: S
     return ClickTable(
         encoder.encode(frame, seen),
         labels,
-        text_hash(as_text(frame[about.group], f"column '{about.group}'")) if about.group else None,
+        _owners(frame, about.group) if about.group else None,
         times_of(frame, about.time)[0] if about.time else None,
         weights,
         _positive(frame, about.propensity, "a propensity", 1.0) if about.propensity else None,
     )
 
 
+def _owners(frame: pl.DataFrame, column: str) -> NDArray[np.int64]:
+    owners = as_text(frame[column], LogPlace.of(frame, column))
+    return np.where(owners.is_null().to_numpy(), NOBODY, text_hash(owners))
+
+
 def _positive(frame: pl.DataFrame, column: str, what: str, most: float = float("inf")) -> NDArray[np.float32]:
-    values = as_numbers(frame[column], f"column '{column}'")
+    place = LogPlace.of(frame, column)
+    values = as_numbers(frame[column], place)
     right = (values > 0) & (values <= most)
     if not right.all():
         row = int(np.argmin(right))
         raise DataError(
             f"{what} is {'above 1' if values[row] > most else 'not above 0'}",
-            where=f"column '{column}', row {row}",
+            where=place.at(row),
             found=values[row],
             expected="above 0" if most > 1 else "above 0, at most 1",
         )

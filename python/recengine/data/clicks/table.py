@@ -21,6 +21,7 @@ from recengine.files import write_json
 
 FORMAT = 1
 HEADER = "table.json"
+NOBODY = -(2**63)  # the group of a row of which it is not known whose it is
 ROW_COLUMNS = ("labels", "groups", "times", "weights", "propensities")
 
 
@@ -52,7 +53,8 @@ class ClickArrays:
 
 @dataclass(frozen=True, repr=False)
 class ClickTable:
-    """n rows. columns: by feature. labels: float32 [n], 0 or 1. groups: int64 [n], a hash of whose row it is.
+    """n rows. columns: by feature. labels: float32 [n], 0 or 1. groups: int64 [n], a hash of whose row it is,
+    NOBODY where that is missing.
     times: int64 [n], dates in microseconds since 1970. weights: float32 [n], in the training loss.
     propensities: float32 [n]."""
 
