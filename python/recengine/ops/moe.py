@@ -199,9 +199,13 @@ def _check(
 
 
 def _keeps(x: Tensor, weights: Experts, experts: Tensor | None, shared: Experts | None) -> bool:
-    """Whether keeping what lies before the activation pays: it is kept by groups of rows of one expert."""
+    """Whether keeping what lies before the activation pays: it is kept by groups of rows of one expert. Of a
+    mixture a compiled graph makes it again: what it keeps must not hang on a number of rows that it need not
+    know."""
     if experts is None:
         return _KEEPS_MIXTURES or shared is None
+    if torch.compiler.is_compiling():
+        return False
     return _KEEPS_MIXTURES and bool(x.shape[0] * experts.shape[2] >= BLOCK * weights.gate.shape[1])
 
 
