@@ -263,6 +263,9 @@ def _check_at(queries: Tensor, keys: Tensor, wanted: Tensor) -> None:
     def wrong(argument: str, problem: str, found: object, expected: object) -> UsageError:
         return UsageError(problem, where=f"cosine_attention_at({argument})", found=found, expected=expected)
 
+    for name, value in (("queries", queries), ("wanted", wanted)):
+        if value.device != keys.device:
+            raise wrong(name, "is on another device than keys", value.device, keys.device)
     if wanted.dim() != 1 or wanted.dtype != torch.int64:
         raise wrong("wanted", "is no list of rows", (tuple(wanted.shape), wanted.dtype), "int64 [R]")
     if keys.dim() != 4 or keys.shape[1] != 2:

@@ -18,8 +18,10 @@ import torch
 from torch import Tensor
 
 from ._checks import (
+    need_device,
     need_dimensions,
     need_dtype,
+    need_floating,
     need_operands,
     need_positive,
     need_range,
@@ -153,6 +155,8 @@ def logsumexp_rows(logits: Tensor, live: Tensor | None = None) -> Tensor:
     ------
     RuntimeError: naming the argument, where shapes, dtypes or devices do not fit.
     """
+    need_floating("logsumexp_rows", logits=logits)
+    need_device("logsumexp_rows", "logits", logits, live=live)
     need_dimensions("logsumexp_rows", "logits", logits, 2)
     need_shape("logsumexp_rows", "live", live, logits.shape)
     need_dtype("logsumexp_rows", "live", live, torch.bool)
@@ -165,6 +169,7 @@ def logsumexp_rows(logits: Tensor, live: Tensor | None = None) -> Tensor:
 def _check(op: str, anchors: Tensor, table: Tensor, negatives: Tensor) -> None:
     """Sizes and dtypes; ids where no kernel looks at them."""
     need_operands(op, "anchors", anchors, "table", table)
+    need_device(op, "anchors", anchors, negatives=negatives)
     need_dtype(op, "negatives", negatives, torch.int64)
     if negatives.dim() != 1:
         need_dimensions(op, "negatives", negatives, 2)
@@ -190,6 +195,10 @@ def _check_weights(
 ) -> None:
     op, rows = "sampled_logsumexp", anchors.shape[0]
     _check(op, anchors, table, negatives)
+    per_row = temperature if isinstance(temperature, Tensor) else None
+    need_floating(op, log_weight=log_weight, temperature=per_row)
+    weights = {"log_weight": log_weight, "temperature": per_row}
+    need_device(op, "anchors", anchors, positives=positives, exclude=exclude, **weights)
     for name, ids in (("positives", positives), ("exclude", exclude)):
         need_shape(op, name, ids, (rows,))
         need_dtype(op, name, ids, torch.int64)
