@@ -62,6 +62,7 @@ def cosine_attention(
     mask: bool [B, S], True = valid; padding may lie anywhere.
     lengths: int64 [B]; the first ``lengths[b]`` positions are valid (right padding).
     cu_seqlens: int64 [B + 1], rising from 0 to T: sequence b is rows ``cu_seqlens[b]:cu_seqlens[b + 1]``.
+        Copied where it is not contiguous.
     m: float32 [H], one learned exponent parameter a head; for the three scales that are powers of n.
     causal: whether a query sees its prefix only.
     activation: "none" or "elu", applied before the normalisation.

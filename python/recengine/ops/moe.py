@@ -102,7 +102,8 @@ def route(x: Tensor, router: Tensor, k: int) -> Routing:
 
     Parameters
     ----------
-    x: [B, T, D]; router: [T, D, E]; float32 or bfloat16, any strides. k: 1 to E.
+    x: [B, T, D]; router: [T, D, E]; float32 or bfloat16, any strides. k: 1 to E. (The backward pass copies a
+        gradient of the gates, [B, T, k], that is not contiguous.)
 
     Raises
     ------

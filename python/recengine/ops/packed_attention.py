@@ -58,6 +58,7 @@ def softmax_attention(
     qkv: [T, 3, H, d]: queries, keys, values; any strides. float32 or bfloat16 on a CPU have a kernel (heads
         of up to 128), all else runs the reference. Sums are float32.
     cu_seqlens: int64 [B + 1], rising from 0 to T: sequence b is rows ``cu_seqlens[b]:cu_seqlens[b + 1]``.
+        Copied where it is not contiguous, as are the other lists of this module.
     causal: whether a query sees its prefix only.
     scale: s, above 0; None: 1/√d.
 

@@ -52,7 +52,8 @@ def topk(
     bias: [I] or None, float32 or the dtype of ``items``. A bias of -inf takes an item out.
     seen_indptr, seen_items: what each query must not be given, as CSR: row b is
         ``seen_items[seen_indptr[b]:seen_indptr[b + 1]]``. int64 [B + 1], and int64 or int32 ids in any order,
-        repeats allowed. Give both or neither.
+        repeats allowed. Give both or neither. They, ``bias`` and (of :func:`rank_of`) ``targets`` are copied
+        where they are not contiguous, ``bias`` also where it is not float32.
 
     Returns
     -------

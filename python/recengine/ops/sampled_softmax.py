@@ -55,7 +55,8 @@ def sampled_logsumexp(
 
     Parameters
     ----------
-    anchors: [B, d] float32 or bfloat16 (float16 on CUDA), any strides.
+    anchors: [B, d] float32 or bfloat16 (float16 on CUDA), any strides; the backward pass on a CPU holds a
+        copy where they are not contiguous float32.
     table: [I, d], dtype of ``anchors``.
     negatives: int64 [B, N], or [N] where all rows share them; -1 is no entry; repeats are allowed.
     log_weight: [B, N] or [N], added to the logits; gets a gradient.
@@ -119,8 +120,9 @@ def sampled_logits(anchors: Tensor, table: Tensor, negatives: Tensor) -> Tensor:
               \partial t_i = \sum_{b, j :\, n_{bj} = i} \partial x_{bj}\, a_b
 
     For losses that are no log-sum-exp (pairwise, pointwise, margins): the B x N x d tensor of the items'
-    vectors is made in neither pass. 0, without gradient, where ``negatives`` is -1. Shapes and errors as in
-    :func:`sampled_logsumexp`; [N] negatives are shared by all rows.
+    vectors is made in neither pass on a CPU (on CUDA plain torch makes it, in float32). 0, without gradient,
+    where ``negatives`` is -1. Shapes and errors as in :func:`sampled_logsumexp`; [N] negatives are shared by
+    all rows. A gradient [B, N] that is not contiguous is copied.
     """
     anchors, table = autocast(anchors, table)
     _check("sampled_logits", anchors, table, negatives)
