@@ -46,7 +46,7 @@ def embedding_bag_sum(
     indices: int64 [N] with ``offsets``, or [B, L]: bags of L entries each.
     offsets: int64 [B + 1], rising from 0 to N; bag b is ``indices[offsets[b]:offsets[b + 1]]``. An empty bag
         gives zeros.
-    per_sample_weights: [N] (or [B, L]), one factor an entry; gets a gradient. These and the two lists of indices
+    per_sample_weights: [N] (or [B, L]), one factor an entry; gets a gradient. These and both lists of indices
         are copied where they are not contiguous (factors also where they are not float32).
     sparse: whether the gradient of ``weight`` is a sparse tensor of the seen rows (see :func:`gradient_rows`;
         not under ``torch.compile``) or a dense one.
