@@ -5,7 +5,7 @@
 Time is the median of single calls between CUDA events, after warm-up. Beside it: the fraction of the copy
 bandwidth or of the bfloat16 matrix rate that this device reached in the same run, and the peak memory.
 A candidate that fails (out of memory, a missing feature) is listed with its error. Cases that no longer fit
-into --seconds are left out and named.
+into --seconds are left out and named. A row is printed and written as soon as it is measured.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import importlib.util
 import json
 import platform
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -356,7 +355,7 @@ def measure(case: Case, seconds: float) -> dict[str, Any]:
     return row
 
 
-def markdown(record: dict[str, Any]) -> str:
+def heading(record: dict[str, Any]) -> str:
     about, top = record["facts"], record["limits"]
     lines = [
         "# Operators on a GPU",
@@ -368,22 +367,34 @@ def markdown(record: dict[str, Any]) -> str:
         "| case | ours | of the bound | target | times faster than | peak MB, ours / theirs |",
         "|---|---|---|---|---|---|",
     ]
-    for row in record["rows"]:
-        ours, rivals = row["ms"].get(OURS), {k: v for k, v in row["ms"].items() if k != OURS}
-        against = ", ".join(f"{name} {ms / ours:.2f}" for name, ms in rivals.items()) if ours else ""
-        against += "".join(f", {name}: {what}" for name, what in row["errors"].items())
-        memory = row["memory_mb"]
-        share = f"{100 * row['fraction']:.0f} % of {row['bound']}" if "fraction" in row else ""
-        target = f"{100 * row['target']:.0f} %" if row["target"] else ""
-        theirs = min((mb for name, mb in memory.items() if name != OURS), default=float("nan"))
-        own = "failed" if ours is None else f"{ours:.3g}"
-        lines.append(
-            f"| {row['case']} | {own} | {share} | {target} | {against} "
-            f"| {memory.get(OURS, float('nan')):.0f} / {theirs:.0f} |"
-        )
+    return "\n".join(lines)
+
+
+def line(row: dict[str, Any]) -> str:
+    ours, rivals = row["ms"].get(OURS), {k: v for k, v in row["ms"].items() if k != OURS}
+    against = ", ".join(f"{name} {ms / ours:.2f}" for name, ms in rivals.items()) if ours else ""
+    against += "".join(f", {name}: {what}" for name, what in row["errors"].items())
+    memory = row["memory_mb"]
+    share = f"{100 * row['fraction']:.0f} % of {row['bound']}" if "fraction" in row else ""
+    target = f"{100 * row['target']:.0f} %" if row["target"] else ""
+    theirs = min((mb for name, mb in memory.items() if name != OURS), default=float("nan"))
+    own = "failed" if ours is None else f"{ours:.3g}"
+    peaks = f"{memory.get(OURS, float('nan')):.0f} / {theirs:.0f}"
+    return f"| {row['case']} | {own} | {share} | {target} | {against} | {peaks} |"
+
+
+def markdown(record: dict[str, Any]) -> str:
+    lines = [heading(record), *map(line, record["rows"])]
     if record["left_out"]:
         lines += ["", "Left out, no time: " + "; ".join(record["left_out"]) + "."]
     return "\n".join(lines) + "\n"
+
+
+def save(record: dict[str, Any]) -> None:
+    """As far as it goes: what is killed later keeps it."""
+    results = ROOT / "bench" / "results"
+    (results / "gpu_ops.json").write_text(json.dumps(record, indent=1) + "\n")
+    (results / "gpu_ops.md").write_text(markdown(record))
 
 
 def main() -> None:
@@ -399,20 +410,6 @@ def main() -> None:
         raise SystemExit(f"bench_ops.py: no CUDA kernels: {native().cuda_reason}")
     torch.manual_seed(0)
     end = time.perf_counter() + options.seconds
-    top = limits()
-    rows, left_out = [], []
-    for case in cases(options.quick):
-        if time.perf_counter() > end:
-            left_out.append(case.name)
-            continue
-        row = measure(case, 0.1 if options.quick else 0.5)
-        ours = row["ms"].get(OURS)
-        if ours and case.flop:
-            row["fraction"], row["bound"] = case.flop / ours / 1e9 / top["bf16_tflops"], "matrix rate"
-        elif ours and case.traffic:
-            row["fraction"], row["bound"] = case.traffic / ours / 1e6 / top["copy_gbytes"], "copy"
-        rows.append(row)
-        print(json.dumps(row), file=sys.stderr, flush=True)
     facts = {
         "device": torch.cuda.get_device_name(),
         "torch": torch.__version__,
@@ -420,20 +417,32 @@ def main() -> None:
         "python": platform.python_version(),
         "date": datetime.date.today().isoformat(),
     }
-    command = "bench/gpu/run.sh"
-    record = {
-        "command": command,
+    planned = cases(options.quick)
+    record: dict[str, Any] = {
+        "command": "bench/gpu/run.sh",
         "facts": facts,
-        "limits": top,
+        "limits": limits(),
         "seed": 0,
-        "rows": rows,
-        "left_out": left_out,
+        "rows": [],
+        "left_out": [case.name for case in planned],  # until it is measured
     }
-    print(markdown(record))
-    if not options.quick:
-        results = ROOT / "bench" / "results"
-        (results / "gpu_ops.json").write_text(json.dumps(record, indent=1) + "\n")
-        (results / "gpu_ops.md").write_text(markdown(record))
+    print(heading(record), flush=True)
+    for case in planned:
+        if time.perf_counter() > end:
+            break
+        row = measure(case, 0.1 if options.quick else 0.5)
+        ours, top = row["ms"].get(OURS), record["limits"]
+        if ours and case.flop:
+            row["fraction"], row["bound"] = case.flop / ours / 1e9 / top["bf16_tflops"], "matrix rate"
+        elif ours and case.traffic:
+            row["fraction"], row["bound"] = case.traffic / ours / 1e6 / top["copy_gbytes"], "copy"
+        record["rows"].append(row)
+        record["left_out"].remove(case.name)
+        print(line(row), flush=True)
+        if not options.quick:
+            save(record)
+    if record["left_out"]:
+        print("\nLeft out, no time: " + "; ".join(record["left_out"]) + ".")
 
 
 if __name__ == "__main__":

@@ -37,10 +37,10 @@ Scale parse_scale(const char* op, const std::string& name, bool causal) {
   if (name == "one") return Scale::one;
   if (name == "sqrt_d") return Scale::sqrt_d;
   if (name == "length") return Scale::length;
-  STD_TORCH_CHECK(name == "sequence" || name == "key_prefix", op,
+  RECENGINE_CHECK(name == "sequence" || name == "key_prefix", op,
                   ": scale must be one, sqrt_d, length, sequence or key_prefix, found ", name);
   if (name == "sequence") return Scale::sequence;
-  STD_TORCH_CHECK(causal, op, ": scale key_prefix needs causal=True");
+  RECENGINE_CHECK(causal, op, ": scale key_prefix needs causal=True");
   return Scale::key_prefix;
 }
 
@@ -53,21 +53,22 @@ Call check(const char* op, const Tensor& qkv, const std::optional<Tensor>& mask,
            const std::string& activation, const std::string& scale, const char* name = "qkv", int64_t parts = 3) {
   Call c{m, causal, activation == "elu", false, offsets.has_value(),
          parse_scale(op, scale, causal)};
-  STD_TORCH_CHECK(activation == "none" || activation == "elu", op, ": activation must be none or elu, found ",
+  RECENGINE_CHECK(activation == "none" || activation == "elu", op, ": activation must be none or elu, found ",
                   activation);
   const int64_t lead = c.varlen ? 1 : 2;
   check_dim(op, name, qkv, lead + 3);
   check_size(op, name, qkv, lead, parts);
   c.bf16 = qkv.scalar_type() == ScalarType::BFloat16;
-  STD_TORCH_CHECK(c.bf16 || qkv.scalar_type() == ScalarType::Float, op, ": ", name, " must be float32 or bfloat16");
+  RECENGINE_CHECK(c.bf16 || qkv.scalar_type() == ScalarType::Float, op, ": ", name, " must be float32 or bfloat16, found ",
+                  dtype_name(qkv));
   c.sequences = c.varlen ? std::max<int64_t>(offsets->numel() - 1, 0) : qkv.size(0);
   c.positions = qkv.size(lead - 1);
   c.heads = qkv.size(lead + 1);
   c.d = qkv.size(lead + 2);
   c.longest = c.positions;
-  STD_TORCH_CHECK(c.d >= 1 && c.d <= ATTENTION_MAX_D, op, ": ", name, " has heads of size ", c.d,
+  RECENGINE_CHECK(c.d >= 1 && c.d <= ATTENTION_MAX_D, op, ": ", name, " has heads of size ", c.d,
                   ", expected 1 to ", ATTENTION_MAX_D);
-  STD_TORCH_CHECK(int(mask.has_value()) + int(lengths.has_value()) + int(c.varlen) <= 1, op,
+  RECENGINE_CHECK(int(mask.has_value()) + int(lengths.has_value()) + int(c.varlen) <= 1, op,
                   ": give at most one of mask, lengths and cu_seqlens");
   if (mask) {
     check_dim(op, "mask", *mask, 2);
@@ -86,24 +87,24 @@ Call check(const char* op, const Tensor& qkv, const std::optional<Tensor>& mask,
     c.length_step = lengths->stride(0);
     for (int64_t b = 0; b < c.sequences; ++b) {
       const int64_t n = c.length[b * c.length_step];
-      STD_TORCH_CHECK(n >= 0 && n <= c.positions, op, ": lengths[", b, "] is ", n, ", expected 0 to ", c.positions);
+      RECENGINE_CHECK(n >= 0 && n <= c.positions, op, ": lengths[", b, "] is ", n, ", expected 0 to ", c.positions);
     }
   }
   if (c.varlen) {
     check_dim(op, "cu_seqlens", *offsets, 1);
     check_dtype(op, "cu_seqlens", *offsets, ScalarType::Long, "int64");
-    STD_TORCH_CHECK(offsets->numel() >= 1 && (offsets->numel() == 1 || offsets->stride(0) == 1), op,
+    RECENGINE_CHECK(offsets->numel() >= 1 && (offsets->numel() == 1 || offsets->stride(0) == 1), op,
                     ": cu_seqlens must be contiguous and have at least one element");
     const int64_t* o = c.offset = longs(offsets);
-    STD_TORCH_CHECK(o[0] == 0 && o[c.sequences] == c.positions, op, ": cu_seqlens must run from 0 to ", c.positions,
+    RECENGINE_CHECK(o[0] == 0 && o[c.sequences] == c.positions, op, ": cu_seqlens must run from 0 to ", c.positions,
                     ", found ", o[0], " and ", o[c.sequences]);
     c.longest = 0;
     for (int64_t b = 0; b < c.sequences; ++b) {
-      STD_TORCH_CHECK(o[b] <= o[b + 1], op, ": cu_seqlens falls at ", b + 1);
+      RECENGINE_CHECK(o[b] <= o[b + 1], op, ": cu_seqlens falls at ", b + 1);
       c.longest = std::max(c.longest, o[b + 1] - o[b]);
     }
   }
-  STD_TORCH_CHECK(m.has_value() == powered(c.scale), op, ": m must be ", powered(c.scale) ? "given" : "left out",
+  RECENGINE_CHECK(m.has_value() == powered(c.scale), op, ": m must be ", powered(c.scale) ? "given" : "left out",
                   " for scale ", scale);
   if (m) {
     check_dim(op, "m", *m, 1);
@@ -486,7 +487,7 @@ std::tuple<Tensor, Tensor> backward(const Tensor& grad, const Tensor& qkv, std::
   check_dtype(op, "grad", grad, qkv.scalar_type(), "of qkv's dtype");
   for (int64_t axis = 0; axis < grad.dim(); ++axis)
     check_size(op, "grad", grad, axis, qkv.size(axis < grad.dim() - 2 ? axis : axis + 1));
-  STD_TORCH_CHECK(causal || state.numel() == 0 ||
+  RECENGINE_CHECK(causal || state.numel() == 0 ||
                       (state.numel() == units * dp * dp && state.is_contiguous() &&
                        state.scalar_type() == ScalarType::Float),
                   op, ": state must be what cosine_attention returned with save_state=True, or empty");
@@ -549,7 +550,7 @@ Asked check_asked(const char* op, const Tensor& q, const Tensor& kv, const Tenso
   a.offset.reserve(c.sequences + 1);
   for (int64_t i = 0; i < a.rows; ++i) {
     const int64_t row = rows[i * step];
-    STD_TORCH_CHECK(row > before && row < c.positions, op, ": wanted[", i, "] is ", row, ", expected ", before + 1,
+    RECENGINE_CHECK(row > before && row < c.positions, op, ": wanted[", i, "] is ", row, ", expected ", before + 1,
                     " to ", c.positions - 1, " (rows ascend)");
     for (; c.offset[b] <= row; ++b) a.offset.push_back(i);
     before = row;

@@ -485,9 +485,9 @@ Scale parse_scale(const char* op, const std::string& name, bool causal) {
   if (name == "one") return Scale::one;
   if (name == "sqrt_d") return Scale::sqrt_d;
   if (name == "length") return Scale::length;
-  STD_TORCH_CHECK(name == "sequence" || name == "key_prefix", op,
+  RECENGINE_CHECK(name == "sequence" || name == "key_prefix", op,
                   ": scale must be one, sqrt_d, length, sequence or key_prefix, found ", name);
-  STD_TORCH_CHECK(name == "sequence" || causal, op, ": scale key_prefix needs causal=True");
+  RECENGINE_CHECK(name == "sequence" || causal, op, ": scale key_prefix needs causal=True");
   return name == "sequence" ? Scale::sequence : Scale::key_prefix;
 }
 
@@ -496,7 +496,7 @@ Call check(const char* op, const Tensor& qkv, const Maybe& mask, const Maybe& le
   Call c{};
   const bool varlen = offsets.has_value();
   const int64_t lead = varlen ? 1 : 2;
-  STD_TORCH_CHECK(activation == "none" || activation == "elu", op, ": activation must be none or elu, found ",
+  RECENGINE_CHECK(activation == "none" || activation == "elu", op, ": activation must be none or elu, found ",
                   activation);
   check_dim(op, "qkv", qkv, lead + 3);
   check_size(op, "qkv", qkv, lead, 3);
@@ -505,9 +505,9 @@ Call check(const char* op, const Tensor& qkv, const Maybe& mask, const Maybe& le
   sequences = varlen ? std::max<int64_t>(offsets->numel() - 1, 0) : qkv.size(0);
   c.positions = qkv.size(lead - 1), c.heads = qkv.size(lead + 1), c.d = qkv.size(lead + 2);
   c.padded = (c.d + 15) / 16 * 16;
-  STD_TORCH_CHECK(c.d >= 1 && c.d <= 128, op, ": qkv has heads of size ", c.d, ", expected 1 to 128");
-  STD_TORCH_CHECK(sequences * c.heads < (int64_t{1} << 31), op, ": qkv has 2^31 heads or more");
-  STD_TORCH_CHECK(int(mask.has_value()) + int(lengths.has_value()) + int(varlen) <= 1, op,
+  RECENGINE_CHECK(c.d >= 1 && c.d <= 128, op, ": qkv has heads of size ", c.d, ", expected 1 to 128");
+  RECENGINE_CHECK(sequences * c.heads < (int64_t{1} << 31), op, ": qkv has 2^31 heads or more");
+  RECENGINE_CHECK(int(mask.has_value()) + int(lengths.has_value()) + int(varlen) <= 1, op,
                   ": give at most one of mask, lengths and cu_seqlens");
   if (mask) {
     check_dim(op, "mask", *mask, 2);
@@ -529,13 +529,13 @@ Call check(const char* op, const Tensor& qkv, const Maybe& mask, const Maybe& le
   if (varlen) {
     check_dim(op, "cu_seqlens", *offsets, 1);
     check_dtype(op, "cu_seqlens", *offsets, ScalarType::Long, "int64");
-    STD_TORCH_CHECK(offsets->numel() >= 1 && (offsets->numel() == 1 || offsets->stride(0) == 1), op,
+    RECENGINE_CHECK(offsets->numel() >= 1 && (offsets->numel() == 1 || offsets->stride(0) == 1), op,
                     ": cu_seqlens must be contiguous and have at least one element");
     check_same_device(op, "cu_seqlens", *offsets, qkv);
     c.offsets = static_cast<const int64_t*>(offsets->const_data_ptr());
   }
   const bool powered = c.scale != Scale::one && c.scale != Scale::sqrt_d;
-  STD_TORCH_CHECK(m.has_value() == powered, op, ": m must be ", powered ? "given" : "left out", " for scale ", scale);
+  RECENGINE_CHECK(m.has_value() == powered, op, ": m must be ", powered ? "given" : "left out", " for scale ", scale);
   if (m) {
     check_dim(op, "m", *m, 1);
     check_size(op, "m", *m, 0, c.heads);
@@ -598,7 +598,7 @@ std::tuple<Tensor, Tensor> backward(const Tensor& grad, const Tensor& qkv, Maybe
   check_same_device(op, "grad", grad, qkv);
   for (int64_t axis = 0; axis < grad.dim(); ++axis)
     check_size(op, "grad", grad, axis, qkv.size(axis < grad.dim() - 2 ? axis : axis + 1));
-  STD_TORCH_CHECK(causal || (state.numel() == units * c.padded * c.padded && state.is_contiguous()), op,
+  RECENGINE_CHECK(causal || (state.numel() == units * c.padded * c.padded && state.is_contiguous()), op,
                   ": state must be what cosine_attention returned with save_state=True");
   const torch::stable::accelerator::DeviceGuard guard(qkv.get_device_index());
   Tensor dqkv = varlen ? torch::stable::new_empty(qkv, {c.positions, 3, c.heads, c.d})

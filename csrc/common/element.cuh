@@ -22,12 +22,12 @@ inline Kind kind_of(const Tensor& t) {
                                                : Kind::bf16;
 }
 inline void check_floating(const char* op, const char* name, const Tensor& t) {
-  STD_TORCH_CHECK(t.scalar_type() == ScalarType::Float || t.scalar_type() == ScalarType::Half ||
+  RECENGINE_CHECK(t.scalar_type() == ScalarType::Float || t.scalar_type() == ScalarType::Half ||
                       t.scalar_type() == ScalarType::BFloat16,
-                  op, ": ", name, " must be float32, float16 or bfloat16");
+                  op, ": ", name, " must be float32, float16 or bfloat16, found ", dtype_name(t));
 }
 inline void check_same_device(const char* op, const char* name, const Tensor& t, const Tensor& other) {
-  STD_TORCH_CHECK(t.is_cuda() && t.get_device_index() == other.get_device_index(), op, ": ", name,
+  RECENGINE_CHECK(t.is_cuda() && t.get_device_index() == other.get_device_index(), op, ": ", name,
                   " is on another device than the rest");
 }
 inline cudaStream_t stream_of(const Tensor& t) {

@@ -7,7 +7,6 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
-#include <torch/headeronly/util/Exception.h>
 
 #include "common/checks.h"
 #include "common/tile.cuh"
@@ -21,7 +20,7 @@ inline cudaStream_t current_stream(const Tensor& t) {
 }
 
 inline void check_device(const char* op, const char* name, const Tensor& t, const Tensor& like) {
-  STD_TORCH_CHECK(t.is_cuda() && t.get_device_index() == like.get_device_index(), op, ": ", name,
+  RECENGINE_CHECK(t.is_cuda() && t.get_device_index() == like.get_device_index(), op, ": ", name,
                   " must be on the CUDA device of the first argument");
 }
 
@@ -41,7 +40,8 @@ void by_dtype(const char* op, const char* name, const Tensor& t, F&& f) {
     case ScalarType::Float: return f(float{});
     case ScalarType::BFloat16: return f(__nv_bfloat16{});
     case ScalarType::Half: return f(__half{});
-    default: STD_TORCH_CHECK(false, op, ": ", name, " must be float32, bfloat16 or float16 on CUDA");
+    default: RECENGINE_CHECK(false, op, ": ", name, " must be float32, bfloat16 or float16 on CUDA, found ",
+                             dtype_name(t));
   }
 }
 

@@ -27,19 +27,20 @@ MutableMatrix mutable_matrix(const Tensor& t) { return {t.mutable_data_ptr(), t.
 const int64_t* longs(const Tensor& t) { return static_cast<const int64_t*>(t.const_data_ptr()); }
 
 void check_floating(const char* op, const char* name, const Tensor& t) {
-  STD_TORCH_CHECK(t.scalar_type() == ScalarType::Float || low(t), op, ": ", name, " must be float32 or bfloat16");
+  RECENGINE_CHECK(t.scalar_type() == ScalarType::Float || low(t), op, ": ", name, " must be float32 or bfloat16, found ",
+                  dtype_name(t));
 }
 
 void check_longs(const char* op, const char* name, const Tensor& t) {
   check_dim(op, name, t, 1);
   check_dtype(op, name, t, ScalarType::Long, "int64");
-  STD_TORCH_CHECK(t.numel() <= 1 || t.stride(0) == 1, op, ": ", name, " must be contiguous");
+  RECENGINE_CHECK(t.numel() <= 1 || t.stride(0) == 1, op, ": ", name, " must be contiguous");
 }
 
 void check_indices(const char* op, const int64_t* index, int64_t entries, int64_t rows) {
   if (RECENGINE_PICK(bag_indices_fit)(index, entries, rows)) return;
   for (int64_t i = 0; i < entries; ++i)
-    STD_TORCH_CHECK(index[i] >= 0 && index[i] < rows, op, ": indices[", i, "] is ", index[i], ", expected 0 to ",
+    RECENGINE_CHECK(index[i] >= 0 && index[i] < rows, op, ": indices[", i, "] is ", index[i], ", expected 0 to ",
                     rows - 1);
 }
 
@@ -48,17 +49,17 @@ Bags check_bags(const char* op, const Tensor& indices, const Tensor& offsets, co
   check_longs(op, "indices", indices);
   check_longs(op, "offsets", offsets);
   const int64_t entries = indices.numel(), bags = offsets.numel() - 1;
-  STD_TORCH_CHECK(bags >= 0, op, ": offsets is empty, expected one more element than there are bags");
-  STD_TORCH_CHECK(bags < (int64_t{1} << 31), op, ": offsets names ", bags, " bags, expected fewer than 2^31");
+  RECENGINE_CHECK(bags >= 0, op, ": offsets is empty, expected one more element than there are bags");
+  RECENGINE_CHECK(bags < (int64_t{1} << 31), op, ": offsets names ", bags, " bags, expected fewer than 2^31");
   const int64_t* o = longs(offsets);
-  STD_TORCH_CHECK(o[0] == 0 && o[bags] == entries, op, ": offsets must run from 0 to ", entries, ", found ", o[0],
+  RECENGINE_CHECK(o[0] == 0 && o[bags] == entries, op, ": offsets must run from 0 to ", entries, ", found ", o[0],
                   " and ", o[bags]);
-  for (int64_t b = 0; b < bags; ++b) STD_TORCH_CHECK(o[b] <= o[b + 1], op, ": offsets falls at ", b + 1);
+  for (int64_t b = 0; b < bags; ++b) RECENGINE_CHECK(o[b] <= o[b + 1], op, ": offsets falls at ", b + 1);
   if (weights) {
     check_dim(op, "per_sample_weights", *weights, 1);
     check_size(op, "per_sample_weights", *weights, 0, entries);
     check_dtype(op, "per_sample_weights", *weights, ScalarType::Float, "float32");
-    STD_TORCH_CHECK(entries <= 1 || weights->stride(0) == 1, op, ": per_sample_weights must be contiguous");
+    RECENGINE_CHECK(entries <= 1 || weights->stride(0) == 1, op, ": per_sample_weights must be contiguous");
   }
   return {longs(indices), o, weights ? static_cast<const float*>(weights->const_data_ptr()) : nullptr, d};
 }
@@ -119,7 +120,7 @@ Bags check_gradient(const char* op, const Tensor& grad, const Tensor& indices, c
                     const Maybe& weights, int64_t rows) {
   check_dim(op, "grad", grad, 2);
   check_floating(op, "grad", grad);
-  STD_TORCH_CHECK(rows >= 0, op, ": rows is ", rows, ", expected the number of table rows");
+  RECENGINE_CHECK(rows >= 0, op, ": rows is ", rows, ", expected the number of table rows");
   check_size(op, "grad", grad, 0, offsets.numel() - 1);
   const Bags bags = check_bags(op, indices, offsets, weights, grad.size(1));
   check_indices(op, bags.indices, indices.numel(), rows);
@@ -184,9 +185,9 @@ void check_update(const char* op, const Tensor& weight, const Tensor& rows, cons
   check_size(op, "values", values, 1, weight.size(1));
   const int64_t* r = longs(rows);
   for (int64_t i = 0; i < rows.numel(); ++i) {
-    STD_TORCH_CHECK(r[i] >= 0 && r[i] < weight.size(0), op, ": rows[", i, "] is ", r[i], ", expected 0 to ",
+    RECENGINE_CHECK(r[i] >= 0 && r[i] < weight.size(0), op, ": rows[", i, "] is ", r[i], ", expected 0 to ",
                     weight.size(0) - 1);
-    STD_TORCH_CHECK(i == 0 || r[i - 1] < r[i], op, ": rows must rise strictly (coalesce the gradient), but rows[", i,
+    RECENGINE_CHECK(i == 0 || r[i - 1] < r[i], op, ": rows must rise strictly (coalesce the gradient), but rows[", i,
                     "] is ", r[i], " after ", r[i - 1]);
   }
 }
@@ -222,8 +223,8 @@ void sparse_adam(Tensor weight, Tensor mean, Tensor square, const Tensor& rows, 
   check_update(op, weight, rows, values);
   check_state(op, "exp_avg", mean, weight, false);
   check_state(op, "exp_avg_sq", square, weight, false);
-  STD_TORCH_CHECK(step >= 1, op, ": step is ", step, ", expected 1 for the first update");
-  STD_TORCH_CHECK(beta1 >= 0 && beta1 < 1 && beta2 >= 0 && beta2 < 1, op, ": beta1 and beta2 are ", beta1, " and ",
+  RECENGINE_CHECK(step >= 1, op, ": step is ", step, ", expected 1 for the first update");
+  RECENGINE_CHECK(beta1 >= 0 && beta1 < 1 && beta2 >= 0 && beta2 < 1, op, ": beta1 and beta2 are ", beta1, " and ",
                   beta2, ", expected values in [0, 1)");
   const int64_t d = weight.size(1);
   const MutableMatrix table = mutable_matrix(weight), m = mutable_matrix(mean), v = mutable_matrix(square);

@@ -152,7 +152,7 @@ const int64_t* longs(const Tensor& t) { return static_cast<const int64_t*>(t.con
 void check_longs(const char* op, const char* name, const Tensor& t, const Tensor& other) {
   check_dim(op, name, t, 1);
   check_dtype(op, name, t, ScalarType::Long, "int64");
-  STD_TORCH_CHECK(t.numel() <= 1 || t.stride(0) == 1, op, ": ", name, " must be contiguous");
+  RECENGINE_CHECK(t.numel() <= 1 || t.stride(0) == 1, op, ": ", name, " must be contiguous");
   check_same_device(op, name, t, other);
 }
 
@@ -161,14 +161,14 @@ Bags check_bags(const char* op, const Tensor& indices, const Tensor& offsets, co
   check_longs(op, "indices", indices, other);
   check_longs(op, "offsets", offsets, other);
   const int64_t count = offsets.numel() - 1, entries = indices.numel();
-  STD_TORCH_CHECK(count >= 0, op, ": offsets is empty, expected one more element than there are bags");
-  STD_TORCH_CHECK(count < (int64_t{1} << 31) && entries < (int64_t{1} << 31), op,
+  RECENGINE_CHECK(count >= 0, op, ": offsets is empty, expected one more element than there are bags");
+  RECENGINE_CHECK(count < (int64_t{1} << 31) && entries < (int64_t{1} << 31), op,
                   ": indices and offsets must have fewer than 2^31 elements");
   if (weights) {
     check_dim(op, "per_sample_weights", *weights, 1);
     check_size(op, "per_sample_weights", *weights, 0, entries);
     check_dtype(op, "per_sample_weights", *weights, ScalarType::Float, "float32");
-    STD_TORCH_CHECK(entries <= 1 || weights->stride(0) == 1, op, ": per_sample_weights must be contiguous");
+    RECENGINE_CHECK(entries <= 1 || weights->stride(0) == 1, op, ": per_sample_weights must be contiguous");
     check_same_device(op, "per_sample_weights", *weights, other);
   }
   return {longs(indices), longs(offsets), weights ? static_cast<const float*>(weights->const_data_ptr()) : nullptr,
@@ -327,8 +327,8 @@ void sparse_adam(Tensor weight, Tensor mean, Tensor square, const Tensor& rows, 
   check_update(op, weight, rows, values);
   check_state(op, "exp_avg", mean, weight, false);
   check_state(op, "exp_avg_sq", square, weight, false);
-  STD_TORCH_CHECK(step >= 1, op, ": step is ", step, ", expected 1 for the first update");
-  STD_TORCH_CHECK(beta1 >= 0 && beta1 < 1 && beta2 >= 0 && beta2 < 1, op, ": beta1 and beta2 are ", beta1, " and ",
+  RECENGINE_CHECK(step >= 1, op, ": step is ", step, ", expected 1 for the first update");
+  RECENGINE_CHECK(beta1 >= 0 && beta1 < 1 && beta2 >= 0 && beta2 < 1, op, ": beta1 and beta2 are ", beta1, " and ",
                   beta2, ", expected values in [0, 1)");
   if (rows.numel() * weight.size(1) == 0) return;
   const torch::stable::accelerator::DeviceGuard guard(weight.get_device_index());

@@ -27,18 +27,18 @@ struct Csr {
     check_dim(op, name, columns_, 1);
     check_dtype(op, "indptr", indptr_, ScalarType::Long, "int64");
     check_dtype(op, name, columns_, ScalarType::Int, "int32");
-    STD_TORCH_CHECK(indptr_.is_contiguous() && columns_.is_contiguous(), op, ": indptr and ", name, " must be contiguous");
-    STD_TORCH_CHECK(indptr_.size(0) >= 1, op, ": indptr is empty, expected rows + 1 offsets");
+    RECENGINE_CHECK(indptr_.is_contiguous() && columns_.is_contiguous(), op, ": indptr and ", name, " must be contiguous");
+    RECENGINE_CHECK(indptr_.size(0) >= 1, op, ": indptr is empty, expected rows + 1 offsets");
     indptr = indptr_.const_data_ptr<int64_t>();
     columns = columns_.const_data_ptr<int32_t>();
     rows = indptr_.size(0) - 1;
     const int64_t nnz = columns_.size(0);
-    STD_TORCH_CHECK(indptr[0] == 0 && indptr[rows] == nnz, op, ": indptr must run from 0 to ", nnz);
+    RECENGINE_CHECK(indptr[0] == 0 && indptr[rows] == nnz, op, ": indptr must run from 0 to ", nnz);
     for (int64_t r = 0; r < rows; ++r)
-      STD_TORCH_CHECK(indptr[r] <= indptr[r + 1], op, ": indptr falls at row ", r);
+      RECENGINE_CHECK(indptr[r] <= indptr[r + 1], op, ": indptr falls at row ", r);
     int32_t low = 0, high = 0;
     for (int64_t t = 0; t < nnz; ++t) low = std::min(low, columns[t]), high = std::max(high, columns[t]);
-    STD_TORCH_CHECK(low >= 0 && (nnz == 0 || high < n_columns), op, ": ", name, " run from ", low, " to ", high,
+    RECENGINE_CHECK(low >= 0 && (nnz == 0 || high < n_columns), op, ": ", name, " run from ", low, " to ", high,
                     ", expected 0 to ", n_columns - 1);
   }
 
@@ -58,15 +58,15 @@ struct Csr {
 void check_matrix(const char* op, const char* name, const Tensor& t) {
   check_dim(op, name, t, 2);
   check_dtype(op, name, t, ScalarType::Float, "float32");
-  STD_TORCH_CHECK(t.is_contiguous(), op, ": ", name, " must be contiguous");
+  RECENGINE_CHECK(t.is_contiguous(), op, ": ", name, " must be contiguous");
 }
 
 void check_width(const char* op, int64_t d) {
-  STD_TORCH_CHECK(d > 0 && d % 16 == 0, op, ": ", d, " factors, expected a multiple of 16 (pad with zeros)");
+  RECENGINE_CHECK(d > 0 && d % 16 == 0, op, ": ", d, " factors, expected a multiple of 16 (pad with zeros)");
 }
 
 void check_positive(const char* op, const char* name, double value, bool zero_too) {
-  STD_TORCH_CHECK(value > 0 || (zero_too && value == 0), op, ": ", name, " is ", value, ", expected ",
+  RECENGINE_CHECK(value > 0 || (zero_too && value == 0), op, ": ", name, " is ", value, ", expected ",
                   zero_too ? "zero or more" : "more than zero");
 }
 
@@ -112,12 +112,12 @@ void ials_solve_(Tensor x, const Tensor& y, const Tensor& gram, const Tensor& in
     check_dim(op, name, t, 1);
     check_dtype(op, name, t, ScalarType::Float, "float32");
     check_size(op, name, t, 0, size);
-    STD_TORCH_CHECK(t.is_contiguous(), op, ": ", name, " must be contiguous");
+    RECENGINE_CHECK(t.is_contiguous(), op, ": ", name, " must be contiguous");
   }
   const float* lambda = regularization.const_data_ptr<float>();
   for (int64_t r = 0; r < pairs.rows; ++r)
-    STD_TORCH_CHECK(lambda[r] > 0, op, ": regularization[", r, "] is ", lambda[r], ", expected more than zero");
-  STD_TORCH_CHECK(steps >= 0, op, ": ", steps, " steps, expected zero (Cholesky) or more");
+    RECENGINE_CHECK(lambda[r] > 0, op, ": regularization[", r, "] is ", lambda[r], ", expected more than zero");
+  RECENGINE_CHECK(steps >= 0, op, ": ", steps, " steps, expected zero (Cholesky) or more");
 
   const SolveArgs args{y.const_data_ptr<float>(),       gram.const_data_ptr<float>(), pairs.indptr, pairs.columns,
                        weights.const_data_ptr<float>(), lambda, x.mutable_data_ptr<float>(), d, steps};
@@ -166,10 +166,10 @@ void bpr_epoch_(Tensor users, Tensor items, Tensor bias, const Tensor& indptr, c
   check_width(op, d);
   check_size(op, "users", users, 1, d);
   check_size(op, "bias", bias, 0, n_items);
-  STD_TORCH_CHECK(bias.is_contiguous(), op, ": bias must be contiguous");
+  RECENGINE_CHECK(bias.is_contiguous(), op, ": bias must be contiguous");
   const Csr pairs(op, "columns", indptr, columns, n_items);
   check_size(op, "users", users, 0, pairs.rows);
-  STD_TORCH_CHECK(shards >= 1 && shards <= n_items, op, ": ", shards, " shards, expected 1 to the number of items");
+  RECENGINE_CHECK(shards >= 1 && shards <= n_items, op, ": ", shards, " shards, expected 1 to the number of items");
   check_positive(op, "rate", rate, false);
   check_positive(op, "reg_user", reg_user, true);
   check_positive(op, "reg_item", reg_item, true);
@@ -239,12 +239,12 @@ void cooccurrence_(Tensor out, const Tensor& indptr, const Tensor& columns, cons
                    const Tensor& t_columns, int64_t first) {
   const char* op = "cooccurrence";
   check_dim(op, "out", out, 2);
-  STD_TORCH_CHECK(out.is_contiguous(), op, ": out must be contiguous");
+  RECENGINE_CHECK(out.is_contiguous(), op, ": out must be contiguous");
   const int64_t n = out.size(1);
   check_size(op, "t_indptr", t_indptr, 0, n + 1);
   const Csr rows(op, "columns", indptr, columns, n);
   const Csr transposed(op, "t_columns", t_indptr, t_columns, rows.rows);
-  STD_TORCH_CHECK(first >= 0 && first + out.size(0) <= n, op, ": rows ", first, " to ", first + out.size(0),
+  RECENGINE_CHECK(first >= 0 && first + out.size(0) <= n, op, ": rows ", first, " to ", first + out.size(0),
                   " asked for, expected within 0 to ", n);
   if (out.scalar_type() == ScalarType::Double) {
     count_pairs<double>(out, rows, transposed, first, RECENGINE_PICK(count_pairs_f64));
@@ -302,7 +302,7 @@ void spd_inverse_(Tensor a) {
   check_dim(op, "a", a, 2);
   const int64_t n = a.size(0);
   check_size(op, "a", a, 1, n);
-  STD_TORCH_CHECK(a.is_contiguous(), op, ": a must be contiguous");
+  RECENGINE_CHECK(a.is_contiguous(), op, ": a must be contiguous");
   int64_t done = n;
   if (a.scalar_type() == ScalarType::Double) {
     done = invert<double>(a.mutable_data_ptr<double>(), n,
@@ -314,7 +314,7 @@ void spd_inverse_(Tensor a) {
                          {RECENGINE_PICK(sweep_pivot_f32), RECENGINE_PICK(sweep_panel_f32), RECENGINE_PICK(sweep_update_f32),
                           RECENGINE_PICK(sweep_store_f32), RECENGINE_PICK(sweep_columns_f32)()});
   }
-  STD_TORCH_CHECK(done == n, op, ": not positive definite at or behind row ", done);
+  RECENGINE_CHECK(done == n, op, ": not positive definite at or behind row ", done);
 }
 
 }  // namespace

@@ -18,7 +18,7 @@ const float* floats(const char* op, const char* name, const Maybe& t, int64_t si
   check_dim(op, name, *t, 1);
   check_size(op, name, *t, 0, size);
   check_dtype(op, name, *t, ScalarType::Float, "float32");
-  STD_TORCH_CHECK(size <= 1 || t->stride(0) == 1, op, ": ", name, " must be contiguous");
+  RECENGINE_CHECK(size <= 1 || t->stride(0) == 1, op, ": ", name, " must be contiguous");
   return static_cast<const float*>(t->const_data_ptr());
 }
 
@@ -40,17 +40,17 @@ Tensor csr_matmul(const Tensor& indptr, const Tensor& columns, Maybe values, May
   check_dim(op, "dense", dense, 2);
   check_float_or_bf16(op, "dense", dense);
   const int64_t rows = indptr.numel() - 1, entries = columns.numel(), width = dense.size(1), nodes = dense.size(0);
-  STD_TORCH_CHECK(rows >= 0, op, ": indptr is empty, expected one more element than there are rows");
-  STD_TORCH_CHECK((rows < 1 || indptr.stride(0) == 1) && (entries <= 1 || columns.stride(0) == 1), op,
+  RECENGINE_CHECK(rows >= 0, op, ": indptr is empty, expected one more element than there are rows");
+  RECENGINE_CHECK((rows < 1 || indptr.stride(0) == 1) && (entries <= 1 || columns.stride(0) == 1), op,
                   ": indptr and columns must be contiguous");
   const int64_t* begins = static_cast<const int64_t*>(indptr.const_data_ptr());
   const int32_t* column = static_cast<const int32_t*>(columns.const_data_ptr());
-  STD_TORCH_CHECK(begins[0] == 0 && begins[rows] == entries, op, ": indptr must run from 0 to ", entries, ", found ",
+  RECENGINE_CHECK(begins[0] == 0 && begins[rows] == entries, op, ": indptr must run from 0 to ", entries, ", found ",
                   begins[0], " and ", begins[rows]);
-  for (int64_t r = 0; r < rows; ++r) STD_TORCH_CHECK(begins[r] <= begins[r + 1], op, ": indptr falls at ", r + 1);
+  for (int64_t r = 0; r < rows; ++r) RECENGINE_CHECK(begins[r] <= begins[r + 1], op, ": indptr falls at ", r + 1);
   uint32_t largest = 0;
   for (int64_t e = 0; e < entries; ++e) largest = std::max(largest, static_cast<uint32_t>(column[e]));
-  STD_TORCH_CHECK(entries == 0 || largest < static_cast<uint64_t>(nodes), op, ": a column is ",
+  RECENGINE_CHECK(entries == 0 || largest < static_cast<uint64_t>(nodes), op, ": a column is ",
                   static_cast<int32_t>(largest), ", expected 0 to ", nodes - 1);
   const SparseProduct p{begins,
                         column,

@@ -49,7 +49,7 @@ void check_router(const char* op, const Tensor& x, const Tensor& router) {
   check_dim(op, "router", router, 3);
   check_float_or_bf16(op, "x", x);
   check_float_or_bf16(op, "router", router);
-  STD_TORCH_CHECK(router.is_cpu(), op, ": router must be on the CPU as x is");
+  RECENGINE_CHECK(router.is_cpu(), op, ": router must be on the CPU as x is");
   check_size(op, "router", router, 0, x.size(1));
   check_size(op, "router", router, 1, x.size(2));
 }
@@ -62,7 +62,7 @@ std::tuple<Tensor, Tensor, Tensor> moe_route(const Tensor& x, const Tensor& rout
   const char* op = "moe_route";
   check_router(op, x, router);
   const int64_t rows = x.size(0), positions = x.size(1), width = x.size(2), experts = router.size(2);
-  STD_TORCH_CHECK(k >= 1 && k <= experts, op, ": k is ", k, ", expected 1 to the number of experts (", experts, ")");
+  RECENGINE_CHECK(k >= 1 && k <= experts, op, ": k is ", k, ", expected 1 to the number of experts (", experts, ")");
   Tensor chosen = new_empty(x, {rows, positions, k}, ScalarType::Long);
   Tensor gates = new_empty(x, {rows, positions, k}, ScalarType::Float);
   Tensor load = new_zeros(x, {positions, experts}, ScalarType::Long);
@@ -101,7 +101,7 @@ void check_choice(const char* op, const Tensor& x, const Tensor& experts, const 
   for (int64_t axis : {0, 1, 2}) check_size(op, "gates", gates, axis, experts.size(axis));
   check_dtype(op, "experts", experts, ScalarType::Long, "int64");
   check_dtype(op, "gates", gates, ScalarType::Float, "float32");
-  STD_TORCH_CHECK(experts.is_cpu() && gates.is_cpu(), op, ": experts and gates must be on the CPU as x is");
+  RECENGINE_CHECK(experts.is_cpu() && gates.is_cpu(), op, ": experts and gates must be on the CPU as x is");
   const int64_t* e = experts.const_data_ptr<int64_t>();
   const int64_t rows = experts.size(0), positions = experts.size(1), k = experts.size(2);
   const int64_t step[] = {experts.stride(0), experts.stride(1), experts.stride(2)};
@@ -118,7 +118,7 @@ void check_choice(const char* op, const Tensor& x, const Tensor& experts, const 
     for (int64_t t = 0; t < positions; ++t)
       for (int64_t j = 0; j < k; ++j) {
         const int64_t id = e[b * step[0] + t * step[1] + j * step[2]];
-        STD_TORCH_CHECK(id >= 0 && id < count, op, ": experts[", b, ", ", t, ", ", j, "] is ", id, ", expected 0 to ",
+        RECENGINE_CHECK(id >= 0 && id < count, op, ": experts[", b, ", ", t, ", ", j, "] is ", id, ", expected 0 to ",
                         count - 1);
       }
 }
@@ -176,7 +176,7 @@ void check_bank(const char* op, const char* kind, const Bank& b) {
   for (const auto& [name, w] : {std::pair<const std::string&, const Tensor&>{gate, b.gate}, {up, b.up}, {down, b.down}}) {
     check_dim(op, name.c_str(), w, 4);
     check_float_or_bf16(op, name.c_str(), w);
-    STD_TORCH_CHECK(w.is_cpu(), op, ": ", name, " must be on the CPU");
+    RECENGINE_CHECK(w.is_cpu(), op, ": ", name, " must be on the CPU");
     check_size(op, name.c_str(), w, 0, b.gate.size(0));
     check_size(op, name.c_str(), w, 1, b.gate.size(1));
   }
@@ -262,16 +262,16 @@ struct Mixture {
     check_float_or_bf16(op, "x", x);
     check_bank(op, "", routed);
     check_against_x(op, "gate", x, routed);
-    STD_TORCH_CHECK(experts.has_value() == gates.has_value(), op, ": experts and gates come together or not at all");
+    RECENGINE_CHECK(experts.has_value() == gates.has_value(), op, ": experts and gates come together or not at all");
     if (experts)
       check_choice(op, x, *experts, *gates, routed.experts());
     else
-      STD_TORCH_CHECK(routed.experts() == 1, op, ": gate has ", routed.experts(),
+      RECENGINE_CHECK(routed.experts() == 1, op, ": gate has ", routed.experts(),
                       " experts a position, expected one where no experts are chosen");
     if (!shared) return;
     check_bank(op, "shared_", *shared);
     check_against_x(op, "shared_gate", x, *shared);
-    STD_TORCH_CHECK(shared->experts() == 1, op, ": shared_gate has ", shared->experts(), " experts a position, expected 1");
+    RECENGINE_CHECK(shared->experts() == 1, op, ": shared_gate has ", shared->experts(), " experts a position, expected 1");
   }
 
   // Rows that are read more than once (by several experts; going back) are copied side by side first, a block that
@@ -376,7 +376,7 @@ struct Kept {
 
 std::optional<Bank> optional_bank(const std::optional<Tensor>& gate, const std::optional<Tensor>& up,
                                   const std::optional<Tensor>& down) {
-  STD_TORCH_CHECK(gate.has_value() == up.has_value() && up.has_value() == down.has_value(),
+  RECENGINE_CHECK(gate.has_value() == up.has_value() && up.has_value() == down.has_value(),
                   "grouped_swiglu: shared_gate, shared_up and shared_down come together or not at all");
   if (!gate) return std::nullopt;
   return Bank{*gate, *up, *down};
@@ -391,7 +391,7 @@ void use_packed(Bank& b, const std::optional<Tensor>& packed, const char* name) 
   check_size(op, name, *packed, 1, b.experts());
   check_size(op, name, *packed, 2, b.packed_step);
   check_dtype(op, name, *packed, ScalarType::Float, "float32");
-  STD_TORCH_CHECK(packed->is_contiguous(), op, ": ", name, " must be contiguous, as swiglu_pack made it");
+  RECENGINE_CHECK(packed->is_contiguous(), op, ": ", name, " must be contiguous, as swiglu_pack made it");
   b.packed = packed->const_data_ptr<float>();
 }
 
@@ -600,7 +600,7 @@ AllGradients learning_swiglu_backward(const Tensor& grad, const Tensor& kept, co
   check_size(op, "kept", kept, 0, x.size(1));
   check_size(op, "kept", kept, 1, shape.floats());
   check_dtype(op, "kept", kept, ScalarType::Float, "float32");
-  STD_TORCH_CHECK(kept.is_cpu() && kept.is_contiguous(), op,
+  RECENGINE_CHECK(kept.is_cpu() && kept.is_contiguous(), op,
                   ": kept must be on the CPU and contiguous, as learning_swiglu made it");
   return finished(m, mixture_backward(op, m, grad, shape.on(kept)));
 }

@@ -132,14 +132,14 @@ void check_router(const char* op, const Tensor& x, const Tensor& router) {
   check_size(op, "router", router, 0, x.size(1));
   check_size(op, "router", router, 1, x.size(2));
   check_device(op, "router", router, x);
-  STD_TORCH_CHECK(router.size(2) <= MOST_EXPERTS, op, ": router has ", router.size(2), " experts, expected at most ", MOST_EXPERTS);
+  RECENGINE_CHECK(router.size(2) <= MOST_EXPERTS, op, ": router has ", router.size(2), " experts, expected at most ", MOST_EXPERTS);
 }
 
 std::tuple<Tensor, Tensor, Tensor> moe_route(const Tensor& x, const Tensor& router, int64_t k) {
   const char* op = "moe_route";
   check_router(op, x, router);
   const int64_t rows = x.size(0), positions = x.size(1), experts = router.size(2);
-  STD_TORCH_CHECK(k >= 1 && k <= experts, op, ": k is ", k, ", expected 1 to the number of experts (", experts, ")");
+  RECENGINE_CHECK(k >= 1 && k <= experts, op, ": k is ", k, ", expected 1 to the number of experts (", experts, ")");
   const torch::stable::accelerator::DeviceGuard guard(x.get_device_index());
   Tensor chosen = new_empty(x, {rows, positions, k}, ScalarType::Long), gates = new_empty(x, {rows, positions, k}, ScalarType::Float);
   Tensor load = new_zeros(x, {positions, experts}, ScalarType::Long);
@@ -162,6 +162,10 @@ std::tuple<Tensor, Tensor> moe_route_backward(const Tensor& gates_grad, const Te
                                               const Tensor& experts, const Tensor& gates) {
   const char* op = "moe_route_backward";
   check_router(op, x, router);
+  check_device(op, "experts", experts, x);
+  check_device(op, "gates", gates, x);
+  check_device(op, "gates_grad", gates_grad, x);
+  check_dtype(op, "gates_grad", gates_grad, ScalarType::Float, "float32");
   const torch::stable::accelerator::DeviceGuard guard(x.get_device_index());
   const int64_t rows = x.size(0), positions = x.size(1), width = x.size(2), count = rows * positions;
   const int number = static_cast<int>(router.size(2)), k = static_cast<int>(gates.size(2));
@@ -423,7 +427,8 @@ void check_bank(const char* op, const char* prefix, const Tensor& x, const Tenso
     const std::string name = kind + part;
     check_dim(op, name.c_str(), w, 4);
     check_device(op, name.c_str(), w, x);
-    STD_TORCH_CHECK(w.scalar_type() == x.scalar_type(), op, ": ", name, " must have the dtype of x on CUDA");
+    RECENGINE_CHECK(w.scalar_type() == x.scalar_type(), op, ": ", name, " must have the dtype of x on CUDA, found ",
+                    dtype_name(w), ", expected ", dtype_name(x));
     check_size(op, name.c_str(), w, 0, x.size(1));
     check_size(op, name.c_str(), w, 1, gate.size(1));
     check_size(op, name.c_str(), w, part[0] == 'd' ? 3 : 2, x.size(2));
@@ -441,8 +446,8 @@ struct Bank {
        const std::optional<Tensor>& experts, const std::optional<Tensor>& gates_, double alpha)
       : gate(gate_), up(up_), down(down_) {
     check_bank(op, prefix, x, gate, up, down);
-    STD_TORCH_CHECK(experts.has_value() == gates_.has_value(), op, ": experts and gates come together or not at all");
-    STD_TORCH_CHECK(experts || gate.size(1) == 1, op, ": ", prefix, "gate has ", gate.size(1),
+    RECENGINE_CHECK(experts.has_value() == gates_.has_value(), op, ": experts and gates come together or not at all");
+    RECENGINE_CHECK(experts || gate.size(1) == 1, op, ": ", prefix, "gate has ", gate.size(1),
                     " experts a position, expected one where no experts are chosen");
     groups = {nullptr, nullptr, nullptr, static_cast<float>(alpha), x.size(0), x.size(1), gate.size(1), 1};
     if (!experts) return;
@@ -454,7 +459,7 @@ struct Bank {
     check_dtype(op, "gates", *gates_, ScalarType::Float, "float32");
     check_device(op, "experts", *experts, x);
     check_device(op, "gates", *gates_, x);
-    STD_TORCH_CHECK(x.size(0) * experts->size(2) < INT32_MAX, op, ": too many rows, expected fewer than 2^31 places a position");
+    RECENGINE_CHECK(x.size(0) * experts->size(2) < INT32_MAX, op, ": too many rows, expected fewer than 2^31 places a position");
     const Tensor chosen = torch::stable::contiguous(*experts);
     gates = torch::stable::contiguous(*gates_);
     groups.k = experts->size(2);
@@ -480,7 +485,7 @@ struct Bank {
 };
 
 void check_groups(const char* op, const Bank& b) {
-  STD_TORCH_CHECK(b.groups.positions * b.groups.experts <= 65535, op, ": ", b.groups.positions, " positions of ",
+  RECENGINE_CHECK(b.groups.positions * b.groups.experts <= 65535, op, ": ", b.groups.positions, " positions of ",
                   b.groups.experts, " experts are more than the 65535 groups that a launch takes");
 }
 
@@ -505,7 +510,7 @@ Tensor grouped_swiglu(const Tensor& x, const Tensor& gate, const Tensor& up, con
                       const std::optional<Tensor>& shared_packed) {
   const char* op = "grouped_swiglu";
   check_dim(op, "x", x, 3);
-  STD_TORCH_CHECK(!packed && !shared_packed, op, ": packed weights are for the CPU");
+  RECENGINE_CHECK(!packed && !shared_packed, op, ": packed weights are for the CPU");
   const torch::stable::accelerator::DeviceGuard guard(x.get_device_index());
   const Bank routed(op, "", x, gate, up, down, experts, gates, alpha);
   Tensor y = new_empty(x, {x.size(0), x.size(1), x.size(2)});
@@ -564,7 +569,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> group
   check_dim(op, "grad", grad, 3);
   for (int64_t axis : {0, 1, 2}) check_size(op, "grad", grad, axis, x.size(axis));
   check_device(op, "grad", grad, x);
-  STD_TORCH_CHECK(grad.scalar_type() == x.scalar_type(), op, ": grad must have the dtype of x");
+  RECENGINE_CHECK(grad.scalar_type() == x.scalar_type(), op, ": grad must have the dtype of x, found ", dtype_name(grad),
+                  ", expected ", dtype_name(x));
   const torch::stable::accelerator::DeviceGuard guard(x.get_device_index());
   const Bank routed(op, "", x, gate, up, down, experts, gates, alpha);
   check_groups(op, routed);

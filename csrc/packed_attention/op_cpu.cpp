@@ -46,8 +46,8 @@ struct Call {
 };
 
 void check_float(const char* op, const char* name, const Tensor& t) {
-  STD_TORCH_CHECK(t.scalar_type() == ScalarType::Float || t.scalar_type() == ScalarType::BFloat16, op, ": ", name,
-                  " must be float32 or bfloat16");
+  RECENGINE_CHECK(t.scalar_type() == ScalarType::Float || t.scalar_type() == ScalarType::BFloat16, op, ": ", name,
+                  " must be float32 or bfloat16, found ", dtype_name(t));
 }
 
 // keys: [T, ., H, d] or [T, H, d], whose first axis is the rows.
@@ -59,18 +59,18 @@ Call check(const char* op, const char* name, const Tensor& keys, const std::opti
   c.heads = keys.size(keys.dim() - 2);
   c.d = keys.size(keys.dim() - 1);
   c.causal = causal;
-  STD_TORCH_CHECK(c.d >= 1 && c.d <= PACKED_MAX_D, op, ": ", name, " has heads of size ", c.d, ", expected 1 to ",
+  RECENGINE_CHECK(c.d >= 1 && c.d <= PACKED_MAX_D, op, ": ", name, " has heads of size ", c.d, ", expected 1 to ",
                   PACKED_MAX_D);
   check_dim(op, "cu_seqlens", offsets, 1);
   check_dtype(op, "cu_seqlens", offsets, ScalarType::Long, "int64");
-  STD_TORCH_CHECK(offsets.numel() >= 1 && (offsets.numel() == 1 || offsets.stride(0) == 1), op,
+  RECENGINE_CHECK(offsets.numel() >= 1 && (offsets.numel() == 1 || offsets.stride(0) == 1), op,
                   ": cu_seqlens must be contiguous and have at least one element");
   c.sequences = offsets.numel() - 1;
   const int64_t* o = c.key = longs(offsets);
-  STD_TORCH_CHECK(o[0] == 0 && o[c.sequences] == c.rows, op, ": cu_seqlens must run from 0 to ", c.rows, ", found ", o[0],
+  RECENGINE_CHECK(o[0] == 0 && o[c.sequences] == c.rows, op, ": cu_seqlens must run from 0 to ", c.rows, ", found ", o[0],
                   " and ", o[c.sequences]);
   for (int64_t b = 0; b < c.sequences; ++b) {
-    STD_TORCH_CHECK(o[b] <= o[b + 1], op, ": cu_seqlens falls at ", b + 1);
+    RECENGINE_CHECK(o[b] <= o[b + 1], op, ": cu_seqlens falls at ", b + 1);
     c.longest = std::max(c.longest, o[b + 1] - o[b]);
   }
   c.asked = c.rows;
@@ -80,14 +80,14 @@ Call check(const char* op, const char* name, const Tensor& keys, const std::opti
   }
   check_dim(op, "wanted", *wanted, 1);
   check_dtype(op, "wanted", *wanted, ScalarType::Long, "int64");
-  STD_TORCH_CHECK(wanted->numel() < 2 || wanted->stride(0) == 1, op, ": wanted must be contiguous");
+  RECENGINE_CHECK(wanted->numel() < 2 || wanted->stride(0) == 1, op, ": wanted must be contiguous");
   c.asked = wanted->numel();
   c.wanted = longs(*wanted);
   int64_t before = -1, b = 0;
   c.query.reserve(static_cast<size_t>(c.sequences + 1));
   for (int64_t i = 0; i < c.asked; ++i) {
     const int64_t row = c.wanted[i];
-    STD_TORCH_CHECK(row > before && row < c.rows, op, ": wanted[", i, "] is ", row, ", expected ", before + 1, " to ",
+    RECENGINE_CHECK(row > before && row < c.rows, op, ": wanted[", i, "] is ", row, ", expected ", before + 1, " to ",
                     c.rows - 1, " (rows ascend)");
     for (; o[b] <= row; ++b) c.query.push_back(i);
     before = row;
@@ -165,7 +165,7 @@ void softmax_back(const Call& c, const Views& v, double scale) {
 }
 
 void check_scale(const char* op, double scale) {
-  STD_TORCH_CHECK(std::isfinite(scale) && scale > 0, op, ": scale must be above 0, found ", scale);
+  RECENGINE_CHECK(std::isfinite(scale) && scale > 0, op, ": scale must be above 0, found ", scale);
 }
 
 Call check_packed(const char* op, const Tensor& qkv, const Tensor& offsets, bool causal, double scale) {
@@ -231,7 +231,7 @@ constexpr int64_t LANES = 16;
 const float* floats(const char* op, const char* name, const Tensor& t) {
   check_dim(op, name, t, 1);
   check_dtype(op, name, t, ScalarType::Float, "float32");
-  STD_TORCH_CHECK(t.numel() < 2 || t.stride(0) == 1, op, ": ", name, " must be contiguous");
+  RECENGINE_CHECK(t.numel() < 2 || t.stride(0) == 1, op, ": ", name, " must be contiguous");
   return static_cast<const float*>(t.const_data_ptr());
 }
 
@@ -239,18 +239,18 @@ Biases check_biases(const char* op, const Call& c, const Tensor& by_distance, co
                     const std::optional<Tensor>& by_time) {
   Biases x{};
   const float* distance = floats(op, "by_distance", by_distance);
-  STD_TORCH_CHECK(c.longest <= by_distance.numel(), op, ": by_distance has size ", by_distance.numel(),
+  RECENGINE_CHECK(c.longest <= by_distance.numel(), op, ": by_distance has size ", by_distance.numel(),
                   ", expected at least ", c.longest, ", the longest sequence");
   x.limit = c.longest;
   x.distance.assign(static_cast<size_t>(x.limit + LANES), 0.f);
   std::reverse_copy(distance, distance + x.limit, x.distance.begin());
-  STD_TORCH_CHECK(times.has_value() == by_time.has_value(), op, ": give times and by_time, or neither");
+  RECENGINE_CHECK(times.has_value() == by_time.has_value(), op, ": give times and by_time, or neither");
   if (!times) return x;
   x.timed = true;
   check_dim(op, "times", *times, 1);
   check_size(op, "times", *times, 0, c.rows);
   check_dtype(op, "times", *times, ScalarType::Long, "int64");
-  STD_TORCH_CHECK(c.rows < 2 || times->stride(0) == 1, op, ": times must be contiguous");
+  RECENGINE_CHECK(c.rows < 2 || times->stride(0) == 1, op, ": times must be contiguous");
   const float* time = floats(op, "by_time", *by_time);
   check_size(op, "by_time", *by_time, 0, PACKED_BUCKETS);
   x.time.assign(time, time + PACKED_BUCKETS);

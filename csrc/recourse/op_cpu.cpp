@@ -17,7 +17,7 @@ void check(const char* op, const char* name, const Tensor& t, std::initializer_l
   check_dtype(op, name, t, ScalarType::Double, "float64");
   int64_t axis = 0;
   for (const int64_t size : sizes) check_size(op, name, t, axis++, size);
-  STD_TORCH_CHECK(t.is_contiguous(), op, ": ", name, " must be contiguous");
+  RECENGINE_CHECK(t.is_contiguous(), op, ": ", name, " must be contiguous");
 }
 
 // people in pieces, so that hard ones do not all fall to one thread
@@ -32,7 +32,7 @@ Tensor quadric_nearest(const Tensor& z0, const Tensor& mu, const Tensor& m, cons
   const char* op = "quadric_nearest";
   check_dim(op, "z0", z0, 2);
   const int64_t n = z0.size(0), k = z0.size(1);
-  STD_TORCH_CHECK(k > 0, op, ": z0 has no columns");
+  RECENGINE_CHECK(k > 0, op, ": z0 has no columns");
   check(op, "z0", z0, {n, k});
   check(op, "mu", mu, {k});
   check_dim(op, "m", m, 2);
@@ -61,7 +61,7 @@ std::tuple<Tensor, Tensor, Tensor> cone_nearest(const Tensor& points, const Tens
   const char* op = "cone_nearest";
   check_dim(op, "points", points, 2);
   const int64_t n = points.size(0), d = points.size(1);
-  STD_TORCH_CHECK(d > 0, op, ": points have no columns");
+  RECENGINE_CHECK(d > 0, op, ": points have no columns");
   check(op, "points", points, {n, d});
   check(op, "start", start, {n, d});
   check(op, "theta", theta, {d + 1});
@@ -69,12 +69,12 @@ std::tuple<Tensor, Tensor, Tensor> cone_nearest(const Tensor& points, const Tens
   check(op, "weights", weights, {d});
   check(op, "low", low, {n, d});
   check(op, "high", high, {n, d});
-  STD_TORCH_CHECK(radius >= 0, op, ": radius is ", radius, ", expected zero or more");
+  RECENGINE_CHECK(radius >= 0, op, ": radius is ", radius, ", expected zero or more");
   const double *w = weights.const_data_ptr<double>(), *l = low.const_data_ptr<double>(),
                *u = high.const_data_ptr<double>();
-  for (int64_t j = 0; j < d; ++j) STD_TORCH_CHECK(w[j] > 0, op, ": weights[", j, "] is ", w[j], ", expected more than zero");
+  for (int64_t j = 0; j < d; ++j) RECENGINE_CHECK(w[j] > 0, op, ": weights[", j, "] is ", w[j], ", expected more than zero");
   for (int64_t j = 0; j < n * d; ++j)
-    STD_TORCH_CHECK(l[j] <= u[j], op, ": low is above high for point ", j / d, ", column ", j % d);
+    RECENGINE_CHECK(l[j] <= u[j], op, ": low is above high for point ", j / d, ", column ", j % d);
   Tensor x = torch::stable::new_empty(points, {n, d}), bound = torch::stable::new_empty(points, {n});
   Tensor status = torch::stable::new_empty(points, {n}, ScalarType::Long);
   const ConeArgs args{points.const_data_ptr<double>(),

@@ -45,20 +45,21 @@ void check_seen_ids(const char* op, const Id* ids, int64_t n, int64_t n_items) {
     low = ids[i] < low ? ids[i] : low;
     high = ids[i] > high ? ids[i] : high;
   }
-  STD_TORCH_CHECK(low >= 0 && static_cast<int64_t>(high) < n_items, op, ": seen_items holds ",
+  RECENGINE_CHECK(low >= 0 && static_cast<int64_t>(high) < n_items, op, ": seen_items holds ",
                   static_cast<int64_t>(low < 0 ? low : high), ", expected ids of 0 to ", n_items - 1);
 }
 
-SeenInput check_seen(const char* op, const optional<Tensor>& indptr, const optional<Tensor>& items, int64_t rows,
+SeenInput check_seen(const char* op, const optional<Tensor>& indptr, const optional<Tensor>& items, const Tensor& queries,
                      int64_t n_items) {
-  SeenInput seen = check_seen_shapes(op, indptr, items, rows);
+  SeenInput seen = check_seen_shapes(op, indptr, items, queries);
   if (!seen.indptr) return seen;
+  const int64_t rows = queries.size(0);
   const int64_t* p = seen.view.indptr;
   const int64_t n = seen.items->size(0);
-  STD_TORCH_CHECK(p[0] == 0 && p[rows] == n, op, ": seen_indptr must run from 0 to ", n,
+  RECENGINE_CHECK(p[0] == 0 && p[rows] == n, op, ": seen_indptr must run from 0 to ", n,
                   " (the length of seen_items), found ", p[0], " to ", p[rows]);
   for (int64_t r = 0; r < rows; ++r)
-    STD_TORCH_CHECK(p[r] <= p[r + 1], op, ": seen_indptr falls from ", p[r], " to ", p[r + 1], " at row ", r);
+    RECENGINE_CHECK(p[r] <= p[r + 1], op, ": seen_indptr falls from ", p[r], " to ", p[r + 1], " at row ", r);
   if (seen.view.wide)
     check_seen_ids(op, seen.items->const_data_ptr<int64_t>(), n, n_items);
   else
@@ -73,7 +74,7 @@ using Memory = std::unique_ptr<char, Free>;
 Memory reserve(int64_t bytes) {
   const size_t size = static_cast<size_t>((bytes + 63) / 64 * 64 + 64);
   Memory memory(static_cast<char*>(std::aligned_alloc(64, size)));
-  STD_TORCH_CHECK(memory != nullptr, "retrieval: no memory for a workspace of ", size, " bytes");
+  RECENGINE_CHECK(memory != nullptr, "retrieval: no memory for a workspace of ", size, " bytes");
   return memory;
 }
 
@@ -191,9 +192,9 @@ std::tuple<Tensor, Tensor> topk(const Tensor& queries, const Tensor& items, cons
                                 const optional<Tensor>& seen_indptr, const optional<Tensor>& seen_items, int64_t k) {
   const char* op = "topk";
   check_pair(op, queries, items, false);
-  STD_TORCH_CHECK(k >= 1 && k <= 1000, op, ": k is ", k, ", expected 1 to 1000");
+  RECENGINE_CHECK(k >= 1 && k <= 1000, op, ": k is ", k, ", expected 1 to 1000");
   const optional<Tensor> flat_bias = check_bias(op, bias, items);
-  const SeenInput seen = check_seen(op, seen_indptr, seen_items, queries.size(0), items.size(0));
+  const SeenInput seen = check_seen(op, seen_indptr, seen_items, queries, items.size(0));
   Tensor scores = torch::stable::new_empty(queries, {queries.size(0), k}, ScalarType::Float);
   Tensor ids = torch::stable::new_empty(queries, {queries.size(0), k}, ScalarType::Long);
   if (queries.size(0) == 0) return {scores, ids};
@@ -209,11 +210,11 @@ Tensor rank_of(const Tensor& queries, const Tensor& items, const Tensor& targets
   check_pair(op, queries, items, false);
   check_targets(op, targets, queries);
   const optional<Tensor> flat_bias = check_bias(op, bias, items);
-  const SeenInput seen = check_seen(op, seen_indptr, seen_items, queries.size(0), items.size(0));
+  const SeenInput seen = check_seen(op, seen_indptr, seen_items, queries, items.size(0));
   const Tensor wanted = torch::stable::contiguous(targets);
   const int64_t* ids = wanted.const_data_ptr<int64_t>();
   for (int64_t b = 0; b < queries.size(0); ++b)
-    STD_TORCH_CHECK(ids[b] >= 0 && ids[b] < items.size(0), op, ": targets holds ", ids[b], " at row ", b,
+    RECENGINE_CHECK(ids[b] >= 0 && ids[b] < items.size(0), op, ": targets holds ", ids[b], " at row ", b,
                     ", expected ids of 0 to ", items.size(0) - 1);
   Tensor ranks = torch::stable::new_empty(queries, {queries.size(0)}, ScalarType::Long);
   if (queries.size(0) == 0) return ranks;

@@ -425,9 +425,9 @@ std::tuple<Tensor, Tensor> topk(const Tensor& queries, const Tensor& items, cons
                                 const optional<Tensor>& seen_indptr, const optional<Tensor>& seen_items, int64_t k) {
   const char* op = "topk";
   check_pair(op, queries, items, true);
-  STD_TORCH_CHECK(k >= 1 && k <= 1000, op, ": k is ", k, ", expected 1 to 1000");
+  RECENGINE_CHECK(k >= 1 && k <= 1000, op, ": k is ", k, ", expected 1 to 1000");
   const optional<Tensor> flat = check_bias(op, bias, items);
-  const SeenInput seen = check_seen_shapes(op, seen_indptr, seen_items, queries.size(0));
+  const SeenInput seen = check_seen_shapes(op, seen_indptr, seen_items, queries);
   const torch::stable::accelerator::DeviceGuard guard(queries.get_device_index());
   const int64_t rows = queries.size(0), n = items.size(0);
   Tensor scores = torch::stable::new_empty(queries, {rows, k}, ScalarType::Float);
@@ -467,7 +467,7 @@ Tensor rank_of(const Tensor& queries, const Tensor& items, const Tensor& targets
   check_pair(op, queries, items, true);
   check_targets(op, targets, queries);
   const optional<Tensor> flat = check_bias(op, bias, items);
-  const SeenInput seen = check_seen_shapes(op, seen_indptr, seen_items, queries.size(0));
+  const SeenInput seen = check_seen_shapes(op, seen_indptr, seen_items, queries);
   const torch::stable::accelerator::DeviceGuard guard(queries.get_device_index());
   const int64_t rows = queries.size(0), n = items.size(0);
   Tensor ranks = torch::stable::new_empty(queries, {rows}, ScalarType::Long);

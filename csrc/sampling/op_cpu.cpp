@@ -18,7 +18,7 @@ template <class T>
 const T* column(const char* op, const char* name, const Tensor& t, ScalarType dtype, const char* dtype_name) {
   check_dim(op, name, t, 1);
   check_dtype(op, name, t, dtype, dtype_name);
-  STD_TORCH_CHECK(t.numel() <= 1 || t.stride(0) == 1, op, ": ", name, " must be contiguous");
+  RECENGINE_CHECK(t.numel() <= 1 || t.stride(0) == 1, op, ": ", name, " must be contiguous");
   return static_cast<const T*>(t.const_data_ptr());
 }
 
@@ -26,9 +26,9 @@ Tensor draw_negatives(const Tensor& users, int64_t count, int64_t items, Maybe k
                       Maybe met, int64_t seed) {
   const char* op = "draw_negatives";
   const int64_t* user = column<int64_t>(op, "users", users, ScalarType::Long, "int64");
-  STD_TORCH_CHECK(count >= 0, op, ": count is ", count, ", expected 0 or more");
-  STD_TORCH_CHECK(items >= 1 && items < (int64_t{1} << 31), op, ": items is ", items, ", expected 1 to 2^31 - 1");
-  STD_TORCH_CHECK(keep.has_value() == alias.has_value() && indptr.has_value() == met.has_value(), op,
+  RECENGINE_CHECK(count >= 0, op, ": count is ", count, ", expected 0 or more");
+  RECENGINE_CHECK(items >= 1 && items < (int64_t{1} << 31), op, ": items is ", items, ", expected 1 to 2^31 - 1");
+  RECENGINE_CHECK(keep.has_value() == alias.has_value() && indptr.has_value() == met.has_value(), op,
                   ": keep and alias go together, and so do indptr and met");
   Draws d{items, count, nullptr, nullptr, nullptr, nullptr, static_cast<uint64_t>(seed)};
   if (keep) {
@@ -37,25 +37,25 @@ Tensor draw_negatives(const Tensor& users, int64_t count, int64_t items, Maybe k
     check_size(op, "keep", *keep, 0, items);
     check_size(op, "alias", *alias, 0, items);
     for (int64_t c = 0; c < items; ++c)
-      STD_TORCH_CHECK(d.alias[c] >= 0 && d.alias[c] < items, op, ": alias[", c, "] is ", d.alias[c], ", expected 0 to ",
+      RECENGINE_CHECK(d.alias[c] >= 0 && d.alias[c] < items, op, ": alias[", c, "] is ", d.alias[c], ", expected 0 to ",
                       items - 1);
   }
   const int64_t rows = users.numel(), known = indptr ? indptr->numel() - 1 : 0;
   if (indptr) {
     d.indptr = column<int64_t>(op, "indptr", *indptr, ScalarType::Long, "int64");
     d.met = column<int32_t>(op, "met", *met, ScalarType::Int, "int32");
-    STD_TORCH_CHECK(known >= 0 && d.indptr[0] == 0 && d.indptr[known] == met->numel(), op,
+    RECENGINE_CHECK(known >= 0 && d.indptr[0] == 0 && d.indptr[known] == met->numel(), op,
                     ": indptr must run from 0 to ", met->numel());
   }
   for (int64_t r = 0; r < rows; ++r) {
-    STD_TORCH_CHECK(user[r] >= -1 && (!indptr || user[r] < known), op, ": users[", r, "] is ", user[r],
+    RECENGINE_CHECK(user[r] >= -1 && (!indptr || user[r] < known), op, ": users[", r, "] is ", user[r],
                     ", expected -1 to ", known - 1);
     if (!indptr || user[r] < 0) continue;
     const int64_t from = d.indptr[user[r]], to = d.indptr[user[r] + 1];
-    STD_TORCH_CHECK(from <= to, op, ": indptr falls at ", user[r] + 1);
-    STD_TORCH_CHECK(to - from < items, op, ": user ", user[r], " met all ", items, " items: there is no negative to draw");
+    RECENGINE_CHECK(from <= to, op, ": indptr falls at ", user[r] + 1);
+    RECENGINE_CHECK(to - from < items, op, ": user ", user[r], " met all ", items, " items: there is no negative to draw");
     for (int64_t e = from; e < to; ++e)
-      STD_TORCH_CHECK(d.met[e] >= 0 && d.met[e] < items, op, ": met[", e, "] is ", d.met[e], ", expected 0 to ", items - 1);
+      RECENGINE_CHECK(d.met[e] >= 0 && d.met[e] < items, op, ": met[", e, "] is ", d.met[e], ", expected 0 to ", items - 1);
   }
   Tensor out = torch::stable::new_empty(users, {rows, count});
   int64_t* to = static_cast<int64_t*>(out.mutable_data_ptr());

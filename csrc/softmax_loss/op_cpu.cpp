@@ -29,7 +29,7 @@ void check_ids(const char* op, const char* name, const Tensor& ids, int64_t leng
   check_dim(op, name, ids, 1);
   check_size(op, name, ids, 0, length);
   check_dtype(op, name, ids, ScalarType::Long, "int64");
-  STD_TORCH_CHECK(ids.is_cpu(), op, ": ", name, " must be on the CPU as the first argument is");
+  RECENGINE_CHECK(ids.is_cpu(), op, ": ", name, " must be on the CPU as the first argument is");
 }
 
 void check_catalogue(const char* op, const Tensor& hidden, const Tensor& weight, const std::optional<Tensor>& target,
@@ -40,14 +40,14 @@ void check_catalogue(const char* op, const Tensor& hidden, const Tensor& weight,
   check_size(op, "weight", weight, 1, hidden.size(1));
   check_float_or_bf16(op, "hidden", hidden);
   check_same_dtype(op, "weight", weight, "hidden", hidden);
-  STD_TORCH_CHECK(weight.is_cpu(), op, ": weight must be on the CPU as hidden is");
+  RECENGINE_CHECK(weight.is_cpu(), op, ": weight must be on the CPU as hidden is");
   if (target) check_ids(op, "target", *target, hidden.size(0));
-  STD_TORCH_CHECK(row_key.has_value() == item_key.has_value(), op, ": row_key and item_key come together or not at all");
+  RECENGINE_CHECK(row_key.has_value() == item_key.has_value(), op, ": row_key and item_key come together or not at all");
   if (row_key) {
     check_ids(op, "row_key", *row_key, hidden.size(0));
     check_ids(op, "item_key", *item_key, weight.size(0));
   }
-  STD_TORCH_CHECK(weight.size(0) > 0, op, ": weight has no rows, expected at least one item");
+  RECENGINE_CHECK(weight.size(0) > 0, op, ": weight has no rows, expected at least one item");
   if (bias) {
     check_dim(op, "bias", *bias, 1);
     check_size(op, "bias", *bias, 0, weight.size(0));
@@ -71,7 +71,7 @@ struct Catalogue {
     for (int64_t r = 0; r < rows; ++r) {
       const int64_t item = target_ ? target_->const_data_ptr<int64_t>()[r * target_->stride(0)] : -1;
       if (target_ && item == ignore_index) continue;
-      STD_TORCH_CHECK(!target_ || (item >= 0 && item < items), op, ": target[", r, "] is ", item, ", expected 0 to ",
+      RECENGINE_CHECK(!target_ || (item >= 0 && item < items), op, ": target[", r, "] is ", item, ", expected 0 to ",
                       items - 1, " or ignore_index (", ignore_index, ")");
       index.push_back(r);
       target.push_back(item);
@@ -163,7 +163,7 @@ std::tuple<Tensor, Tensor, Tensor> learning_cross_entropy(const Tensor& hidden, 
   check_dim(op, "weight", weight, 2);
   check_dtype(op, "hidden", hidden, ScalarType::Float, "float32");
   const CatalogueTiles tiles = RECENGINE_PICK(catalogue_tiles)();
-  STD_TORCH_CHECK(tiles.row_tile <= KEPT_ROWS && KEPT_ITEMS % tiles.items == 0, op, ": no room for a tile");
+  RECENGINE_CHECK(tiles.row_tile <= KEPT_ROWS && KEPT_ITEMS % tiles.items == 0, op, ": no room for a tile");
   const int64_t across = (weight.size(0) + KEPT_ITEMS - 1) / KEPT_ITEMS * KEPT_ITEMS;
   Tensor logits = large_empty(hidden, {hidden.size(0) + KEPT_ROWS, across});
   const auto [loss, lse] = catalogue_forward_pass(op, hidden, weight, target, bias, row_key, item_key, ignore_index, scale,
@@ -256,7 +256,7 @@ std::tuple<Tensor, Tensor, Tensor> learning_cross_entropy_backward(
   check_size(op, "logits", logits, 0, hidden.size(0) + KEPT_ROWS);
   check_size(op, "logits", logits, 1, (weight.size(0) + KEPT_ITEMS - 1) / KEPT_ITEMS * KEPT_ITEMS);
   check_dtype(op, "logits", logits, ScalarType::Float, "float32");
-  STD_TORCH_CHECK(logits.is_cpu() && logits.is_contiguous(), op,
+  RECENGINE_CHECK(logits.is_cpu() && logits.is_contiguous(), op,
                   ": logits must be on the CPU and contiguous, as learning_cross_entropy made them");
   return catalogue_backward_pass(op, loss_grad, lse_grad, hidden, weight, target, bias, row_key, item_key, lse, &logits,
                                  ignore_index, scale, bias_grad);
@@ -281,7 +281,7 @@ struct Sampled {
     check_float_or_bf16(op, "anchors", anchors);
     check_same_dtype(op, "table", table, "anchors", anchors);
     check_dtype(op, "negatives", negatives, ScalarType::Long, "int64");
-    STD_TORCH_CHECK(table.is_cpu() && negatives.is_cpu(), op, ": table and negatives must be on the CPU as anchors is");
+    RECENGINE_CHECK(table.is_cpu() && negatives.is_cpu(), op, ": table and negatives must be on the CPU as anchors is");
     const int64_t rows = anchors.size(0), items = table.size(0), count = negatives.size(1);
     if (log_weight) {
       check_dim(op, "log_weight", *log_weight, 2);
@@ -296,7 +296,7 @@ struct Sampled {
       check_dtype(op, "temperature", *temperature, ScalarType::Float, "float32");
       for (int64_t b = 0; b < rows; ++b) {
         const float t = temperature->const_data_ptr<float>()[b * temperature->stride(0)];
-        STD_TORCH_CHECK(t > 0, op, ": temperature[", b, "] is ", t, ", expected a positive number");
+        RECENGINE_CHECK(t > 0, op, ": temperature[", b, "] is ", t, ", expected a positive number");
         inverse[static_cast<size_t>(b)] = static_cast<float>(scale) / t;
       }
     }
@@ -307,7 +307,7 @@ struct Sampled {
       check_ids(op, name, *given, rows);
       for (int64_t b = 0; b < rows; ++b) ids.push_back(given->const_data_ptr<int64_t>()[b * given->stride(0)]);
     }
-    STD_TORCH_CHECK(items < INT32_MAX && rows < INT32_MAX, op, ": table and anchors must have fewer than 2^31 rows");
+    RECENGINE_CHECK(items < INT32_MAX && rows < INT32_MAX, op, ": table and anchors must have fewer than 2^31 rows");
     p = {view(anchors), view(table), negatives.const_data_ptr<int64_t>(), negatives.stride(0), negatives.stride(1),
          positives_ ? positives.data() : nullptr, exclude_ ? exclude.data() : nullptr,
          log_weight ? log_weight->const_data_ptr<float>() : nullptr, log_weight ? log_weight->stride(0) : 0,
@@ -318,7 +318,7 @@ struct Sampled {
  private:
   void check_range(const char* op, int64_t items) const {
     const int64_t entries = p.entries(), all = p.rows * entries;
-    STD_TORCH_CHECK(items > 0 || all == 0, op, ": table has no rows, expected at least one item");
+    RECENGINE_CHECK(items > 0 || all == 0, op, ": table has no rows, expected at least one item");
     std::atomic<int64_t> first{all};
     parallel_for(0, p.rows, 16, [&](int64_t begin, int64_t end) {
       for (int64_t b = begin; b < end; ++b) {
@@ -338,10 +338,10 @@ struct Sampled {
     const int64_t b = first / entries;
     for (int64_t j = 0; j < p.count; ++j) {
       const int64_t n = p.negatives[b * p.negatives_row + j * p.negatives_col];
-      STD_TORCH_CHECK(n >= -1 && n < items, op, ": negatives[", b, ", ", j, "] is ", n, ", expected 0 to ", items - 1,
+      RECENGINE_CHECK(n >= -1 && n < items, op, ": negatives[", b, ", ", j, "] is ", n, ", expected 0 to ", items - 1,
                       ", or -1 for no entry");
     }
-    STD_TORCH_CHECK(false, op, ": positives[", b, "] is ", p.positives[b], ", expected 0 to ", items - 1, ", or -1 for none");
+    RECENGINE_CHECK(false, op, ": positives[", b, "] is ", p.positives[b], ", expected 0 to ", items - 1, ", or -1 for none");
   }
 };
 
@@ -424,7 +424,7 @@ std::tuple<Tensor, Tensor> sampled_scores_backward(const Tensor& grad, const Ten
   check_size(op, "grad", grad, 0, s.p.rows);
   check_size(op, "grad", grad, 1, s.p.count);
   check_dtype(op, "grad", grad, ScalarType::Float, "float32");
-  STD_TORCH_CHECK(grad.is_contiguous(), op, ": grad must be contiguous");
+  RECENGINE_CHECK(grad.is_contiguous(), op, ": grad must be contiguous");
   Tensor anchors_grad = new_empty(anchors, {s.p.rows, s.p.width});
   Tensor table_grad = new_empty(table, {table.size(0), s.p.width});
   const float* upstream = grad.const_data_ptr<float>();
@@ -490,7 +490,7 @@ GivenLogits given(const char* op, const char* name, const Tensor& logits, const 
     check_dim(op, "live", *live, 2);
     for (int64_t axis : {0, 1}) check_size(op, "live", *live, axis, logits.size(axis));
     check_dtype(op, "live", *live, ScalarType::Bool, "bool");
-    STD_TORCH_CHECK(live->is_cpu(), op, ": live must be on the CPU as ", name, " is");
+    RECENGINE_CHECK(live->is_cpu(), op, ": live must be on the CPU as ", name, " is");
   }
   return {view(logits), live ? static_cast<const uint8_t*>(live->const_data_ptr()) : nullptr, live ? live->stride(0) : 0,
           live ? live->stride(1) : 0, logits.size(0), logits.size(1)};
@@ -540,15 +540,15 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> sampled_competition(const Tensor& sco
   check_dim(op, "positive", positive, 1);
   check_size(op, "positive", positive, 0, entries.rows);
   check_dtype(op, "positive", positive, ScalarType::Float, "float32");
-  STD_TORCH_CHECK(positive.is_cpu(), op, ": positive must be on the CPU as scores is");
+  RECENGINE_CHECK(positive.is_cpu(), op, ": positive must be on the CPU as scores is");
   if (likeness) {
     check_dim(op, "likeness", *likeness, 2);
     for (int64_t axis : {0, 1}) check_size(op, "likeness", *likeness, axis, scores.size(axis));
     check_float_or_bf16(op, "likeness", *likeness);
-    STD_TORCH_CHECK(likeness->is_cpu(), op, ": likeness must be on the CPU as scores is");
+    RECENGINE_CHECK(likeness->is_cpu(), op, ": likeness must be on the CPU as scores is");
   }
-  STD_TORCH_CHECK(temperature > 0, op, ": temperature must be above 0, found ", temperature);
-  STD_TORCH_CHECK(slate > 0, op, ": slate must be at least 1, found ", slate);
+  RECENGINE_CHECK(temperature > 0, op, ": temperature must be above 0, found ", temperature);
+  RECENGINE_CHECK(slate > 0, op, ": slate must be at least 1, found ", slate);
   const CompetingEntries p{entries.logits,
                            likeness ? view(*likeness) : Matrix{},
                            entries.live,

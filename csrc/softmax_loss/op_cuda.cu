@@ -230,10 +230,11 @@ void check_catalogue(const char* op, const Tensor& hidden, const Tensor& weight,
   check_dim(op, "hidden", hidden, 2);
   check_dim(op, "weight", weight, 2);
   check_size(op, "weight", weight, 1, hidden.size(1));
-  STD_TORCH_CHECK(weight.scalar_type() == hidden.scalar_type(), op, ": weight and hidden must have the same dtype");
+  RECENGINE_CHECK(weight.scalar_type() == hidden.scalar_type(), op, ": weight and hidden must have the same dtype, found ",
+                  dtype_name(weight), " and ", dtype_name(hidden));
   check_device(op, "weight", weight, hidden);
-  STD_TORCH_CHECK(weight.size(0) > 0, op, ": weight has no rows, expected at least one item");
-  STD_TORCH_CHECK(row_key.has_value() == item_key.has_value(), op, ": row_key and item_key come together or not at all");
+  RECENGINE_CHECK(weight.size(0) > 0, op, ": weight has no rows, expected at least one item");
+  RECENGINE_CHECK(row_key.has_value() == item_key.has_value(), op, ": row_key and item_key come together or not at all");
   check_ids(op, "target", target, hidden.size(0), hidden);
   check_ids(op, "row_key", row_key, hidden.size(0), hidden);
   check_ids(op, "item_key", item_key, weight.size(0), hidden);
@@ -499,7 +500,8 @@ void check_sampled(const char* op, const Tensor& anchors, const Tensor& items, c
   check_dim(op, "negatives", negatives, 2);
   check_size(op, "table", items, 1, anchors.size(1));
   check_size(op, "negatives", negatives, 0, anchors.size(0));
-  STD_TORCH_CHECK(items.scalar_type() == anchors.scalar_type(), op, ": table and anchors must have the same dtype");
+  RECENGINE_CHECK(items.scalar_type() == anchors.scalar_type(), op, ": table and anchors must have the same dtype, found ",
+                  dtype_name(items), " and ", dtype_name(anchors));
   check_dtype(op, "negatives", negatives, ScalarType::Long, "int64");
   check_device(op, "table", items, anchors);
   check_device(op, "negatives", negatives, anchors);
@@ -512,7 +514,7 @@ void check_sampled(const char* op, const Tensor& anchors, const Tensor& items, c
   check_floats(op, "temperature", temperature, anchors.size(0), anchors);
   check_ids(op, "positives", positives, anchors.size(0), anchors);
   check_ids(op, "exclude", exclude, anchors.size(0), anchors);
-  STD_TORCH_CHECK(items.size(0) > 0 || negatives.numel() == 0, op, ": table has no rows, expected at least one item");
+  RECENGINE_CHECK(items.size(0) > 0 || negatives.numel() == 0, op, ": table has no rows, expected at least one item");
 }
 
 Tensor sampled_logsumexp(const Tensor& anchors, const Tensor& items, const Tensor& negatives,

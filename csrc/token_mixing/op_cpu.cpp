@@ -37,8 +37,8 @@ View view(const Tensor& t) {
 View view(const Maybe& t) { return t ? view(*t) : View{}; }
 
 void check_floating(const char* op, const char* name, const Tensor& t) {
-  STD_TORCH_CHECK(t.scalar_type() == ScalarType::Float || t.scalar_type() == ScalarType::BFloat16, op, ": ", name,
-                  " must be float32 or bfloat16");
+  RECENGINE_CHECK(t.scalar_type() == ScalarType::Float || t.scalar_type() == ScalarType::BFloat16, op, ": ", name,
+                  " must be float32 or bfloat16, found ", dtype_name(t));
 }
 
 void check_like(const char* op, const char* name, const Maybe& t, const Tensor& x, int64_t rows, int64_t width) {
@@ -66,17 +66,17 @@ std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& x, Maybe residual, Mayb
   const char* op = "token_mixing";
   check_dim(op, "x", x, 3);
   check_floating(op, "x", x);
-  STD_TORCH_CHECK(heads >= 1 && x.size(2) % heads == 0, op, ": x has ", x.size(2), " features, not a multiple of ",
+  RECENGINE_CHECK(heads >= 1 && x.size(2) % heads == 0, op, ": x has ", x.size(2), " features, not a multiple of ",
                   heads, " heads");
   const int64_t samples = x.size(0), tokens = x.size(1), part = x.size(2) / heads, width = tokens * part;
   check_like(op, "residual", residual, x, heads, width);
-  STD_TORCH_CHECK(weight || keep_mixed, op, ": nothing to compute without weight and without keep_mixed");
+  RECENGINE_CHECK(weight || keep_mixed, op, ": nothing to compute without weight and without keep_mixed");
   const std::vector<float> w = floats(op, weight, width);
   Tensor normed = weight ? large_empty(x, {samples, heads, width}) : torch::stable::new_empty(x, {0});
   Tensor mixed = keep_mixed ? large_empty(x, {samples, heads, width}) : torch::stable::new_empty(x, {0});
   Tensor rstd = weight ? torch::stable::new_empty(x, {samples, heads}, ScalarType::Float)
                        : torch::stable::new_empty(x, {0}, ScalarType::Float);
-  STD_TORCH_CHECK(!own_residual || (!residual && tokens == heads), op,
+  RECENGINE_CHECK(!own_residual || (!residual && tokens == heads), op,
                   ": own_residual needs as many heads as tokens and no residual, found ", heads, " heads and ",
                   tokens, " tokens");
   const View in = view(x), add = own_residual ? in : view(residual), out = weight ? view(normed) : View{},
@@ -100,19 +100,19 @@ std::tuple<Tensor, Tensor, Tensor> backward(Maybe grad_normed, Maybe grad_mixed,
   const char* op = "token_mixing_backward";
   check_dim(op, "source", source, 3);
   check_floating(op, "source", source);
-  STD_TORCH_CHECK(tokens >= 0 && heads >= 1 && source.size(1) == (source_is_mixed ? heads : tokens), op,
+  RECENGINE_CHECK(tokens >= 0 && heads >= 1 && source.size(1) == (source_is_mixed ? heads : tokens), op,
                   ": source has ", source.size(1), " rows, expected ", source_is_mixed ? heads : tokens);
   const int64_t samples = source.size(0), part = source.size(2) / std::max<int64_t>(source_is_mixed ? tokens : heads, 1),
                 width = tokens * part;
-  STD_TORCH_CHECK(source.size(2) == (source_is_mixed ? width : heads * part), op, ": source has ", source.size(2),
+  RECENGINE_CHECK(source.size(2) == (source_is_mixed ? width : heads * part), op, ": source has ", source.size(2),
                   " features, which ", tokens, " tokens and ", heads, " heads do not divide");
   check_like(op, "grad_normed", grad_normed, source, heads, width);
   check_like(op, "grad_mixed", grad_mixed, source, heads, width);
   check_like(op, "residual", residual, source, heads, width);
-  STD_TORCH_CHECK(grad_normed || grad_mixed, op, ": needs grad_normed or grad_mixed");
-  STD_TORCH_CHECK(!grad_normed || (weight && rstd.numel() == samples * heads && rstd.is_contiguous()), op,
+  RECENGINE_CHECK(grad_normed || grad_mixed, op, ": needs grad_normed or grad_mixed");
+  RECENGINE_CHECK(!grad_normed || (weight && rstd.numel() == samples * heads && rstd.is_contiguous()), op,
                   ": grad_normed needs weight and rstd");
-  STD_TORCH_CHECK(!own_residual || tokens == heads, op, ": own_residual needs as many heads as tokens");
+  RECENGINE_CHECK(!own_residual || tokens == heads, op, ": own_residual needs as many heads as tokens");
   const std::vector<float> w = floats(op, weight, width);
   Tensor dx = large_empty(source, {samples, tokens, heads * part});
   Tensor dr = residual_grad ? large_empty(source, {samples, heads, width})

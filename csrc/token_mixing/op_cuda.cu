@@ -150,7 +150,7 @@ void check_weight(const char* op, const Maybe& weight, const Tensor& x, int64_t 
   c.weight_kind = kind_of(*weight);
 }
 void check_grid(const char* op, int64_t rows) {
-  STD_TORCH_CHECK(rows < (int64_t{1} << 31), op, ": x has ", rows, " rows in all, expected fewer than 2^31");
+  RECENGINE_CHECK(rows < (int64_t{1} << 31), op, ": x has ", rows, " rows in all, expected fewer than 2^31");
 }
 
 std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& x, Maybe residual, Maybe weight, int64_t heads, double eps,
@@ -158,15 +158,15 @@ std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& x, Maybe residual, Mayb
   const char* op = "token_mixing";
   check_dim(op, "x", x, 3);
   check_floating(op, "x", x);
-  STD_TORCH_CHECK(heads >= 1 && x.size(2) % heads == 0, op, ": x has ", x.size(2), " features, not a multiple of ",
+  RECENGINE_CHECK(heads >= 1 && x.size(2) % heads == 0, op, ": x has ", x.size(2), " features, not a multiple of ",
                   heads, " heads");
   Call c{};
   c.samples = x.size(0), c.tokens = x.size(1), c.heads = heads, c.part = x.size(2) / heads;
   c.width = c.tokens * c.part;
   check_like(op, "residual", residual, x, heads, c.width);
   check_weight(op, weight, x, c.width, c);
-  STD_TORCH_CHECK(weight || keep_mixed, op, ": nothing to compute without weight and without keep_mixed");
-  STD_TORCH_CHECK(!own_residual || (!residual && c.tokens == heads), op,
+  RECENGINE_CHECK(weight || keep_mixed, op, ": nothing to compute without weight and without keep_mixed");
+  RECENGINE_CHECK(!own_residual || (!residual && c.tokens == heads), op,
                   ": own_residual needs as many heads as tokens and no residual");
   check_grid(op, c.samples * heads);
   const torch::stable::accelerator::DeviceGuard guard(x.get_device_index());
@@ -193,22 +193,22 @@ std::tuple<Tensor, Tensor, Tensor> backward(Maybe grad_normed, Maybe grad_mixed,
   const char* op = "token_mixing_backward";
   check_dim(op, "source", source, 3);
   check_floating(op, "source", source);
-  STD_TORCH_CHECK(tokens >= 0 && heads >= 1 && source.size(1) == (source_is_mixed ? heads : tokens), op,
+  RECENGINE_CHECK(tokens >= 0 && heads >= 1 && source.size(1) == (source_is_mixed ? heads : tokens), op,
                   ": source has ", source.size(1), " rows, expected ", source_is_mixed ? heads : tokens);
   Call c{};
   c.samples = source.size(0), c.tokens = tokens, c.heads = heads;
   c.part = source.size(2) / std::max<int64_t>(source_is_mixed ? tokens : heads, 1);
   c.width = tokens * c.part;
-  STD_TORCH_CHECK(source.size(2) == (source_is_mixed ? c.width : heads * c.part), op, ": source has ", source.size(2),
+  RECENGINE_CHECK(source.size(2) == (source_is_mixed ? c.width : heads * c.part), op, ": source has ", source.size(2),
                   " features, which ", tokens, " tokens and ", heads, " heads do not divide");
   check_like(op, "grad_normed", grad_normed, source, heads, c.width);
   check_like(op, "grad_mixed", grad_mixed, source, heads, c.width);
   check_like(op, "residual", residual, source, heads, c.width);
   check_weight(op, weight, source, c.width, c);
-  STD_TORCH_CHECK(grad_normed || grad_mixed, op, ": needs grad_normed or grad_mixed");
-  STD_TORCH_CHECK(!grad_normed || (weight && rstd.numel() == c.samples * heads && rstd.is_contiguous()), op,
+  RECENGINE_CHECK(grad_normed || grad_mixed, op, ": needs grad_normed or grad_mixed");
+  RECENGINE_CHECK(!grad_normed || (weight && rstd.numel() == c.samples * heads && rstd.is_contiguous()), op,
                   ": grad_normed needs weight and rstd");
-  STD_TORCH_CHECK(!own_residual || tokens == heads, op, ": own_residual needs as many heads as tokens");
+  RECENGINE_CHECK(!own_residual || tokens == heads, op, ": own_residual needs as many heads as tokens");
   const torch::stable::accelerator::DeviceGuard guard(source.get_device_index());
   const int64_t samples = c.samples, width = c.width;
   Tensor dx = torch::stable::new_empty(source, {samples, tokens, heads * c.part});

@@ -76,6 +76,25 @@ def test_sparse_gradient_is_coalesced_and_equal_to_the_dense_one() -> None:
     assert torch.equal(twice[1], 2 * values)
 
 
+@pytest.mark.parametrize("table", [torch.float64, torch.float32])
+def test_a_sparse_gradient_is_sparse_whoever_computes(table: torch.dtype) -> None:
+    """float64 runs the reference, and so does all else where there is no kernel."""
+    weight, indices, offsets, factors = bags(50, 200, 24)
+    grads = []
+    for sparse in (False, True):
+        w, p = (t.to(table, copy=True).requires_grad_() for t in (weight, factors))
+        out = embedding_bag_sum(w, indices, offsets, per_sample_weights=p, sparse=sparse)
+        out.square().sum().backward()
+        grads.append((w.grad, p.grad))
+    rows, values = gradient_rows(grads[1][0])
+    assert torch.equal(rows, indices.unique())
+    torch.testing.assert_close(values, grads[0][0][rows])
+    torch.testing.assert_close(grads[1][1], grads[0][1])
+    other = weight.to(table, copy=True).requires_grad_()
+    embedding_bag_sum(other, indices[:12].view(4, 3), sparse=True).sum().backward()
+    assert other.grad.is_sparse
+
+
 @kernel
 def test_bits_do_not_depend_on_threads() -> None:
     weight, indices, offsets, factors = bags(300, 500, 40)

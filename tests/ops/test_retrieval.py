@@ -8,8 +8,6 @@ import sys
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import Tensor
 from torch.library import opcheck
 
@@ -94,41 +92,6 @@ def test_rank_is_the_place_in_the_full_list(
             assert int(ranks[b]) == int(place[0])
     truth = rank_of_reference(targets=targets, **doubled(given))
     assert int((ranks - truth).abs().max()) <= 1  # float32 may swap neighbours
-
-
-small = st.integers(-3, 3)
-
-
-@needs_kernels
-@settings(max_examples=60, deadline=None)
-@given(data=st.data(), B=st.integers(0, 5), N=st.integers(0, 70), d=st.integers(1, 5), k=st.integers(1, 80))
-def test_small_integers_agree_exactly(data: st.DataObject, B: int, N: int, d: int, k: int) -> None:
-    """Small whole numbers make every sum exact and ties frequent: all must agree, ids included."""
-
-    def whole(*shape: int) -> Tensor:
-        n = int(torch.Size(shape).numel())
-        return torch.tensor(data.draw(st.lists(small, min_size=n, max_size=n)), dtype=torch.float32).view(
-            shape
-        )
-
-    lengths = data.draw(st.lists(st.integers(0, 6 if N else 0), min_size=B, max_size=B))
-    total = sum(lengths)
-    seen = data.draw(st.lists(st.integers(0, max(0, N - 1)), min_size=total, max_size=total))
-    given = {
-        "queries": whole(B, d),
-        "items": whole(N, d),
-        "bias": whole(N),
-        "seen_indptr": torch.nn.functional.pad(torch.tensor(lengths, dtype=torch.int64).cumsum(0), (1, 0)),
-        "seen_items": torch.tensor(seen, dtype=torch.int32),
-    }
-    found, wanted = topk(k=k, **given), topk_reference(k=k, **given)
-    assert torch.equal(found[1], wanted[1])
-    assert torch.equal(found[0], wanted[0])
-    if N:
-        targets = torch.tensor(
-            data.draw(st.lists(st.integers(0, N - 1), min_size=B, max_size=B)), dtype=torch.int64
-        )
-        assert torch.equal(rank_of(targets=targets, **given), rank_of_reference(targets=targets, **given))
 
 
 @needs_kernels

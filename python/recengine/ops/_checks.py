@@ -6,6 +6,7 @@ tensors on the CPU, outside of dispatch modes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -21,6 +22,11 @@ def readable(tensor: Tensor) -> bool:
         and type(tensor) in (Tensor, torch.nn.Parameter)
         and not torch._C._functorch.is_batchedtensor(tensor)
     )
+
+
+def dtype_name(tensor: Tensor) -> str:
+    """As messages write it."""
+    return str(tensor.dtype).removeprefix("torch.")
 
 
 def need_shape(op: str, name: str, tensor: Tensor | None, shape: Sequence[int]) -> None:
@@ -47,16 +53,43 @@ def need_dimensions(op: str, name: str, tensor: Tensor, dimensions: int) -> None
 def need_dtype(op: str, name: str, tensor: Tensor | None, dtype: torch.dtype) -> None:
     """RuntimeError unless ``tensor`` is of ``dtype``; None passes."""
     if tensor is not None and tensor.dtype != dtype:
-        raise RuntimeError(f"{op}: {name} must be {str(dtype).removeprefix('torch.')}, not {tensor.dtype}")
+        expected = str(dtype).removeprefix("torch.")
+        raise RuntimeError(f"{op}: {name} must be {expected}, found {dtype_name(tensor)}")
+
+
+def need_floating(op: str, **tensors: Tensor | None) -> None:
+    """RuntimeError naming the first tensor that is not floating point; None passes."""
+    for name, tensor in tensors.items():
+        if tensor is not None and not tensor.is_floating_point():
+            raise RuntimeError(f"{op}: {name} must be floating point, found {dtype_name(tensor)}")
+
+
+def need_device(op: str, name: str, like: Tensor, **others: Tensor | None) -> None:
+    """RuntimeError naming the first of ``others`` that is on another device than ``like``, the argument
+    ``name``; None passes. A kernel would read an address of the other's memory."""
+    for other, tensor in others.items():
+        if tensor is not None and tensor.device != like.device:
+            found = f"{other} is on {tensor.device}"
+            raise RuntimeError(f"{op}: {found}, expected {like.device}, where {name} is")
+
+
+def need_at_least(op: str, name: str, value: float, low: float, below: float = math.inf) -> None:
+    """RuntimeError unless ``low <= value < below`` (NaN and infinity are not)."""
+    if not low <= value < below:
+        until = "a finite number" if below == math.inf else f"less than {below:g}"
+        raise RuntimeError(f"{op}: {name} is {value}, expected at least {low:g} and {until}")
 
 
 def need_operands(op: str, left_name: str, left: Tensor, right_name: str, right: Tensor) -> None:
     """RuntimeError unless two operands of a product of rows with rows fit."""
+    need_floating(op, **{left_name: left, right_name: right})
+    need_device(op, left_name, left, **{right_name: right})
     need_dimensions(op, left_name, left, 2)
     need_dimensions(op, right_name, right, 2)
     need_shape(op, right_name, right, (right.shape[0], left.shape[1]))
     if right.dtype != left.dtype:
-        raise RuntimeError(f"{op}: {right_name} and {left_name} must have the same dtype")
+        found = f"{dtype_name(right)} and {dtype_name(left)}"
+        raise RuntimeError(f"{op}: {right_name} and {left_name} must have the same dtype, found {found}")
 
 
 def need_range(op: str, name: str, values: Tensor | None, low: int, high: int) -> None:

@@ -21,7 +21,7 @@ def kernel_takes(tensor: Tensor) -> bool:
 def autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
     """Under autocast: a product's operands in autocast's dtype, as ``torch.nn.functional.linear`` does."""
     device = tensors[0].device.type
-    if torch.is_autocast_enabled(device):
+    if device != "meta" and torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)
         return tuple(t if t.dtype == torch.float64 else t.to(dtype) for t in tensors)
     return tensors

@@ -62,6 +62,7 @@ def cosine_attention(
     mask: bool [B, S], True = valid; padding may lie anywhere.
     lengths: int64 [B]; the first ``lengths[b]`` positions are valid (right padding).
     cu_seqlens: int64 [B + 1], rising from 0 to T: sequence b is rows ``cu_seqlens[b]:cu_seqlens[b + 1]``.
+        Copied where it is not contiguous.
     m: float32 [H], one learned exponent parameter a head; for the three scales that are powers of n.
     causal: whether a query sees its prefix only.
     activation: "none" or "elu", applied before the normalisation.
@@ -263,6 +264,9 @@ def _check_at(queries: Tensor, keys: Tensor, wanted: Tensor) -> None:
     def wrong(argument: str, problem: str, found: object, expected: object) -> UsageError:
         return UsageError(problem, where=f"cosine_attention_at({argument})", found=found, expected=expected)
 
+    for name, value in (("queries", queries), ("wanted", wanted)):
+        if value.device != keys.device:
+            raise wrong(name, "is on another device than keys", value.device, keys.device)
     if wanted.dim() != 1 or wanted.dtype != torch.int64:
         raise wrong("wanted", "is no list of rows", (tuple(wanted.shape), wanted.dtype), "int64 [R]")
     if keys.dim() != 4 or keys.shape[1] != 2:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ._checks import need_dimensions, need_dtype, need_positive, need_shape
+from ._checks import need_device, need_dimensions, need_dtype, need_floating, need_positive, need_shape
 from ._library import native
 from ._precision import kernel_takes, wide
 
@@ -69,6 +69,8 @@ def sampled_competition(
     RuntimeError for shapes or dtypes that do not fit, naming the argument.
     """
     op = "sampled_competition"
+    need_floating(op, scores=scores, positive=positive, likeness=likeness)
+    need_device(op, "scores", scores, live=live, positive=positive, likeness=likeness)
     need_dimensions(op, "scores", scores, 2)
     need_shape(op, "live", live, scores.shape)
     need_dtype(op, "live", live, torch.bool)

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UsageError
-from ._checks import need_ascending, need_bounds, need_range
+from ._checks import need_ascending, need_at_least, need_bounds, need_range
 from ._inplace import need_writable, written
 from ._library import differentiable_once, has_kernel, native
 
@@ -46,7 +46,8 @@ def embedding_bag_sum(
     indices: int64 [N] with ``offsets``, or [B, L]: bags of L entries each.
     offsets: int64 [B + 1], rising from 0 to N; bag b is ``indices[offsets[b]:offsets[b + 1]]``. An empty bag
         gives zeros.
-    per_sample_weights: [N] (or [B, L]), one factor an entry; gets a gradient.
+    per_sample_weights: [N] (or [B, L]), one factor an entry; gets a gradient. These and both lists of indices
+        are copied where they are not contiguous (factors also where they are not float32).
     sparse: whether the gradient of ``weight`` is a sparse tensor of the seen rows (see :func:`gradient_rows`;
         not under ``torch.compile``) or a dense one.
 
@@ -68,7 +69,9 @@ def embedding_bag_sum(
     if not _kernel_for(weight):
         need_range("embedding_bag_sum", "indices", indices, 0, weight.shape[0] - 1)
         need_bounds("embedding_bag_sum", "offsets", offsets, indices.shape[0])
-        return embedding_bag_sum_reference(weight, indices, offsets, per_sample_weights=per_sample_weights)
+        return embedding_bag_sum_reference(
+            weight, indices, offsets, per_sample_weights=per_sample_weights, sparse=sparse
+        )
     factors = None if per_sample_weights is None else per_sample_weights.float().contiguous()
     out: Tensor = torch.ops.recengine.embedding_bag_sum(
         weight, indices.contiguous(), offsets.contiguous(), factors, sparse
@@ -77,11 +80,19 @@ def embedding_bag_sum(
 
 
 def embedding_bag_sum_reference(
-    weight: Tensor, indices: Tensor, offsets: Tensor, *, per_sample_weights: Tensor | None = None
+    weight: Tensor,
+    indices: Tensor,
+    offsets: Tensor,
+    *,
+    per_sample_weights: Tensor | None = None,
+    sparse: bool = False,
 ) -> Tensor:
-    """The same in plain torch; makes the [N, d] tensor of gathered rows."""
+    """The same in plain torch; makes the [N, d] tensor of gathered rows. A sparse gradient has an entry for
+    each of them, not yet summed by row."""
     wide = torch.promote_types(weight.dtype, torch.float32)
-    rows = weight[indices].to(wide)
+    rows = (torch.nn.functional.embedding(indices, weight, sparse=True) if sparse else weight[indices]).to(
+        wide
+    )
     if per_sample_weights is not None:
         rows = rows * per_sample_weights.to(wide)[:, None]
     sizes = offsets.diff()
@@ -118,10 +129,12 @@ def rowwise_adagrad_(
 
     Raises
     ------
-    UsageError: shapes or dtypes that do not fit. RuntimeError: rows that do not rise or are not in the table;
-        a changed tensor that is expanded, or requires a gradient outside of ``torch.no_grad()``.
+    UsageError: shapes, dtypes or devices that do not fit. RuntimeError: rows that do not rise or are not in
+        the table; a step size or ``eps`` that is negative or not finite; a changed tensor that is expanded,
+        or requires a gradient outside of ``torch.no_grad()``.
     """
     _check_update("rowwise_adagrad_", weight, rows, values, {"state": (state, (weight.shape[0],))})
+    _check_step("rowwise_adagrad_", lr, eps)
     if _kernel_for(weight):
         torch.ops.recengine.rowwise_adagrad_(weight, state, rows, values, lr, eps)
         written(weight, state)
@@ -164,13 +177,16 @@ def sparse_adam_(
     shape = tuple(weight.shape)
     states = {"exp_avg": (exp_avg, shape), "exp_avg_sq": (exp_avg_sq, shape)}
     _check_update("sparse_adam_", weight, rows, values, states)
+    _check_step("sparse_adam_", lr, eps)
+    for name, beta in zip(("betas[0]", "betas[1]"), betas, strict=True):
+        need_at_least("sparse_adam_", name, beta, 0, 1)
+    if step < 1:
+        raise RuntimeError(f"sparse_adam_: step is {step}, expected 1 for the first update")
     if _kernel_for(weight):
         torch.ops.recengine.sparse_adam_(weight, exp_avg, exp_avg_sq, rows, values, step, lr, *betas, eps)
         written(weight, exp_avg, exp_avg_sq)
     else:
         need_ascending("sparse_adam_", "rows", rows, weight.shape[0])
-        if step < 1:
-            raise RuntimeError(f"sparse_adam_: step is {step}, expected 1 for the first update")
         sparse_adam_reference_(
             weight, exp_avg, exp_avg_sq, rows, values, step=step, lr=lr, betas=betas, eps=eps
         )
@@ -228,6 +244,11 @@ def _check_factors(indices: Tensor, factors: Tensor | None) -> None:
         raise _wrong("embedding_bag_sum", "per_sample_weights", "does not match indices", found, expected)
 
 
+def _check_step(name: str, lr: float, eps: float) -> None:
+    need_at_least(name, "lr", lr, 0)
+    need_at_least(name, "eps", eps, 0)
+
+
 def _check_update(
     name: str,
     weight: Tensor,
@@ -236,9 +257,8 @@ def _check_update(
     states: dict[str, tuple[Tensor, tuple[int, ...]]],
 ) -> None:
     if weight.dim() != 2 or not weight.is_floating_point():
-        raise _wrong(
-            name, "weight", "is not an embedding table", tuple(weight.shape), "[V, d], floating point"
-        )
+        found = f"{tuple(weight.shape)} {weight.dtype}"
+        raise _wrong(name, "weight", "is not an embedding table", found, "[V, d], floating point")
     for argument, changed in (("weight", weight), *((key, state) for key, (state, _) in states.items())):
         need_writable(name, argument, changed)
     if rows.dim() != 1 or rows.dtype != torch.int64:
@@ -247,11 +267,16 @@ def _check_update(
         )
     want = (rows.shape[0], weight.shape[1])
     if tuple(values.shape) != want or not values.is_floating_point():
-        raise _wrong(name, "values", "has the wrong shape or dtype", tuple(values.shape), want)
+        found = f"{tuple(values.shape)} {values.dtype}"
+        raise _wrong(name, "values", "has the wrong shape or dtype", found, f"{want} floating point")
     for argument, (state, shape) in states.items():
         if tuple(state.shape) != shape or state.dtype not in (torch.float32, torch.float64):
             found = f"{tuple(state.shape)} {state.dtype}"
             raise _wrong(name, argument, "has the wrong shape or dtype", found, f"{shape} float32")
+    others = {"rows": rows, "values": values, **{key: state for key, (state, _) in states.items()}}
+    for argument, other in others.items():
+        if other.device != weight.device:
+            raise _wrong(name, argument, "is on another device than weight", other.device, weight.device)
 
 
 def _fake_forward(

@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ._checks import need_dimensions, need_dtype, need_range, need_shape
+from ._checks import need_device, need_dimensions, need_dtype, need_floating, need_range, need_shape
 from ._library import differentiable_once, native
 from ._precision import autocast, kernel_takes, wide
 
@@ -102,12 +102,15 @@ def route(x: Tensor, router: Tensor, k: int) -> Routing:
 
     Parameters
     ----------
-    x: [B, T, D]; router: [T, D, E]; float32 or bfloat16, any strides. k: 1 to E.
+    x: [B, T, D]; router: [T, D, E]; float32 or bfloat16, any strides. k: 1 to E. (The backward pass copies a
+        gradient of the gates, [B, T, k], that is not contiguous.)
 
     Raises
     ------
     RuntimeError: naming the argument, where shapes or dtypes do not fit or k is out of range.
     """
+    need_floating("moe_route", x=x, router=router)
+    need_device("moe_route", "x", x, router=router)
     need_dimensions("moe_route", "x", x, 3)
     need_dimensions("moe_route", "router", router, 3)
     need_shape("moe_route", "router", router, (*x.shape[1:], router.shape[2]))
@@ -148,6 +151,7 @@ def grouped_swiglu(
     """
     chosen = (None, None) if routing is None else (routing[0], routing[1])
     own, other = weights.banked(), None if shared is None else shared.banked()
+    _check_caches(packed=packed, shared_packed=shared_packed)
     x, *cast = autocast(x, *own, *(other or ()))
     _check(x, own, other, *chosen)
     if not kernel_takes(x):
@@ -169,11 +173,26 @@ def grouped_swiglu(
     return y
 
 
+def _check_caches(**caches: object) -> None:
+    for name, cache in caches.items():
+        if not (cache is None or isinstance(cache, PackedWeights)):
+            found = type(cache).__name__
+            raise RuntimeError(f"grouped_swiglu: {name} must be a PackedWeights or None, found {found}")
+
+
 def _check(
     x: Tensor, own: Experts, other: Experts | None, experts: Tensor | None, gates: Tensor | None
 ) -> None:
     """Sizes of all, and which experts exist where no kernel looks."""
     op = "grouped_swiglu"
+    banks = {
+        f"{place}{part}": w
+        for place, bank in (("", own), ("shared_", other))
+        if bank is not None
+        for part, w in bank._asdict().items()
+    }
+    need_floating(op, x=x, **banks, gates=gates)
+    need_device(op, "x", x, **banks, experts=experts, gates=gates)
     need_dimensions(op, "x", x, 3)
     for place, bank in (("", own), ("shared_", other)):
         if bank is None:
@@ -199,9 +218,13 @@ def _check(
 
 
 def _keeps(x: Tensor, weights: Experts, experts: Tensor | None, shared: Experts | None) -> bool:
-    """Whether keeping what lies before the activation pays: it is kept by groups of rows of one expert."""
+    """Whether keeping what lies before the activation pays: it is kept by groups of rows of one expert. Of a
+    mixture a compiled graph makes it again: what it keeps must not hang on a number of rows that it need not
+    know."""
     if experts is None:
         return _KEEPS_MIXTURES or shared is None
+    if torch.compiler.is_compiling():
+        return False
     return _KEEPS_MIXTURES and bool(x.shape[0] * experts.shape[2] >= BLOCK * weights.gate.shape[1])
 
 

@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..errors import UsageError
-from ._checks import need_ascending, need_bounds, need_dtype, need_positive, need_shape, readable
+from ._checks import need_ascending, need_bounds, need_device, need_dtype, need_positive, need_shape, readable
 from ._library import differentiable_once, native
 from ._precision import kernel_takes, wide
 
@@ -58,6 +58,7 @@ def softmax_attention(
     qkv: [T, 3, H, d]: queries, keys, values; any strides. float32 or bfloat16 on a CPU have a kernel (heads
         of up to 128), all else runs the reference. Sums are float32.
     cu_seqlens: int64 [B + 1], rising from 0 to T: sequence b is rows ``cu_seqlens[b]:cu_seqlens[b + 1]``.
+        Copied where it is not contiguous, as are the other lists of this module.
     causal: whether a query sees its prefix only.
     scale: s, above 0; None: 1/√d.
 
@@ -70,6 +71,7 @@ def softmax_attention(
     UsageError: shapes and dtypes that do not fit. RuntimeError naming the argument: values that do not.
     """
     _check(qkv, 4, cu_seqlens, "softmax_attention", "qkv", "[T, 3, H, d]", 3)
+    need_device("softmax_attention", "qkv", qkv, cu_seqlens=cu_seqlens)
     factor = _factor("softmax_attention", qkv, scale)
     if packed_kernel_takes(qkv):
         out: Tensor = torch.ops.recengine.softmax_attention(qkv, cu_seqlens.contiguous(), causal, factor)
@@ -106,6 +108,7 @@ def softmax_attention_at(
     """
     where = "softmax_attention_at"
     _check(keys, 4, cu_seqlens, where, "keys", "[T, 2, H, d]", 2)
+    need_device(where, "keys", keys, queries=queries, wanted=wanted, cu_seqlens=cu_seqlens)
     _check_wanted(queries, (*keys.shape[2:],), wanted, keys, where)
     factor = _factor(where, queries, scale)
     if packed_kernel_takes(queries):
@@ -155,6 +158,8 @@ def gated_attention(
     """
     where = "gated_attention"
     _check(keys, 3, cu_seqlens, where, "keys", "[T, H, d]")
+    rows = {"queries": queries, "values": values, "wanted": wanted, "cu_seqlens": cu_seqlens}
+    need_device(where, "keys", keys, **rows, by_distance=by_distance, times=times, by_time=by_time)
     _check_wanted(queries, (*keys.shape[1:],), wanted, keys, where)
     if values.shape != keys.shape or values.dtype != keys.dtype:
         raise UsageError(

@@ -20,6 +20,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ._checks import dtype_name, need_device, need_floating
 from ._library import native
 from ._precision import kernel_takes
 
@@ -51,7 +52,8 @@ def topk(
     bias: [I] or None, float32 or the dtype of ``items``. A bias of -inf takes an item out.
     seen_indptr, seen_items: what each query must not be given, as CSR: row b is
         ``seen_items[seen_indptr[b]:seen_indptr[b + 1]]``. int64 [B + 1], and int64 or int32 ids in any order,
-        repeats allowed. Give both or neither.
+        repeats allowed. Give both or neither. They, ``bias`` and (of :func:`rank_of`) ``targets`` are copied
+        where they are not contiguous, ``bias`` also where it is not float32.
 
     Returns
     -------
@@ -62,6 +64,9 @@ def topk(
     ------
     RuntimeError: naming the argument, where a shape, dtype, device, k or a seen id does not fit.
     """
+    seen = {"seen_indptr": seen_indptr, "seen_items": seen_items}
+    need_floating("topk", queries=queries, items=items, bias=bias)
+    need_device("topk", "queries", queries, items=items, bias=bias, **seen)
     queries, items = queries.detach(), items.detach()
     bias = None if bias is None else bias.detach()
     if kernel_takes(queries):
@@ -122,6 +127,9 @@ def rank_of(
     ------
     RuntimeError: naming the argument that does not fit.
     """
+    seen = {"seen_indptr": seen_indptr, "seen_items": seen_items}
+    need_floating("rank_of", queries=queries, items=items, bias=bias)
+    need_device("rank_of", "queries", queries, items=items, targets=targets, bias=bias, **seen)
     queries, items = queries.detach(), items.detach()
     bias = None if bias is None else bias.detach()
     if kernel_takes(queries):
@@ -203,8 +211,10 @@ def _check(
 
     need(queries.dim() == 2, f"queries has {queries.dim()} dimensions, expected 2")
     need(items.dim() == 2, f"items has {items.dim()} dimensions, expected 2")
-    need(queries.dtype.is_floating_point, f"queries must be floating point, not {queries.dtype}")
-    need(queries.dtype == items.dtype, "queries and items must have the same dtype")
+    need(
+        queries.dtype == items.dtype,
+        f"queries and items must have the same dtype, found {dtype_name(queries)} and {dtype_name(items)}",
+    )
     need(
         items.shape[1] == queries.shape[1],
         f"items has size {items.shape[1]} in dimension 1, expected {queries.shape[1]}",

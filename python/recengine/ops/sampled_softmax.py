@@ -18,8 +18,10 @@ import torch
 from torch import Tensor
 
 from ._checks import (
+    need_device,
     need_dimensions,
     need_dtype,
+    need_floating,
     need_operands,
     need_positive,
     need_range,
@@ -53,7 +55,8 @@ def sampled_logsumexp(
 
     Parameters
     ----------
-    anchors: [B, d] float32 or bfloat16 (float16 on CUDA), any strides.
+    anchors: [B, d] float32 or bfloat16 (float16 on CUDA), any strides; the backward pass on a CPU holds a
+        copy where they are not contiguous float32.
     table: [I, d], dtype of ``anchors``.
     negatives: int64 [B, N], or [N] where all rows share them; -1 is no entry; repeats are allowed.
     log_weight: [B, N] or [N], added to the logits; gets a gradient.
@@ -117,8 +120,9 @@ def sampled_logits(anchors: Tensor, table: Tensor, negatives: Tensor) -> Tensor:
               \partial t_i = \sum_{b, j :\, n_{bj} = i} \partial x_{bj}\, a_b
 
     For losses that are no log-sum-exp (pairwise, pointwise, margins): the B x N x d tensor of the items'
-    vectors is made in neither pass. 0, without gradient, where ``negatives`` is -1. Shapes and errors as in
-    :func:`sampled_logsumexp`; [N] negatives are shared by all rows.
+    vectors is made in neither pass on a CPU (on CUDA plain torch makes it, in float32). 0, without gradient,
+    where ``negatives`` is -1. Shapes and errors as in :func:`sampled_logsumexp`; [N] negatives are shared by
+    all rows. A gradient [B, N] that is not contiguous is copied.
     """
     anchors, table = autocast(anchors, table)
     _check("sampled_logits", anchors, table, negatives)
@@ -153,6 +157,8 @@ def logsumexp_rows(logits: Tensor, live: Tensor | None = None) -> Tensor:
     ------
     RuntimeError: naming the argument, where shapes, dtypes or devices do not fit.
     """
+    need_floating("logsumexp_rows", logits=logits)
+    need_device("logsumexp_rows", "logits", logits, live=live)
     need_dimensions("logsumexp_rows", "logits", logits, 2)
     need_shape("logsumexp_rows", "live", live, logits.shape)
     need_dtype("logsumexp_rows", "live", live, torch.bool)
@@ -165,6 +171,7 @@ def logsumexp_rows(logits: Tensor, live: Tensor | None = None) -> Tensor:
 def _check(op: str, anchors: Tensor, table: Tensor, negatives: Tensor) -> None:
     """Sizes and dtypes; ids where no kernel looks at them."""
     need_operands(op, "anchors", anchors, "table", table)
+    need_device(op, "anchors", anchors, negatives=negatives)
     need_dtype(op, "negatives", negatives, torch.int64)
     if negatives.dim() != 1:
         need_dimensions(op, "negatives", negatives, 2)
@@ -190,6 +197,10 @@ def _check_weights(
 ) -> None:
     op, rows = "sampled_logsumexp", anchors.shape[0]
     _check(op, anchors, table, negatives)
+    per_row = temperature if isinstance(temperature, Tensor) else None
+    need_floating(op, log_weight=log_weight, temperature=per_row)
+    weights = {"log_weight": log_weight, "temperature": per_row}
+    need_device(op, "anchors", anchors, positives=positives, exclude=exclude, **weights)
     for name, ids in (("positives", positives), ("exclude", exclude)):
         need_shape(op, name, ids, (rows,))
         need_dtype(op, name, ids, torch.int64)

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import UsageError
-from ._checks import need_range, readable
+from ._checks import need_device, need_range, readable
 from ._library import has_cpu_kernel, native
 from .sampled_softmax import sampled_scores
 
@@ -57,6 +57,8 @@ def draw_negatives(
         that does not fit, or the user who met every item to which the alias table gives a share.
     """
     indptr, items = (None, None) if met is None else (met[0], _narrow("met", met[1], n_items))
+    tables = {} if alias is None else {"keep": alias[0], "alias": alias[1]}
+    need_device("draw_negatives", "users", users, indptr=indptr, met=items, **tables)
     if indptr is not None and readable(users) and users.numel():
         need_range("draw_negatives", "users", users, -1, indptr.shape[0] - 2)
         _need_a_negative(users, indptr, n_items)

@@ -23,7 +23,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._checks import need_dtype, need_operands, need_positive, need_range, need_shape
+from ._checks import (
+    need_device,
+    need_dtype,
+    need_floating,
+    need_operands,
+    need_positive,
+    need_range,
+    need_shape,
+)
 from ._library import differentiable_once, native
 from ._precision import autocast, kernel_takes, safe_logsumexp, wide
 
@@ -76,6 +84,8 @@ def linear_cross_entropy(
         raise RuntimeError("linear_cross_entropy: weight has no rows, expected at least one item")
     for name, each in (("bias", bias), ("correction", correction)):
         need_shape("linear_cross_entropy", name, each, weight.shape[:1])
+    need_floating("linear_cross_entropy", bias=bias, correction=correction)
+    need_device("linear_cross_entropy", "hidden", hidden, target=target, bias=bias, correction=correction)
     need_shape("linear_cross_entropy", "target", target, hidden.shape[:1])
     need_dtype("linear_cross_entropy", "target", target, torch.int64)
     if not kernel_takes(hidden):
@@ -119,6 +129,7 @@ def info_nce(
     a, b = autocast(a, b)
     need_operands("info_nce", "a", a, "b", b)
     need_shape("info_nce", "b", b, a.shape)
+    need_device("info_nce", "a", a, ids=ids)
     need_shape("info_nce", "ids", ids, a.shape[:1])
     need_dtype("info_nce", "ids", ids, torch.int64)
     if a.shape[0] == 0:

@@ -18,6 +18,7 @@ Sources: RankMixer (arXiv 2507.15551); TokenMixer-Large (arXiv 2602.06563), sect
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -54,11 +55,11 @@ def mix_norm(
     weight: [T·D/H], the norm's scale, float32 or dtype of ``x``.
     heads: H, a divisor of D.
     residual: [B, H, T·D/H] or None. ``x`` itself (H = T) is recognised: its two gradients come as one.
-    eps: added to the mean square.
+    eps: added to the mean square; 0 or more.
 
     Raises
     ------
-    UsageError: shapes, dtypes or devices that do not fit, naming the argument.
+    UsageError: shapes, dtypes, devices or an ``eps`` that do not fit, naming the argument.
     """
     return _forward("mix_norm", x, weight, heads, residual, eps, False)[0]
 
@@ -107,7 +108,7 @@ def _mix(x: Tensor, heads: int) -> Tensor:
 def _forward(
     name: str, x: Tensor, weight: Tensor, heads: int, residual: Tensor | None, eps: float, keep: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    _check(name, x, weight, residual, heads)
+    _check(name, x, weight, residual, heads, eps)
     if _kernel_for(x):
         return _apply(x, residual, weight, heads, eps, keep)
     return (*mix_prenorm_reference(x, weight, heads, residual=residual, eps=eps), x)
@@ -131,7 +132,9 @@ def _kernel_for(x: Tensor) -> bool:
     return has_kernel(x) and x.dtype in (torch.float32, torch.bfloat16, *low) and x.shape[1] > 0
 
 
-def _check(name: str, x: Tensor, weight: Tensor | None, residual: Tensor | None, heads: int) -> None:
+def _check(
+    name: str, x: Tensor, weight: Tensor | None, residual: Tensor | None, heads: int, eps: float = 0.0
+) -> None:
     def wrong(argument: str, problem: str, found: object, expected: object) -> UsageError:
         return UsageError(problem, where=f"{name}({argument})", found=found, expected=expected)
 
@@ -141,6 +144,8 @@ def _check(name: str, x: Tensor, weight: Tensor | None, residual: Tensor | None,
     samples, tokens, features = x.shape
     if heads < 1 or features % heads:
         raise wrong("heads", "does not divide the features", heads, f"a divisor of {features}")
+    if not 0 <= eps < math.inf:
+        raise wrong("eps", "cannot be added to a mean square", eps, "at least 0 and finite")
     width = tokens * (features // heads)
     if weight is not None and (tuple(weight.shape) != (width,) or not weight.is_floating_point()):
         raise wrong("weight", "has the wrong shape", f"{tuple(weight.shape)} {weight.dtype}", f"[{width}]")
