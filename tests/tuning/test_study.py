@@ -830,3 +830,23 @@ def test_two_workers_that_ask_at_once_get_different_points(tmp_path: Path) -> No
 
     one.tuner.propose = slow  # type: ignore[method-assign]
     assert one.ask().parameters != met[0].parameters
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_report_that_cannot_be_written_fails_no_trial(
+    tmp_path: Path, monkeypatch: Any, workers: int
+) -> None:
+    made = study(tmp_path / "s.db")
+    write, refusals = StudyFile.report, [0, 3, 4]
+
+    def full(*told: Any) -> None:
+        if told[3] in refusals:
+            raise DataError("the study file could not be written", found="database or disk is full")
+        write(*told)
+
+    monkeypatch.setattr(StudyFile, "report", full)
+    with ThreadPoolExecutor(workers) as pool:
+        made.run(Curve(), 4, executor=pool if workers > 1 else None, workers=workers)
+    assert {trial.state for trial in made.trials()} == {"done"}
+    assert all(seen.feasible for seen in made.history())
+    assert [step for step, _ in made.trials()[0].reports] == [1, 2, 5, 6, 7]

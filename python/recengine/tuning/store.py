@@ -121,8 +121,9 @@ class StudyFile:
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        db = sqlite3.connect(self.path, timeout=60.0, isolation_level=None)
+        db: sqlite3.Connection | None = None
         try:
+            db = sqlite3.connect(self.path, timeout=60.0, isolation_level=None)
             db.execute("PRAGMA synchronous = FULL")
             db.execute("BEGIN IMMEDIATE")
             try:
@@ -140,7 +141,8 @@ class StudyFile:
                 fix=_mending(refused),
             ) from refused
         finally:
-            db.close()
+            if db is not None:
+                db.close()
 
     def create(
         self,
