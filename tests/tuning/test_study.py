@@ -850,3 +850,24 @@ def test_a_report_that_cannot_be_written_fails_no_trial(
     assert {trial.state for trial in made.trials()} == {"done"}
     assert all(seen.feasible for seen in made.history())
     assert [step for step, _ in made.trials()[0].reports] == [1, 2, 5, 6, 7]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_after_the_objective_was_mended_the_default_is_measured_and_the_failures_say_nothing(
+    tmp_path: Path, workers: int
+) -> None:
+    with ThreadPoolExecutor(workers) as pool:
+        executor = pool if workers > 1 else None
+        made = study(tmp_path / "s.db")
+        with pytest.raises(UsageError, match=r"(?s)all trials failed.*division"):
+            made.run(lambda point, seed: 1 / 0, 20, executor=executor, workers=workers)
+        assert made.history() == []
+        assert "division" in made.trials()[0].note
+        with pytest.raises(UsageError, match=r"(?s)no trial has succeeded.*[56] failed"):
+            made.best()
+        made = study(tmp_path / "s.db")
+        made.run(worth, 6, executor=executor, workers=workers)
+    assert len(made.done()) == 6
+    assert made.done()[0].parameters == SPACE.default
+    assert all(seen.feasible for seen in made.history())
+    assert made.done()[0].seed == made.trials()[0].seed  # what counts for nothing takes no seed, either

@@ -35,7 +35,7 @@ def recommend(
     objective: int = 0,
     seed: int = 0,
 ) -> Conclusion:
-    """Prune the incumbent (the best measured feasible point) with the joint posterior.
+    """Prune the incumbent (the best feasible point that the study itself measured) with the joint posterior.
 
     delta: loss in objective units that does not matter; None: the config's share of what the incumbent
     gains over the default. Points that break a limit or are judged infeasible (probability below
@@ -47,12 +47,17 @@ def recommend(
             "too few measured points to judge changes by", found=len(known.X), expected="at least 2"
         )
     measured = [entry for entry in history if entry.feasible and usable(entry)]
+    measured = [entry for entry in measured if not entry.copied]
+    if not measured:
+        raise UsageError(
+            "every measured point is copied from another study", where="conclusion", fix="run some trials"
+        )
     default = torch.as_tensor(space.encode(space.default))
     if delta is None:
         delta = tolerated(known, default, config.loss_share)
     pruned = prune_incumbent(space, known, Limits(space), delta, confidence)
     return Conclusion(
-        space.decode(known.top(1)[0].numpy()),
+        space.decode(known.best.numpy()),
         space.decode(pruned.x.numpy()),
         [_frontier_point(space, known.model, x, measured, objective) for x in reversed(pruned.path)],
         _table(space, known.model, pruned.x, default),

@@ -35,11 +35,17 @@ def raised(Y: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Knowledge:
-    """X [n, d], Y [n, m]: feasible points with their values; model of Y, None while there is no such point;
-    defaults: how often the default was measured."""
+    """X [n, d], Y [n, m]: feasible points with their values; own [n]: those that this study measured, no
+    copies of another's; model of Y, None while there is no such point; defaults: how often the default was
+    measured.
+
+    Models are fitted to all; what counts as the best point, and as measured, are the study's own points.
+    Until there are any, it is all of them.
+    """
 
     X: Tensor
     Y: Tensor
+    own: Tensor
     model: Any
     feasibility: Feasibility
     defaults: int
@@ -68,19 +74,39 @@ class Knowledge:
             if len(X)
             else None
         )
-        defaults = sum(not space.changed(entry.parameters) for entry in history if usable(entry))
-        return cls(X, Y, model, feasibility, defaults)
+        defaults = sum(
+            not space.changed(entry.parameters) for entry in history if usable(entry) and not entry.copied
+        )
+        own = torch.tensor([not e.copied for e, use in zip(history, good, strict=True) if use])
+        return cls(
+            X, Y, own if own.any() else torch.ones(len(X), dtype=torch.bool), model, feasibility, defaults
+        )
+
+    @property
+    def points(self) -> Tensor:
+        """The study's own points [k, d]."""
+        return self.X[self.own]
+
+    @property
+    def values(self) -> Tensor:
+        """Their first values [k]."""
+        return self.Y[self.own, 0]
 
     def top(self, n: int) -> Tensor:
-        """The n points with the largest first value, fewer where fewer are known."""
+        """The n points with the largest first value, fewer where fewer are known; copied ones among them."""
         return self.X[self.Y[:, 0].topk(min(n, len(self.Y))).indices]
+
+    @property
+    def best(self) -> Tensor:
+        """The study's own point [d] with the largest first value."""
+        return self.points[self.values.topk(1).indices[0]]
 
     def measured(self, x: Tensor) -> bool:
         """Whether ``x`` [d] is one of the measured points."""
-        return bool(((self.X - x).abs() <= 1e-9).all(dim=1).any())
+        return bool(((self.points - x).abs() <= 1e-9).all(dim=1).any())
 
     def gain(self, default: Tensor) -> float:
         """The largest first value less what the model expects at ``default``, at least 0."""
         with torch.no_grad():
             mean = self.model.posterior(default[None]).mean
-        return max(0.0, float(self.Y[:, 0].max()) - float(mean[..., 0].mean()))
+        return max(0.0, float(self.values.max()) - float(mean[..., 0].mean()))

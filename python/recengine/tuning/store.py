@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 from recengine.errors import DataError, UsageError
 
-State = Literal["running", "done", "failed", "stopped", "lost"]
+State = Literal["running", "done", "failed", "stopped", "lost", "withdrawn"]
 _LAYOUT = 1
 COPIED = "study '"  # how the origin of a trial of another study begins
 _SILENT_S = 24 * 3600.0
@@ -66,7 +66,8 @@ def _mending(refused: sqlite3.OperationalError) -> str:
 class Trial:
     """One trial. values are None until it is done; facts is what the policy noted when it proposed it.
 
-    state: "failed" is an outcome (it raised, or its value is not finite); "lost" is none (its worker died).
+    state: "failed" is an outcome (it raised, or its value is not finite); "lost" is none (its worker died),
+    nor is "withdrawn" (it failed as all trials did: the objective was at fault, not the point).
     """
 
     number: int
@@ -247,6 +248,11 @@ class StudyFile:
             query = "DELETE FROM trial WHERE study = ? AND number = ? AND state = 'running'"
             if db.execute(query, (study, number)).rowcount:
                 db.execute("DELETE FROM report WHERE study = ? AND number = ?", (study, number))
+
+    def withdraw_failures(self, study: str) -> None:
+        """Let the failed trials count for nothing; they stay in the file with their notes."""
+        with self._transaction() as db:
+            db.execute("UPDATE trial SET state = 'withdrawn' WHERE study = ? AND state = 'failed'", (study,))
 
     def finish(
         self,

@@ -109,7 +109,9 @@ class Study:
         states = [
             trial.state
             for trial in self.trials()
-            if self._same(trial.parameters, self.space.default) and not trial.copied
+            if self._same(trial.parameters, self.space.default)
+            and not trial.copied
+            and trial.state != "withdrawn"
         ]
         unmeasured = all(state in ("failed", "lost") for state in states)
         return unmeasured and (len(states) < _DEFAULT_ATTEMPTS or states[-1] == "lost")
@@ -123,7 +125,10 @@ class Study:
         return [dict(point) for point in proposals]
 
     def _begin(self, point: dict[str, Any], facts: dict[str, Any]) -> Trial:
-        known = sum(trial.state != "lost" and self._same(trial.parameters, point) for trial in self.trials())
+        known = sum(
+            trial.state not in ("lost", "withdrawn") and self._same(trial.parameters, point)
+            for trial in self.trials()
+        )
         # a repeat of the same point gets another seed, so that repeats measure the noise
         seed = int(np.random.SeedSequence([self.seed, known]).generate_state(1)[0] % 2**31)
         number = self.file.begin(self.name, point, seed, facts)
@@ -187,7 +192,7 @@ class Study:
             raise UsageError(
                 "no trial has succeeded yet",
                 where=f"study '{self.name}'",
-                found=f"{len(states)} trials, {states.count('failed')} failed",
+                found=f"{len(states)} trials, {states.count('failed') + states.count('withdrawn')} failed",
                 fix="look at the notes of the failed trials" if states else "run some",
             )
         return max(candidates, key=lambda trial: (trial.values or (0.0,))[0])
@@ -264,8 +269,9 @@ class Study:
         another. finished: called with each trial that ended.
 
         A trial that raises is recorded as failed and the study goes on; when the first five all fail, it
-        stops (UsageError). Ctrl-C forgets the trials that are running, so that they are asked again. The
-        death of a worker process ends the run (RecengineError) and loses what was running, nothing else.
+        stops (UsageError), and these count for nothing when it goes on: the default is measured first.
+        Ctrl-C forgets the trials that are running, so that they are asked again. The death of a worker
+        process ends the run (RecengineError) and loses what was running, nothing else.
         """
         if executor is None and workers > 1:
             # torch's threads do not survive a fork
@@ -282,7 +288,7 @@ class Study:
         under_way: set[int] = set()
         try:
             self._side_by_side(objective, trials, executor, workers, finished, under_way)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, UsageError):  # nobody waits for what is running
             for number in under_way:
                 self.file.withdraw(self.name, number)
             raise
@@ -366,6 +372,8 @@ class Study:
     def _check_hope(self) -> None:
         known = self.ended()
         if len(known) >= 5 and all(trial.state == "failed" for trial in known):
+            # they speak of the objective, not of their points
+            self.file.withdraw_failures(self.name)
             raise UsageError(
                 "all trials failed",
                 where=f"study '{self.name}'",
@@ -389,5 +397,5 @@ def _measured(
 def observation(trial: Trial) -> Observation:
     """What a tuner is told of a finished trial: failed ones are infeasible and carry no value."""
     if trial.values is None:
-        return Observation(trial.parameters, (), feasible=False, seed=trial.seed)
-    return Observation(trial.parameters, trial.values, trial.feasible, trial.seed)
+        return Observation(trial.parameters, (), feasible=False, seed=trial.seed, copied=trial.copied)
+    return Observation(trial.parameters, trial.values, trial.feasible, trial.seed, trial.copied)
