@@ -34,7 +34,8 @@ class BonsaiConfig(Config):
     )
     delta_share: float = knob(
         0.02,
-        "the same as a share of what the best point known gains over the default; none under no_regret",
+        "the same as a share of what the best point known gains over the default; none under no_regret, nor "
+        "with several objectives, whose hypervolume has other units",
         ge=0.0,
         le=1.0,
     )

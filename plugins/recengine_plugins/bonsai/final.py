@@ -53,19 +53,19 @@ def recommend(
             "every measured point is copied from another study", where="conclusion", fix="run some trials"
         )
     default = torch.as_tensor(space.encode(space.default))
-    if delta is None:
-        delta = tolerated(known, default, config.loss_share)
-    pruned = prune_incumbent(space, known, Limits(space), delta, confidence)
+    unit = float(known.unit[0])
+    within = tolerated(known, default, config.loss_share) if delta is None else delta / unit
+    pruned = prune_incumbent(space, known, Limits(space), within, confidence)
     return Conclusion(
         space.decode(known.best.numpy()),
         space.decode(pruned.x.numpy()),
-        [_frontier_point(space, known.model, x, measured, objective) for x in reversed(pruned.path)],
-        _table(space, known.model, pruned.x, default),
+        [_frontier_point(space, known.model, x, measured, objective, unit) for x in reversed(pruned.path)],
+        _table(space, known.model, pruned.x, default, unit),
     )
 
 
 def _frontier_point(
-    space: Space, model: Any, x: Tensor, measured: Sequence[Observation], objective: int
+    space: Space, model: Any, x: Tensor, measured: Sequence[Observation], objective: int, unit: float
 ) -> FrontierPoint:
     point = space.decode(x.numpy())
     with torch.no_grad():
@@ -74,10 +74,10 @@ def _frontier_point(
     sd = float((deviations.square().mean() + means.var(correction=0)).sqrt())
     k = len(space.changed(point))
     observed = [e.values[objective] for e in measured if len(space.changed(e.parameters)) <= k]
-    return FrontierPoint(k, point, mean, sd, max(observed) if observed else None)
+    return FrontierPoint(k, point, mean * unit, sd * unit, max(observed) if observed else None)
 
 
-def _table(space: Space, model: Any, x: Tensor, default: Tensor) -> list[Reversion]:
+def _table(space: Space, model: Any, x: Tensor, default: Tensor, unit: float) -> list[Reversion]:
     point = space.decode(x.numpy())
     shares = importance(space, model, x)
     rows = []
@@ -86,7 +86,7 @@ def _table(space: Space, model: Any, x: Tensor, default: Tensor) -> list[Reversi
         if name not in space.changed(point):
             continue
         mean, sd = difference(model, x, put_back(x, default, columns)[None])
-        loss, error = float(mean[0]), 1.96 * float(sd[0])
+        loss, error = float(mean[0]) * unit, 1.96 * float(sd[0]) * unit
         ends = (loss - error, loss + error)
         rows.append(Reversion(name, parameter.default, point[name], loss, *ends, shares[name]))
     return sorted(rows, key=lambda row: -row.loss)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import warnings
 from collections.abc import Mapping, Sequence
@@ -28,7 +29,7 @@ except ImportError as missing:
         "this tuner needs botorch and gpytorch", found=str(missing), fix="pip install 'recengine[bonsai]'"
     ) from missing
 
-from botorch.exceptions.errors import ModelFittingError
+from botorch.exceptions.errors import BotorchError, ModelFittingError
 
 from recengine_plugins.bonsai.acquisition import Acquisition, OnlyFeasibility, build
 from recengine_plugins.bonsai.beyond import polished, widened
@@ -40,6 +41,9 @@ from recengine_plugins.bonsai.knowledge import Knowledge, usable
 _ANCHORS = 3  # best points from which sparse starts are drawn
 _EVEN = 0.5  # confidence at which a sparser incumbent is worth a trial
 _PRUNED = 2  # local optima that are pruned side by side
+# what fits and optimisers raise where arithmetic fails (torch's and gpytorch's are RuntimeErrors)
+NUMERICAL = (BotorchError, ModelFittingError, ArithmeticError, RuntimeError, np.linalg.LinAlgError)
+_LOG = logging.getLogger(__name__)
 
 
 class Bonsai:
@@ -70,23 +74,30 @@ class Bonsai:
                     try:
                         known = known or Knowledge.of(self.space, history, self.config, seed=self.seed + at)
                         point, facts = self._model_based(known, taken, i, at)
-                    except ModelFittingError:
-                        point, facts = (
-                            self._sobol(at),
-                            {"origin": "sobol", "reason": "no model could be fitted"},
-                        )
+                    except NUMERICAL as failed:
+                        reason = f"no model-based proposal: {type(failed).__name__}: {failed}"
+                        _LOG.warning("trial %d is a Sobol point; %s", at, reason)
+                        point, facts = self._sobol(at), {"origin": "sobol", "reason": reason}
             taken.append(point)
             proposals.append({**point, "__facts__": facts})
         return proposals
 
     def conclude(self, history: Sequence[Observation]) -> Conclusion:
-        """Prune the incumbent with the joint posterior; the frontier and the table of reversions."""
+        """Prune the incumbent with the joint posterior; the frontier and the table of reversions. Raises
+        UsageError where too little was measured, or no model can be fitted to it."""
         from recengine_plugins.bonsai.final import recommend
 
         with torch.random.fork_rng(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             torch.manual_seed(self.seed)
-            return recommend(self.space, history, self.config, seed=self.seed)
+            try:
+                return recommend(self.space, history, self.config, seed=self.seed)
+            except NUMERICAL as failed:
+                raise UsageError(
+                    "no model could be fitted to the trials",
+                    where="conclusion",
+                    found=f"{type(failed).__name__}: {failed}",
+                ) from failed
 
     def _designed(self, at: int) -> dict[str, Any]:
         """Member ``at`` of the design: a block of parameters moved, or (always for few parameters) all."""
@@ -150,7 +161,7 @@ class Bonsai:
         point = space.decode(x.numpy())
         return point, {
             "origin": origin,
-            "gain": pruned.gain,
+            "gain": pruned.gain * float(known.unit.prod()),
             "losses": {space.names[g]: loss for g, loss in pruned.losses.items()}
             if origin == "pruned"
             else {},
@@ -199,7 +210,10 @@ class Bonsai:
         if config.schedule == "no_regret":
             rho, share = rho / max(1.0, at - self.initial + 1) ** 0.5, 0.0
         costs = [parameter.cost for parameter in self.space.parameters]
-        delta = max(config.delta, share * known.gain(self.default)) * math.exp(min(-unit, 600.0))
+        absolute = config.delta / float(known.unit.prod())
+        if known.Y.shape[1] == 1:  # a hypervolume is in no objective's units
+            absolute = max(absolute, share * known.gain(self.default))
+        delta = absolute * math.exp(min(-unit, 600.0))
         rule = partial(
             revert,
             evaluate,

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 pytest.importorskip("botorch")
 
 from recengine.contracts.tuner import Observation
-from recengine.errors import ConfigError
+from recengine.errors import ConfigError, UsageError
 from recengine.tuning import LinearLimit, Parameter, Space, Study
 from recengine_plugins.bonsai.acquisition import build
 from recengine_plugins.bonsai.config import BonsaiConfig
@@ -532,3 +532,78 @@ def test_short_steps_and_limits_go_together() -> None:
     assert float(built.plain(refined[None])[0]) >= before
     dense = dense_step(built, where, tuner.limits, config, tuner.default[None], box, 0)
     assert float((dense - 0.4).abs().max()) <= 0.1 + 1e-6
+
+
+@pytest.mark.parametrize("surrogate", ["gp", "map_saas"])
+@pytest.mark.parametrize("size", [1e308, 1e200, 1e-310])
+def test_values_of_any_finite_size_are_searched(surrogate: Any, size: float) -> None:
+    where = space(2)
+
+    def worth(point: dict[str, Any], seed: int) -> float:
+        return size * (1.0 if point["x0"] > 0.5 else -1.0)
+
+    config = QUICK.model_copy(update={"surrogate": surrogate, "dense_every": 0})
+    tuner, history = Bonsai(config, where, 0), history_of(where, worth, 6)
+    assert {seen.values[0] for seen in history} == {size, -size}
+    assert tuner.propose(history, 1)[0]["__facts__"]["origin"] in ("pruned", "polished", "widened")
+    found = tuner.conclude(history)
+    assert worth(found.incumbent, 0) == size
+    assert found.frontier[-1].observed == size
+    assert 0.3 * size < abs(found.frontier[-1].mean) <= 3 * size or size > 1e307
+
+
+def test_ordinary_values_are_not_scaled_and_one_hopeless_value_does_not_set_the_scale() -> None:
+    where = space(2)
+    history = history_of(where, peak, 6)
+    assert Knowledge.of(where, history, QUICK).unit.tolist() == [1.0]
+    lost = [*history, Observation({"x0": 0.1, "x1": 0.1}, (-1e200,))]
+    known = Knowledge.of(where, lost, QUICK)
+    assert known.unit.tolist() == [1.0]
+    assert float(known.Y[:-1].min()) > -2.0
+
+
+def test_where_arithmetic_fails_the_proposal_is_a_sobol_point_with_a_reason(
+    monkeypatch: Any, caplog: Any
+) -> None:
+    import recengine_plugins.bonsai.policy as policy
+
+    def broken(*told: Any, **more: Any) -> Any:
+        raise RuntimeError("probability tensor contains inf")
+
+    where = space(2)
+    history = history_of(where, peak, 6)
+    tuner = Bonsai(QUICK, where, 0)
+    monkeypatch.setattr(policy, "dense_step", broken)
+    facts = tuner.propose(history, 1)[0]["__facts__"]
+    assert facts["origin"] == "sobol"
+    assert "contains inf" in facts["reason"]
+    assert "contains inf" in caplog.text
+    monkeypatch.setattr(Knowledge, "of", broken)
+    assert tuner.propose(history, 1)[0]["__facts__"]["origin"] == "sobol"
+    with pytest.raises(UsageError, match=r"(?s)no model could be fitted.*contains inf"):
+        tuner.conclude(history)
+
+
+@pytest.mark.slow  # botorch compiles a kernel of its own when it first sees this acquisition
+def test_a_share_of_one_objective_is_no_tolerance_for_a_hypervolume(monkeypatch: Any) -> None:
+    """What the first objective gained (here thousands) is in other units than what is pruned by."""
+    import recengine_plugins.bonsai.policy as policy
+
+    where = space(4)
+    points = [seen.parameters for seen in history_of(where, peak, 8)]
+    history = [Observation(p, (1000 * peak(dict(p), 0), -((p["x2"] - 0.9) ** 2))) for p in points]
+    config = QUICK.model_copy(update={"initial": 4, "acquisition": "qlognehvi", "dense_every": 0})
+    kept, deltas = policy.revert, []
+
+    def spy(*told: Any, **more: Any) -> Any:
+        deltas.append(more["delta"])
+        return kept(*told, **more)
+
+    monkeypatch.setattr(policy, "revert", spy)
+    Bonsai(config, where, 0).propose(history, 1)
+    assert deltas
+    assert set(deltas) == {0.0}
+    deltas.clear()
+    first = [Observation(seen.parameters, seen.values[:1]) for seen in history]
+    Bonsai(config, where, 0).propose(first, 1)
+    assert min(deltas) > 0  # of one objective it is
