@@ -871,3 +871,36 @@ def test_after_the_objective_was_mended_the_default_is_measured_and_the_failures
     assert made.done()[0].parameters == SPACE.default
     assert all(seen.feasible for seen in made.history())
     assert made.done()[0].seed == made.trials()[0].seed  # what counts for nothing takes no seed, either
+
+
+def test_parameters_are_settled_whatever_their_order() -> None:
+    """c depends on b, b on a: with a off, all three are at their default, also where c is listed first."""
+    a = Parameter("a", "choice", "no", choices=("no", "yes"))
+    b = Parameter("b", "choice", "off", choices=("off", "on"), when=(("a", ("yes",)),))
+    c = Parameter("c", "float", 0.5, 0.0, 1.0, when=(("b", ("on",)),))
+    d = Parameter("d", "float", 0.5, 0.0, 1.0, when=(("b", ("off",)),))
+    for order in ((a, b, c, d), (d, c, b, a), (c, a, d, b)):
+        where = Space(order)
+        point = {"a": "no", "b": "on", "c": 0.9, "d": 0.8}
+        assert where.settle(point) == {"a": "no", "b": "off", "c": 0.5, "d": 0.8}
+        assert where.settle(where.settle(point)) == where.settle(point)
+
+
+def test_an_integer_range_with_fractional_ends_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"(?s)must be integers.*\[0\.5, 3\.5\].*\[1, 3\]"):
+        Parameter("n", "int", 2, 0.5, 3.5)
+    assert Parameter("n", "int", 2, 1.0, 3.0).decode(np.array([0.0])) == 1
+
+
+def test_equalities_are_refused_and_repeated_terms_are_added_up() -> None:
+    x, y = (Parameter(name, "float", 0.4, 0.0, 1.0) for name in "xy")
+    below = LinearLimit((("x", 1.0), ("y", 2.0)), 1.2)
+    with pytest.raises(ConfigError, match=r"(?s)an equality.*x \+ 2\*y <= 1\.2.*compute it from the others"):
+        Space((x, y), (below, LinearLimit((("y", -4.0), ("x", -1.0), ("x", -1.0)), -2.4)))
+    Space((x, y), (below, LinearLimit((("x", -1.0), ("y", -2.0)), -1.1)))  # there is room between
+    assert LinearLimit((("x", 1.0), ("y", 1.0), ("x", 1.0), ("y", -1.0)), 1.4).factors == {"x": 2.0}
+    for number in (float("nan"), float("inf")):
+        with pytest.raises(ConfigError, match="finite"):
+            LinearLimit((("x", number),), 1.0)
+        with pytest.raises(ConfigError, match="finite"):
+            LinearLimit((("x", 1.0),), number)

@@ -15,7 +15,6 @@ from recengine.tuning import Space
 from recengine_plugins.bonsai.config import BonsaiConfig
 from recengine_plugins.bonsai.surrogate import Feasibility, fit_surrogate
 
-
 _LARGE, _SMALL = 1e30, 1e-9  # values beyond these are brought to size first
 _ROOM = 16.0  # so that the range of the largest floats is one
 

@@ -607,3 +607,13 @@ def test_a_share_of_one_objective_is_no_tolerance_for_a_hypervolume(monkeypatch:
     first = [Observation(seen.parameters, seen.values[:1]) for seen in history]
     Bonsai(config, where, 0).propose(first, 1)
     assert min(deltas) > 0  # of one objective it is
+
+
+def test_a_term_that_a_limit_repeats_counts_twice() -> None:
+    from recengine_plugins.bonsai.limits import Limits
+
+    where = space(1, limits=(LinearLimit((("x0", 1.0), ("x0", 1.0)), 1.4),))
+    limits = Limits(where)
+    assert limits.A.tolist() == [[2.0]]
+    assert not limits.holds(torch.tensor([0.9], dtype=torch.float64))
+    assert limits.holds(torch.tensor([0.7], dtype=torch.float64))
