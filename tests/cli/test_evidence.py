@@ -368,3 +368,13 @@ def test_reports_of_a_table_and_of_a_study(events: Path, tmp_path: Path) -> None
     for expected in ("Tuning itemknn on events.csv", "Leakage audit", "Two tables can be compared only if"):
         assert expected in page
     assert (tmp_path / "s.csv").is_file()
+
+
+def test_a_mistyped_metric_of_tune_leaves_no_study(events: Path, tmp_path: Path) -> None:
+    words = ["tune", "itemknn", "--data", events, "--tuner", "random", "--study", tmp_path / "s.db"]
+    words += ["--trials", "1", "--confirm", "0"]
+    said = failed(*words, "--metric", "ndgc@10")
+    assert "the metric is not measured" in said
+    assert "did you mean 'ndcg@10'" in said
+    assert not (tmp_path / "s.db").exists()
+    call(*words, "--metric", "hr@10")

@@ -102,8 +102,8 @@ def tune(
     from recengine.hooks import host
     from recengine.tuning import Study
 
-    metric = metric_of(model, metric)
     start = effective(model, config, sets or [])
+    metric = metric_of(model, metric, start)
     # bad data fails here: before there is a study, not in every trial
     found = data_of(model, data, tuple(data_option or ()))
     n_items = items_of(found)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import combinations, pairwise
@@ -367,7 +367,7 @@ class Space:
         return tuple(ordered)
 
     def check(self, point: Mapping[str, Any], *, where: str = "point") -> None:
-        """Raises ConfigError for missing, unknown or out-of-range values."""
+        """Raises ConfigError for missing, unknown or out-of-range values, and for a broken limit."""
         for name in point:
             if name not in self.names:
                 near = did_you_mean(name, self.names)
@@ -384,6 +384,14 @@ class Space:
                     f"'{parameter.name}' lies outside the space",
                     where=where,
                     found=repr(point[parameter.name]),
+                )
+        for limit in self.limits:
+            if not limit.holds(point):
+                raise ConfigError(
+                    "a linear limit is broken",
+                    where=where,
+                    found=f"{limit.value(point):g} at {dict(point)}",
+                    expected=str(limit),
                 )
 
     def allows(self, point: Mapping[str, Any]) -> bool:
@@ -409,13 +417,36 @@ class Space:
     def fingerprint(self) -> str:
         """Hash of everything that decides whether two studies can share trials. Costs and conditions are left
         out: they say what is tried next, not what a trial measured."""
+        return self._hash(float)
+
+    @property
+    def former_fingerprint(self) -> str:
+        """The same as files from before 24 November 2026 have it, which told 0 from 0.0."""
+        return self._hash(lambda number: number)
+
+    def _hash(self, end: Callable[[float], float]) -> str:
         no_condition = "()"  # files from before conditions were left out can be gone on with
         facts = [
-            [p.name, p.kind, p.low, p.high, p.log, list(map(_key, p.choices)), no_condition]
+            [p.name, p.kind, end(p.low), end(p.high), p.log, list(map(_key, p.choices)), no_condition]
             + (["off"] if p.off else [])
             for p in self.parameters
-        ] + [[list(limit.coefficients), limit.at_most] for limit in self.limits]
+        ] + [
+            [[(name, end(factor)) for name, factor in limit.coefficients], end(limit.at_most)]
+            for limit in self.limits
+        ]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
+
+    def described(self) -> dict[str, dict[str, Any]]:
+        """What a study's file keeps of each parameter, beside the fingerprint: to start from, and to say what
+        differs."""
+        return {
+            p.name: {
+                "kind": p.kind, "default": p.default, "low": float(p.low), "high": float(p.high),
+                "log": p.log, "choices": list(p.choices), "off": p.off,
+                "limits": [str(limit) for limit in self.limits if p.name in limit.factors],
+            }
+            for p in self.parameters
+        }  # fmt: skip
 
 
 def _equality(first: LinearLimit, second: LinearLimit) -> bool:

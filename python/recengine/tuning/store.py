@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from recengine.errors import DataError, UsageError
+from recengine.tuning.space import Space
+from recengine.tuning.transfer import first_difference
 
 State = Literal["running", "done", "failed", "stopped", "lost", "withdrawn"]
 _LAYOUT = 1
@@ -148,26 +150,41 @@ class StudyFile:
     def create(
         self,
         name: str,
-        space: Mapping[str, Any],
-        fingerprint: str,
+        space: Space,
         objectives: Sequence[str],
         seed: int,
         about: Mapping[str, str] | None = None,
     ) -> None:
         """Create the study, or check that the one in the file asks the same question: space, objectives, and
         what else decides what a value means (``about``). Raises UsageError when it asks another."""
+        prints = space.fingerprint(), space.former_fingerprint
         with self._transaction() as db:
-            row = db.execute("SELECT fingerprint, objectives FROM study WHERE name = ?", (name,)).fetchone()
+            row = db.execute(
+                "SELECT fingerprint, objectives, space FROM study WHERE name = ?", (name,)
+            ).fetchone()
             if row is None:
+                kept = json.dumps(space.described())
                 db.execute(
                     "INSERT INTO study VALUES (?, ?, ?, ?, ?, ?)",
-                    (name, json.dumps(space), fingerprint, json.dumps(list(objectives)), seed, time.time()),
+                    (name, kept, prints[0], json.dumps(list(objectives)), seed, time.time()),
                 )
-            elif row[0] != fingerprint or json.loads(row[1]) != list(objectives):
-                what = "search space" if row[0] != fingerprint else "objectives"
+            elif row[0] not in prints:
+                found, expected = first_difference(
+                    json.loads(row[2]), json.loads(json.dumps(space.described()))
+                )
                 raise UsageError(
-                    f"the study '{name}' in this file has another {what}",
+                    f"the study '{name}' in this file has another search space",
                     where=str(self.path),
+                    found=found,
+                    expected=expected,
+                    fix=_ANOTHER,
+                )
+            elif json.loads(row[1]) != list(objectives):
+                raise UsageError(
+                    f"the study '{name}' in this file measures something else",
+                    where=str(self.path),
+                    found=", ".join(json.loads(row[1])),
+                    expected=", ".join(objectives),
                     fix=_ANOTHER,
                 )
             known = dict(db.execute("SELECT name, value FROM about WHERE study = ?", (name,)).fetchall())

@@ -26,7 +26,7 @@ from recengine.tuning.space import Space
 from recengine.tuning.stopping import HopelessError, Reporter, Watched, hopeless
 from recengine.tuning.store import COPIED, StudyFile, Trial
 from recengine.tuning.transfer import translated
-from recengine.tuning.values import number, numbers
+from recengine.tuning.values import kept, number, numbers, plain
 
 _ATTEMPTS = 3  # to propose while other workers go on
 _DEFAULT_ATTEMPTS = 2
@@ -63,11 +63,7 @@ class Study:
         ``about``.
         """
         file = StudyFile(path)
-        described = {
-            p.name: {"kind": p.kind, "default": p.default, "low": p.low, "high": p.high}
-            for p in space.parameters
-        }
-        file.create(name, described, space.fingerprint(), objectives, seed, about)
+        file.create(name, space, objectives, seed, about)
         return cls(file, name, space, tuner, seed, tuple(objectives))
 
     # --- ask and tell ---------------------------------------------------------------------------
@@ -98,9 +94,10 @@ class Study:
             if attempt == _ATTEMPTS - 1 or _progress(self.file.trials(self.name)) == _progress(known):
                 break
         for point in points:
-            facts = point.pop("__facts__", {"origin": "tuner"})
-            self.space.check(point, where="proposal of the tuner")
-            asked.append(self._begin(self.space.settle(point), facts))
+            facts = kept(point.pop("__facts__", {"origin": "tuner"}), "proposal of the tuner")
+            settled = self.space.settle(plain(point))
+            self.space.check(settled, where="proposal of the tuner")
+            asked.append(self._begin(settled, facts))
         return asked
 
     def _needs_default(self) -> bool:
