@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import islice
+from itertools import islice, takewhile
 from typing import Any
 
 import numpy as np
@@ -50,6 +50,8 @@ class Bonsai:
     """Bayesian optimisation whose proposals differ from the default only where it pays (arXiv 2602.07144)."""
 
     def __init__(self, config: BonsaiConfig, space: Space, seed: int) -> None:
+        if config.schedule == "no_regret":  # its bound holds for a search of the whole space
+            config = config.model_copy(update={"reach": 1.0})
         self.config, self.space, self.seed = config, space, seed
         self.limits = Limits(space)
         self.initial = config.initial or min(10, max(4, len(space.names) + 2))
@@ -65,8 +67,9 @@ class Bonsai:
         for i in range(n):
             at = len(history) + len(taken)
             facts: dict[str, Any] = {"origin": "design"}
-            if at < self.initial or sum(usable(entry) for entry in history) < 2:
-                point = self._designed(at)
+            member = at - self._repeats([*(seen.parameters for seen in history), *taken])
+            if member < self.initial or sum(usable(entry) for entry in history) < 2:
+                point = self._designed(member)
             else:
                 with torch.random.fork_rng(), warnings.catch_warnings():
                     warnings.simplefilter("ignore")  # botorch warns of every imperfect fit; trials are kept
@@ -107,6 +110,11 @@ class Bonsai:
         row = blocks(self.space, self.limits, self.initial, self.seed, at, self.space.encode(dense))
         return dense if row is None else self.space.decode(row)
 
+    def _repeats(self, points: Sequence[Mapping[str, Any]]) -> int:
+        """How often the default was repeated before anything else: no member of the design is left out."""
+        first = takewhile(lambda point: not self.space.changed(point), points)
+        return max(0, sum(1 for _ in first) - 1)
+
     @property
     def _in_blocks(self) -> bool:
         if not self.config.prune or self.config.design == "sobol":
@@ -141,7 +149,8 @@ class Bonsai:
             anywhere = within_reach(space, self.default[None], 1.0)
             x = dense_step(only, space, self.limits, config, self.default[None], anywhere, seed)[0]
             return space.decode(x.numpy()), {"origin": "feasibility"}
-        if self._explores(at) and config.explore == "sparse" and known.Y.shape[1] == 1:
+        sparse = config.explore == "sparse" and config.schedule != "no_regret"
+        if self._explores(at) and sparse and known.Y.shape[1] == 1:
             x = self._sparser_incumbent(known)
             if x is not None:
                 point = space.decode(x.numpy())

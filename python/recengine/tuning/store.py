@@ -26,6 +26,7 @@ from recengine.tuning.transfer import first_difference
 State = Literal["running", "done", "failed", "stopped", "lost", "withdrawn"]
 _LAYOUT = 1
 COPIED = "study '"  # how the origin of a trial of another study begins
+CONFIRMATION = "confirmation"  # the origin of a trial that was spent on a recommendation
 _SILENT_S = 24 * 3600.0
 _DEATHS = 3  # at one point: then it is the point's fault
 _DIED = "its worker died"
@@ -47,6 +48,8 @@ CREATE TABLE report (
 """
 _LATER = (  # what the files of earlier versions have not
     "CREATE TABLE IF NOT EXISTS about (study TEXT NOT NULL, name TEXT NOT NULL, value TEXT NOT NULL, "
+    "PRIMARY KEY (study, name))",
+    "CREATE TABLE IF NOT EXISTS setting (study TEXT NOT NULL, name TEXT NOT NULL, value TEXT NOT NULL, "
     "PRIMARY KEY (study, name))",
     "CREATE TABLE IF NOT EXISTS asker (study TEXT NOT NULL, number INTEGER NOT NULL, machine TEXT NOT NULL, "
     "process INTEGER NOT NULL, PRIMARY KEY (study, number))",
@@ -91,6 +94,11 @@ class Trial:
     def copied(self) -> bool:
         """Whether another study measured it."""
         return str(self.facts.get("origin", "")).startswith(COPIED)
+
+    @property
+    def confirmation(self) -> bool:
+        """Whether it was spent, after the search, on what was recommended."""
+        return self.facts.get("origin") == CONFIRMATION
 
 
 class StudyFile:
@@ -154,9 +162,11 @@ class StudyFile:
         objectives: Sequence[str],
         seed: int,
         about: Mapping[str, str] | None = None,
+        settings: Mapping[str, Mapping[str, str]] | None = None,
     ) -> None:
         """Create the study, or check that the one in the file asks the same question: space, objectives, and
-        what else decides what a value means (``about``). Raises UsageError when it asks another."""
+        what else decides what a value means (``about``); and asks it the same way: of each part of
+        ``settings`` that it knows, what is not at its default. Raises UsageError when it does not."""
         prints = space.fingerprint(), space.former_fingerprint
         with self._transaction() as db:
             row = db.execute(
@@ -198,6 +208,24 @@ class StudyFile:
                         fix=_ANOTHER,
                     )
                 db.execute("INSERT OR REPLACE INTO about VALUES (?, ?, ?)", (name, key, value))
+            was = dict(db.execute("SELECT name, value FROM setting WHERE study = ?", (name,)).fetchall())
+            for part, given in (settings or {}).items():
+                if part in was:
+                    self._check_same(name, part, json.loads(was[part]), given)
+                else:
+                    kept = json.dumps(dict(given))
+                    db.execute("INSERT INTO setting VALUES (?, ?, ?)", (name, part, kept))
+
+    def _check_same(self, name: str, part: str, was: Mapping[str, str], given: Mapping[str, str]) -> None:
+        for key in [*given, *was]:
+            if was.get(key) != given.get(key):
+                raise UsageError(
+                    f"the study '{name}' in this file was begun with another setting of its {part}",
+                    where=str(self.path),
+                    found=f"{key} = {was.get(key, 'its default')}",
+                    expected=f"{key} = {given.get(key, 'its default')}",
+                    fix=f"go on with {key} = {was.get(key, 'its default')}, or {_ANOTHER}",
+                )
 
     def studies(self) -> list[str]:
         with self._transaction() as db:
@@ -343,13 +371,14 @@ class StudyFile:
             )
 
     def elsewhere(self, study: str) -> int:
-        """How many trials run that another process asked for."""
+        """How many trials of the search run that another process asked for."""
         with self._transaction() as db:
             query = (
-                "SELECT COUNT(*) FROM trial JOIN asker USING (study, number) "
+                "SELECT facts FROM trial JOIN asker USING (study, number) "
                 "WHERE study = ? AND state = 'running' AND NOT (machine = ? AND process = ?)"
             )
-            return int(db.execute(query, (study, platform.node(), os.getpid())).fetchone()[0])
+            rows = db.execute(query, (study, platform.node(), os.getpid())).fetchall()
+        return sum(json.loads(facts).get("origin") != CONFIRMATION for (facts,) in rows)
 
     def lose(self, study: str, number: int) -> None:
         """Mark a running trial as lost; at the third death at one point, as failed."""

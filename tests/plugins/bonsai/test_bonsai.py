@@ -617,3 +617,28 @@ def test_a_term_that_a_limit_repeats_counts_twice() -> None:
     assert limits.A.tolist() == [[2.0]]
     assert not limits.holds(torch.tensor([0.9], dtype=torch.float64))
     assert limits.holds(torch.tensor([0.7], dtype=torch.float64))
+
+
+def test_no_regret_searches_the_whole_space_and_spends_no_trial_on_sparser_points(monkeypatch: Any) -> None:
+    """A hill far from the default and from the best point known is within its reach."""
+    import recengine_plugins.bonsai.policy as policy
+
+    where, boxes, tried = space(2), [], []
+    kept = policy.within_reach
+
+    def spy(*told: Any) -> torch.Tensor:
+        boxes.append(kept(*told))
+        return boxes[-1]
+
+    def incumbent(self: Bonsai, known: Knowledge) -> None:
+        tried.append(len(known.X))
+
+    monkeypatch.setattr(policy, "within_reach", spy)
+    monkeypatch.setattr(Bonsai, "_sparser_incumbent", incumbent)
+    history = history_of(where, peak, 7)  # the eighth trial explores
+    Bonsai(QUICK, where, 0).propose(history, 1)
+    assert tried == [7]
+    assert float((boxes[0][1] - boxes[0][0]).min()) < 1.0
+    Bonsai(QUICK.model_copy(update={"schedule": "no_regret"}), where, 0).propose(history, 1)
+    assert tried == [7]
+    assert boxes[1].tolist() == [[0.0, 0.0], [1.0, 1.0]]
