@@ -1,8 +1,12 @@
 """Studies in one SQLite file: what was asked, what was told, whatever happens in between.
 
-Every change is one transaction, so a process killed at any moment leaves either all or nothing of it.
-Several workers may share a file on one machine: SQLite's own locking orders them. A trial that was asked and
-never told because its process is no more is lost: nothing is known of its point, and it is asked for again.
+Every change is one transaction, so a process killed at any moment leaves either all or nothing of it. A trial
+that was asked and never told because its process is no more is lost: nothing is known of its point, and it is
+asked for again.
+
+Several processes of one machine may share a file: SQLite's own locking orders them. Workers on other machines
+write nothing but reports, and need a shared file system for that. Where its locks do not work (many mounts of
+NFS) two writers may damage the file: keep it on a local disk then, with objectives that do not report.
 """
 
 from __future__ import annotations
