@@ -642,3 +642,30 @@ def test_no_regret_searches_the_whole_space_and_spends_no_trial_on_sparser_point
     Bonsai(QUICK.model_copy(update={"schedule": "no_regret"}), where, 0).propose(history, 1)
     assert tried == [7]
     assert boxes[1].tolist() == [[0.0, 0.0], [1.0, 1.0]]
+
+
+def test_the_gain_of_a_later_member_is_measured_against_the_pruned_one_before_it(monkeypatch: Any) -> None:
+    """q = 2: the first one's baseline is the best observed point, the second one's is the first as proposed,
+    under the acquisition that is conditioned on it."""
+    import recengine_plugins.bonsai.policy as policy
+
+    where = space(3)
+    history = history_of(where, peak, 6)
+    observed = torch.stack([torch.as_tensor(where.encode(seen.parameters)) for seen in history])
+    kept, calls = policy.revert, []
+
+    def spy(evaluate: Any, **told: Any) -> Any:
+        calls.append((evaluate, told["base"]))
+        return kept(evaluate, **told)
+
+    monkeypatch.setattr(policy, "revert", spy)
+    config = QUICK.model_copy(update={"dense_every": 0, "refine": False})
+    batch = Bonsai(config, where, 0).propose(history, 2)
+    first, second = (torch.as_tensor(where.encode({n: p[n] for n in where.names})) for p in batch)
+    assert len(calls) == 2
+    (evaluate, base), (conditioned, later) = calls
+    assert base == float(evaluate(observed).max())
+    assert later == float(conditioned(first[None])[0])
+    assert later != float(conditioned(observed).max())
+    assert float(evaluate(first[None])[0]) > base  # before it was pending, it had something to gain
+    assert float(conditioned(first[None])[0]) < float(conditioned(second[None])[0])
