@@ -36,7 +36,7 @@ from recengine.data import Interactions
 from recengine.evaluation.statistics import crossed_test
 from recengine.hooks import host
 from recengine.training.record import environment
-from recengine.tuning import Space, decide
+from recengine.tuning import Space, confirmed, decide, unconfirmed
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "bench" / "results"
@@ -140,22 +140,17 @@ def cell(task: Task, tuner: str, seed: int, trials: int, repeats: int) -> dict[s
     def observed(point: dict[str, Any]) -> Observation:
         return Observation(point, (worth(task, events, point, seed),), seed=seed)
 
-    def known(point: dict[str, Any]) -> bool:
-        return any(not _differ(space, seen.parameters, point) for seen in history)
-
     history = [observed(space.default)]
     while len(history) < trials:
         found = None
         if tuner == "bonsai" and trials - len(history) <= CONFIRMATIONS:
-            found = policy.conclude(history).recommended
-        if found is None or known(found):
+            found = unconfirmed(space, policy.conclude(history), history)
+        if found is None:
             found = {k: v for k, v in policy.propose(history, 1)[0].items() if k != "__facts__"}
         history.append(observed(space.settle(found)))
     final = dict(max(history, key=lambda seen: seen.values[0]).parameters)
     if tuner == "bonsai":
-        concluded = policy.conclude(history)
-        incumbent = concluded.frontier[-1].parameters  # the sparsest measured point that is good enough
-        final = dict(concluded.recommended if known(concluded.recommended) else incumbent)
+        final = confirmed(space, policy.conclude(history), history)
     decision = None
     if tuner == "bonsai" and space.changed(final):
         earlier = fitted(task, events, space.default, seed).split.train
@@ -186,10 +181,6 @@ def cell(task: Task, tuner: str, seed: int, trials: int, repeats: int) -> dict[s
         "high": None if test is None else float(test.high),
         "p": None if test is None else float(test.p_value),
     }
-
-
-def _differ(space: Space, first: Any, second: Any) -> bool:
-    return bool(np.abs(space.encode(first) - space.encode(second)).max() > 1e-9)
 
 
 def _users(

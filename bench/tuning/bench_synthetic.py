@@ -22,7 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ from synthetic_report import USUAL, proposals, write
 
 from peers.runner import interpreter
 from recengine.contracts.tuner import Observation
-from recengine.tuning import Parameter
+from recengine.tuning import Parameter, confirmed, unconfirmed
 from recengine_plugins.bonsai.config import BonsaiConfig
 from recengine_plugins.bonsai.policy import Bonsai, plain_bo
 from recengine_plugins.tuners.config import SearchConfig
@@ -167,8 +167,8 @@ def cell(name: str, method: str, seed: int, trials: int) -> dict[str, Any]:
         while len(history) < trials:
             found = None
             if policy is not None and trials - len(history) <= CONFIRMATIONS:
-                found = policy.conclude(history).recommended
-            if found is not None and not known(problem, history, found):
+                found = unconfirmed(problem.space, policy.conclude(history), history)
+            if found is not None:
                 point, seconds, origin = found, 0.0, "confirmation"
             else:
                 point, seconds, origin = ask(history)
@@ -176,9 +176,7 @@ def cell(name: str, method: str, seed: int, trials: int) -> dict[str, Any]:
             rows.append({"origin": origin, "seconds": seconds})
     final = best(history).parameters
     if policy is not None:
-        concluded = policy.conclude(history)
-        incumbent = dict(concluded.frontier[-1].parameters)  # the sparsest measured point that is good enough
-        final = concluded.recommended if known(problem, history, concluded.recommended) else incumbent
+        final = confirmed(problem.space, policy.conclude(history), history)
     changes = [len(problem.space.changed(seen.parameters)) for seen in history]
     return {
         "problem": name,
@@ -200,11 +198,6 @@ def cell(name: str, method: str, seed: int, trials: int) -> dict[str, Any]:
 
 def is_bonsai(method: str) -> bool:
     return method.startswith("bonsai")
-
-
-def known(problem: Problem, history: list[Observation], point: Mapping[str, Any]) -> bool:
-    here = problem.space.encode(point)
-    return any(abs(problem.space.encode(seen.parameters) - here).max() <= 1e-9 for seen in history)
 
 
 def best(history: list[Observation]) -> Observation:

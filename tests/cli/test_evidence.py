@@ -368,3 +368,72 @@ def test_reports_of_a_table_and_of_a_study(events: Path, tmp_path: Path) -> None
     for expected in ("Tuning itemknn on events.csv", "Leakage audit", "Two tables can be compared only if"):
         assert expected in page
     assert (tmp_path / "s.csv").is_file()
+
+
+def test_a_mistyped_metric_of_tune_leaves_no_study(events: Path, tmp_path: Path) -> None:
+    words = ["tune", "itemknn", "--data", events, "--tuner", "random", "--study", tmp_path / "s.db"]
+    words += ["--trials", "1", "--confirm", "0"]
+    said = failed(*words, "--metric", "ndgc@10")
+    assert "the metric is not measured" in said
+    assert "did you mean 'ndcg@10'" in said
+    assert not (tmp_path / "s.db").exists()
+    call(*words, "--metric", "hr@10")
+
+
+def test_tune_confirms_its_recommendation_and_keeps_to_the_settings_of_its_tuner(
+    events: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("botorch")
+    from recengine.tuning import StudyFile
+
+    words = [
+        "tune",
+        "itemknn",
+        "--data",
+        events,
+        "--study",
+        tmp_path / "s.db",
+        "--confirm",
+        "0",
+        "--trials",
+        "6",
+    ]
+    words += ["--default-repeats", "2", "--tuner-set", "initial=4", "--tuner-set", "raw_samples=32"]
+    words += ["--tuner-set", "restarts=2", "--json"]
+    made = json.loads(call(*words))
+    assert made["trials"] == 6
+    trials = StudyFile(tmp_path / "s.db").trials("itemknn")
+    spent = [trial.number for trial in trials if trial.confirmation]
+    assert [one["number"] for one in made["confirmations"]] == spent
+    assert len(trials) == 6 + len(spent) <= 8
+    assert made["recommended"] in [trial.parameters for trial in trials]
+    assert trials[0].parameters == trials[1].parameters
+    assert trials[0].seed != trials[1].seed
+    assert made["noise"]["freedom"] >= 1
+    again = json.loads(call(*words))
+    assert (again["recommended"], again["confirmations"]) == (made["recommended"], made["confirmations"])
+    said = failed(*words, "--tuner-set", "rho=0.1")
+    assert "rho = its default" in said
+    assert "rho = 0.1" in said
+    assert "default_repeats = 2" in failed(*words, "--default-repeats", "1")
+    whole = json.loads(call(*words, "--study", tmp_path / "none.db", "--confirmations", "0"))
+    assert whole["confirmations"] == []
+    assert "--confirmations" in failed(*words, "--confirmations", "4")
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ("rh=0.1", "did you mean 'rho'"),
+        ("rho=much", "rho"),
+        ("rho=2", "rho"),
+        ("rho", "for example --tuner-set rho=0.1"),
+    ],
+)
+def test_bad_settings_of_a_tuner_leave_no_study(asked: str, said: str, events: Path, tmp_path: Path) -> None:
+    words = ["tune", "itemknn", "--data", events, "--study", tmp_path / "s.db", "--trials", "1"]
+    told = failed(*words, "--tuner-set", asked)
+    assert said in told
+    assert "--tuner-set" in told
+    assert not (tmp_path / "s.db").exists()
+    assert "given twice" in failed(*words, "--tuner-set", "rho=0.1", "--tuner-set", "rho=0.2")

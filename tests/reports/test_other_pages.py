@@ -18,7 +18,7 @@ import pytest
 from comparison_sample import systems
 from report_sample import sample_report
 
-from recengine.contracts.tuner import Conclusion, Observation, Reversion
+from recengine.contracts.tuner import Conclusion, FrontierPoint, Observation, Reversion
 from recengine.errors import DataError, UsageError
 from recengine.evaluation.comparing import compare_systems
 from recengine.evaluation.repeats import Repeats, summarise
@@ -64,7 +64,11 @@ def study(path: Path) -> Study:
     return made
 
 
-CONCLUSION = Conclusion({}, {}, [], [Reversion("kind", "a", "b", 0.031, 0.012, 0.05)])
+FRONTIER = [
+    FrontierPoint(0, {"rate": 0.01, "kind": "a"}, 0.0123, 0.004, 0.01),
+    FrontierPoint(1, {"rate": 0.01, "kind": "b"}, 0.1357, 0.005, None),
+]
+CONCLUSION = Conclusion({}, {}, FRONTIER, [Reversion("kind", "a", "b", 0.031, 0.012, 0.05)])
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +111,8 @@ SAID = {
     ),
     "study": (
         "Every trial", "Recommended settings", "out of memory <b>", "The best trials", "Fresh seeds", "rate",
-        "1 failed", "The best of 5 trials", "Lost if put back", "+0.031",
+        "1 failed", "The best of 5 trials", "Lost if put back", "+0.031", "What fewer changes would give",
+        "1 0.1357 0.0050 – kind", "0 0.0123 0.0040 0.0100 none",
         "How many settings each trial had away from the default", "of 2 changed",
     ),
     "reliability": ("Any of k runs, all of k runs", "pass@k (any)", "40 tasks", "intraclass correlation"),
@@ -184,6 +189,27 @@ def test_csv_and_json_hold_the_numbers_of_the_comparison(pages: dict[str, Path])
     assert float(row["low"]) == pair["test"]["low"]
     assert float(row["p_adjusted"]) == pair["p_adjusted"]
     assert sum(r["section"] == "run" and r["metric"] == "ndcg@10" for r in rows) == 9
+
+
+def test_json_and_csv_hold_what_the_tuner_says_of_the_changes(pages: dict[str, Path]) -> None:
+    told = json.loads(pages["study"].with_suffix(".json").read_text("utf-8"))
+    assert [point["mean"] for point in told["frontier"]] == [0.0123, 0.1357]
+    assert told["reversions"][0]["loss"] == 0.031
+    assert {row["kind"] for row in told["trials"]} == {"search"}
+
+    def rows(name: str) -> list[dict[str, str]]:
+        text = pages["study"].with_suffix(f".{name}.csv").read_text("utf-8")
+        return list(csv.DictReader(io.StringIO(text)))
+
+    assert [(row["changed"], row["predicted"], row["kind"]) for row in rows("frontier")] == [
+        ("0", "0.0123", "a"),
+        ("1", "0.1357", "b"),
+    ]
+    trials = csv.DictReader(io.StringIO(pages["study"].with_suffix(".csv").read_text("utf-8")))
+    assert {row["trial kind"] for row in trials} == {"search"}
+    assert [(row["setting"], row["loss"], row["low"]) for row in rows("reversions")] == [
+        ("kind", "0.031", "0.012")
+    ]
 
 
 def test_a_study_without_success_says_so(tmp_path: Path) -> None:

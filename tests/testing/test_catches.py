@@ -279,3 +279,22 @@ class Unsorted(SoundData):
 def test_a_faulty_data_set_is_caught(failures: Failures, source: type, check: str | None) -> None:
     found = failures("dataset", source)
     assert found == {} if check is None else check in found
+
+
+class Careless:
+    """Draws anywhere, whatever the limits are, and notes what no file can keep."""
+
+    def __init__(self, config: Any, space: Any, seed: int) -> None:
+        self.space, self.seed = space, seed
+
+    def propose(self, history: Any, n: int, pending: Any = ()) -> list[dict[str, Any]]:
+        rng = np.random.default_rng([self.seed, len(history)])
+        points = [self.space.default] if not history else []
+        points += [self.space.decode(rng.random(self.space.width)) for _ in range(n - len(points))]
+        return [{**point, "__facts__": {"model": object()}} for point in points]
+
+
+def test_tuners_that_break_limits_or_note_objects_are_found(failures: Failures) -> None:
+    found = failures("tuner", Careless)
+    assert "x + y <= 0.6" in found["meets the linear limits"]
+    assert "cannot keep this" in found["its notes can be kept"]

@@ -830,3 +830,165 @@ def test_two_workers_that_ask_at_once_get_different_points(tmp_path: Path) -> No
 
     one.tuner.propose = slow  # type: ignore[method-assign]
     assert one.ask().parameters != met[0].parameters
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_report_that_cannot_be_written_fails_no_trial(
+    tmp_path: Path, monkeypatch: Any, workers: int
+) -> None:
+    made = study(tmp_path / "s.db")
+    write, refusals = StudyFile.report, [0, 3, 4]
+
+    def full(*told: Any) -> None:
+        if told[3] in refusals:
+            raise DataError("the study file could not be written", found="database or disk is full")
+        write(*told)
+
+    monkeypatch.setattr(StudyFile, "report", full)
+    with ThreadPoolExecutor(workers) as pool:
+        made.run(Curve(), 4, executor=pool if workers > 1 else None, workers=workers)
+    assert {trial.state for trial in made.trials()} == {"done"}
+    assert all(seen.feasible for seen in made.history())
+    assert [step for step, _ in made.trials()[0].reports] == [1, 2, 5, 6, 7]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_after_the_objective_was_mended_the_default_is_measured_and_the_failures_say_nothing(
+    tmp_path: Path, workers: int
+) -> None:
+    with ThreadPoolExecutor(workers) as pool:
+        executor = pool if workers > 1 else None
+        made = study(tmp_path / "s.db")
+        with pytest.raises(UsageError, match=r"(?s)all trials failed.*division"):
+            made.run(lambda point, seed: 1 / 0, 20, executor=executor, workers=workers)
+        assert made.history() == []
+        assert "division" in made.trials()[0].note
+        with pytest.raises(UsageError, match=r"(?s)no trial has succeeded.*[56] failed"):
+            made.best()
+        made = study(tmp_path / "s.db")
+        made.run(worth, 6, executor=executor, workers=workers)
+    assert len(made.done()) == 6
+    assert made.done()[0].parameters == SPACE.default
+    assert all(seen.feasible for seen in made.history())
+    assert made.done()[0].seed == made.trials()[0].seed  # what counts for nothing takes no seed, either
+
+
+def test_parameters_are_settled_whatever_their_order() -> None:
+    """c depends on b, b on a: with a off, all three are at their default, also where c is listed first."""
+    a = Parameter("a", "choice", "no", choices=("no", "yes"))
+    b = Parameter("b", "choice", "off", choices=("off", "on"), when=(("a", ("yes",)),))
+    c = Parameter("c", "float", 0.5, 0.0, 1.0, when=(("b", ("on",)),))
+    d = Parameter("d", "float", 0.5, 0.0, 1.0, when=(("b", ("off",)),))
+    for order in ((a, b, c, d), (d, c, b, a), (c, a, d, b)):
+        where = Space(order)
+        point = {"a": "no", "b": "on", "c": 0.9, "d": 0.8}
+        assert where.settle(point) == {"a": "no", "b": "off", "c": 0.5, "d": 0.8}
+        assert where.settle(where.settle(point)) == where.settle(point)
+
+
+def test_an_integer_range_with_fractional_ends_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"(?s)must be integers.*\[0\.5, 3\.5\].*\[1, 3\]"):
+        Parameter("n", "int", 2, 0.5, 3.5)
+    assert Parameter("n", "int", 2, 1.0, 3.0).decode(np.array([0.0])) == 1
+
+
+def test_equalities_are_refused_and_repeated_terms_are_added_up() -> None:
+    x, y = (Parameter(name, "float", 0.4, 0.0, 1.0) for name in "xy")
+    below = LinearLimit((("x", 1.0), ("y", 2.0)), 1.2)
+    with pytest.raises(ConfigError, match=r"(?s)an equality.*x \+ 2\*y <= 1\.2.*compute it from the others"):
+        Space((x, y), (below, LinearLimit((("y", -4.0), ("x", -1.0), ("x", -1.0)), -2.4)))
+    Space((x, y), (below, LinearLimit((("x", -1.0), ("y", -2.0)), -1.1)))  # there is room between
+    assert LinearLimit((("x", 1.0), ("y", 1.0), ("x", 1.0), ("y", -1.0)), 1.4).factors == {"x": 2.0}
+    for number in (float("nan"), float("inf")):
+        with pytest.raises(ConfigError, match="finite"):
+            LinearLimit((("x", number),), 1.0)
+        with pytest.raises(ConfigError, match="finite"):
+            LinearLimit((("x", 1.0),), number)
+
+
+class Stubborn:
+    """Proposes one point, whatever is known."""
+
+    def __init__(self, **point: Any) -> None:
+        self.point = point
+
+    def propose(self, history: Any, n: int, pending: Any = ()) -> list[dict[str, Any]]:
+        return [dict(self.point) for _ in range(n)]
+
+
+def test_a_proposal_that_breaks_a_limit_is_refused(tmp_path: Path) -> None:
+    where = Space((X,), (LinearLimit((("x", 1.0),), 0.6),))
+    made = Study.open(tmp_path / "s.db", "s", where, Stubborn(x=0.9))
+    made.ask()
+    with pytest.raises(ConfigError, match=r"(?s)proposal of the tuner: a linear limit.*0\.9.*x <= 0\.6"):
+        made.ask()
+
+
+def test_proposals_with_numbers_of_numpy_are_kept_as_numbers(tmp_path: Path) -> None:
+    where = Space((X, Parameter("n", "int", 1, 0, 9)))
+    facts = {
+        "gain": np.float32(0.5),
+        "losses": {"x": np.array([1.0, 2.0])},
+        "at": (np.int64(3), torch.ones(2)),
+    }
+    tuner = Stubborn(x=np.float32(0.25), n=np.int64(3), __facts__=facts)
+    made = Study.open(tmp_path / "s.db", "s", where, tuner)
+    made.ask()
+    trial = made.ask()
+    assert trial.parameters == {"x": 0.25, "n": 3}
+    assert type(trial.parameters["n"]) is int
+    assert made.trials()[1].facts == {"gain": 0.5, "losses": {"x": [1.0, 2.0]}, "at": [3, [1.0, 1.0]]}
+    tuner.point["__facts__"] = {"model": object()}
+    with pytest.raises(UsageError, match=r"(?s)cannot keep this.*object"):
+        made.ask()
+
+
+def test_zero_and_zero_point_nothing_are_one_end_of_a_range(tmp_path: Path) -> None:
+    floats = Space((Parameter("x", "float", 0.5, 0.0, 1.0), Parameter("n", "int", 3, 1.0, 9.0)))
+    whole = Space((Parameter("x", "float", 0.5, 0, 1), Parameter("n", "int", 3, 1, 9)))
+    assert floats.fingerprint() == whole.fingerprint()
+    study(tmp_path / "s.db", whole).run(lambda point, seed: 1.0, 2)
+    assert len(study(tmp_path / "s.db", floats).done()) == 2
+    with sqlite3.connect(tmp_path / "s.db") as db:  # as earlier versions wrote it
+        db.execute("UPDATE study SET fingerprint = ?", (whole.former_fingerprint,))
+    assert len(study(tmp_path / "s.db", whole).done()) == 2
+
+
+@pytest.mark.parametrize(
+    ("parameters", "limits", "said"),
+    [
+        (
+            ("float", 0.5, 0.0, 2.0),
+            (),
+            r"found: 'x', float of 0\.0 to 1\.0\n.*expected: 'x', float of 0\.0 to 2\.0",
+        ),
+        (("float", 0.5, 0.1, 1.0, True), (), r"expected: 'x', float of 0\.1 to 1\.0, logarithmic"),
+        (("int", 1, 0, 1), (), r"expected: 'x', int of 0\.0 to 1\.0"),
+        (("choice", "a", 0, 0, False, ("a", "b")), (), r"expected: 'x', a choice of \['a', 'b'\]"),
+        (("float", 0.5, 0.0, 1.0), ((("x", 1.0),), 0.7), r"'x' in no limit.*'x' within x <= 0\.7"),
+    ],
+)
+def test_what_differs_in_another_space_is_named(
+    tmp_path: Path, parameters: Any, limits: Any, said: str
+) -> None:
+    study(tmp_path / "s.db", Space((X,)))
+    other = Space((Parameter("x", *parameters),), (LinearLimit(*limits),) if limits else ())
+    with pytest.raises(UsageError, match=r"(?s)another search space.*" + said):
+        study(tmp_path / "s.db", other)
+
+
+def test_more_or_fewer_parameters_and_files_of_earlier_versions_are_named_too(tmp_path: Path) -> None:
+    study(tmp_path / "s.db", Space((X,)))
+    with pytest.raises(UsageError, match=r"(?s)no parameter 'y'.*'y', float of 0\.0 to 1\.0"):
+        study(tmp_path / "s.db", Space((X, Y)))
+    old = {"x": {"kind": "float", "default": 0.5, "low": 0, "high": 1}}  # no scale, no limits
+    with sqlite3.connect(tmp_path / "s.db") as db:
+        db.execute("UPDATE study SET space = ?", (json.dumps(old),))
+    with pytest.raises(UsageError, match=r"(?s)another search space.*limits"):
+        study(tmp_path / "s.db", Space((X,), (LinearLimit((("x", 1.0),), 0.7),)))
+
+
+def test_other_objectives_are_named(tmp_path: Path) -> None:
+    made = study(tmp_path / "s.db")
+    with pytest.raises(UsageError, match=r"(?s)measures something else.*found: value.*expected: recall"):
+        Study.open(tmp_path / "s.db", "s", SPACE, made.tuner, objectives=("recall",))

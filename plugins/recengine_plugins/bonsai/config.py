@@ -24,7 +24,8 @@ class BonsaiConfig(Config):
     rho: float = knob(0.2, "share of the acquisition gain that pruning may cost", ge=0.0, le=1.0)
     schedule: Literal["constant", "no_regret"] = knob(
         "constant",
-        "no_regret: rho_t = min(rho, rho / sqrt(t)), whose pruning loss adds up to less than linear",
+        "no_regret: rho_t = min(rho, rho / sqrt(t)), whose pruning loss adds up to less than linear, over "
+        "the whole space (reach 1) and without trials of a sparser best point",
     )
     delta: float = knob(
         0.0,
@@ -34,7 +35,8 @@ class BonsaiConfig(Config):
     )
     delta_share: float = knob(
         0.02,
-        "the same as a share of what the best point known gains over the default; none under no_regret",
+        "the same as a share of what the best point known gains over the default; none under no_regret, nor "
+        "with several objectives, whose hypervolume has other units",
         ge=0.0,
         le=1.0,
     )
@@ -44,8 +46,8 @@ class BonsaiConfig(Config):
     dense_every: int = knob(4, "every k-th proposal explores, see `explore`; 0: never", ge=0)
     explore: Literal["sparse", "dense"] = knob(
         "sparse",
-        "how: by putting the best point's idle changes back (where that was not tried), or by an unpruned "
-        "proposal, so that no relevant coordinate is locked out",
+        "how: by putting the best point's idle changes back (where that was not tried; not under no_regret), "
+        "or by an unpruned proposal, so that no relevant coordinate is locked out",
     )
     refine: bool = knob(
         True, "optimise what pruning left once more, and prune again: one more local search a proposal"
@@ -77,7 +79,8 @@ class BonsaiConfig(Config):
     beta: float = knob(4.0, "of the confidence bound: mean + sqrt(beta) sd", gt=0.0)
     reach: float = knob(
         0.3,
-        "share of its range by which a proposal moves a number at most, from the default or the best point",
+        "share of its range by which a proposal moves a number at most, from the default or the best point; "
+        "under no_regret: 1",
         gt=0.0,
         le=1.0,
     )

@@ -35,7 +35,7 @@ def recommend(
     objective: int = 0,
     seed: int = 0,
 ) -> Conclusion:
-    """Prune the incumbent (the best measured feasible point) with the joint posterior.
+    """Prune the incumbent (the best feasible point that the study itself measured) with the joint posterior.
 
     delta: loss in objective units that does not matter; None: the config's share of what the incumbent
     gains over the default. Points that break a limit or are judged infeasible (probability below
@@ -47,20 +47,25 @@ def recommend(
             "too few measured points to judge changes by", found=len(known.X), expected="at least 2"
         )
     measured = [entry for entry in history if entry.feasible and usable(entry)]
+    measured = [entry for entry in measured if not entry.copied]
+    if not measured:
+        raise UsageError(
+            "every measured point is copied from another study", where="conclusion", fix="run some trials"
+        )
     default = torch.as_tensor(space.encode(space.default))
-    if delta is None:
-        delta = tolerated(known, default, config.loss_share)
-    pruned = prune_incumbent(space, known, Limits(space), delta, confidence)
+    unit = float(known.unit[0])
+    within = tolerated(known, default, config.loss_share) if delta is None else delta / unit
+    pruned = prune_incumbent(space, known, Limits(space), within, confidence)
     return Conclusion(
-        space.decode(known.top(1)[0].numpy()),
+        space.decode(known.best.numpy()),
         space.decode(pruned.x.numpy()),
-        [_frontier_point(space, known.model, x, measured, objective) for x in reversed(pruned.path)],
-        _table(space, known.model, pruned.x, default),
+        [_frontier_point(space, known.model, x, measured, objective, unit) for x in reversed(pruned.path)],
+        _table(space, known.model, pruned.x, default, unit),
     )
 
 
 def _frontier_point(
-    space: Space, model: Any, x: Tensor, measured: Sequence[Observation], objective: int
+    space: Space, model: Any, x: Tensor, measured: Sequence[Observation], objective: int, unit: float
 ) -> FrontierPoint:
     point = space.decode(x.numpy())
     with torch.no_grad():
@@ -69,10 +74,10 @@ def _frontier_point(
     sd = float((deviations.square().mean() + means.var(correction=0)).sqrt())
     k = len(space.changed(point))
     observed = [e.values[objective] for e in measured if len(space.changed(e.parameters)) <= k]
-    return FrontierPoint(k, point, mean, sd, max(observed) if observed else None)
+    return FrontierPoint(k, point, mean * unit, sd * unit, max(observed) if observed else None)
 
 
-def _table(space: Space, model: Any, x: Tensor, default: Tensor) -> list[Reversion]:
+def _table(space: Space, model: Any, x: Tensor, default: Tensor, unit: float) -> list[Reversion]:
     point = space.decode(x.numpy())
     shares = importance(space, model, x)
     rows = []
@@ -81,7 +86,7 @@ def _table(space: Space, model: Any, x: Tensor, default: Tensor) -> list[Reversi
         if name not in space.changed(point):
             continue
         mean, sd = difference(model, x, put_back(x, default, columns)[None])
-        loss, error = float(mean[0]), 1.96 * float(sd[0])
+        loss, error = float(mean[0]) * unit, 1.96 * float(sd[0]) * unit
         ends = (loss - error, loss + error)
         rows.append(Reversion(name, parameter.default, point[name], loss, *ends, shares[name]))
     return sorted(rows, key=lambda row: -row.loss)

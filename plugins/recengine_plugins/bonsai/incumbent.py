@@ -40,7 +40,7 @@ class Pruned:
 
 def tolerated(known: Knowledge, default: Tensor, share: float) -> float:
     """``share`` of what the best measured point is expected to gain over ``default``."""
-    gain, _ = difference(known.model, known.top(1)[0], default[None])
+    gain, _ = difference(known.model, known.best, default[None])
     return share * max(0.0, float(gain[0]))
 
 
@@ -52,7 +52,7 @@ def prune_incumbent(
     Steps that break a limit or are judged infeasible (probability below ``confidence``) are passed over.
     """
     default = torch.as_tensor(space.encode(space.default))
-    best, incumbent = known.top(1)[0], sparsest(space, known, delta)
+    best, incumbent = known.best, sparsest(space, known, delta)
     path, kept, still_good = [incumbent], 0, True
     while trials := reversions(space, limits, path[-1], default):
         tried = torch.stack(trials)
@@ -66,12 +66,12 @@ def prune_incumbent(
         still_good = still_good and bool(order[at] >= confidence)
         if still_good:
             kept = len(path) - 1
-    worse = known.X[known.Y[:, 0] < known.Y[:, 0].max() - delta]
+    worse = known.points[known.values < known.values.max() - delta]
     judged = kept
     while kept > 0 and _contradicted(worse, incumbent, default, path[kept]):
         kept //= 2
     doubted = kept < judged
-    measured = {tuple(row) for row in known.X.tolist()}
+    measured = {tuple(row) for row in known.points.tolist()}
     while kept > 0 and tuple(path[kept].tolist()) in measured:
         kept -= 1  # it was worse, or it would be the incumbent
     return Pruned(path, kept, kept == 0, doubted)
@@ -79,10 +79,10 @@ def prune_incumbent(
 
 def sparsest(space: Space, known: Knowledge, delta: float) -> Tensor:
     """The measured point with the fewest changes among those within ``delta`` of the best."""
-    value = known.Y[:, 0]
+    points, value = known.points, known.values
     near = torch.nonzero(value >= value.max() - delta)[:, 0].tolist()
-    changes = {i: len(space.changed(space.decode(known.X[i].numpy()))) for i in near}
-    return known.X[min(near, key=lambda i: (changes[i], -float(value[i])))]
+    changes = {i: len(space.changed(space.decode(points[i].numpy()))) for i in near}
+    return points[min(near, key=lambda i: (changes[i], -float(value[i])))]
 
 
 def _contradicted(worse: Tensor, incumbent: Tensor, default: Tensor, x: Tensor) -> bool:

@@ -34,7 +34,7 @@ class Limits:
                         fix="give it a linear range, or use the tuner 'random'",
                     )
                 column = by_name[name][0]
-                self.A[row, column] = factor * (parameter.high - parameter.low)
+                self.A[row, column] += factor * (parameter.high - parameter.low)  # a term may be repeated
                 self.b[row] -= factor * parameter.low
 
     def for_botorch(self) -> list[tuple[Tensor, Tensor, float]] | None:

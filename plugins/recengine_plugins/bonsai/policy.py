@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import islice
+from itertools import islice, takewhile
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,7 @@ except ImportError as missing:
         "this tuner needs botorch and gpytorch", found=str(missing), fix="pip install 'recengine[bonsai]'"
     ) from missing
 
-from botorch.exceptions.errors import ModelFittingError
+from botorch.exceptions.errors import BotorchError, ModelFittingError
 
 from recengine_plugins.bonsai.acquisition import Acquisition, OnlyFeasibility, build
 from recengine_plugins.bonsai.beyond import polished, widened
@@ -40,12 +41,17 @@ from recengine_plugins.bonsai.knowledge import Knowledge, usable
 _ANCHORS = 3  # best points from which sparse starts are drawn
 _EVEN = 0.5  # confidence at which a sparser incumbent is worth a trial
 _PRUNED = 2  # local optima that are pruned side by side
+# what fits and optimisers raise where arithmetic fails (torch's and gpytorch's are RuntimeErrors)
+NUMERICAL = (BotorchError, ModelFittingError, ArithmeticError, RuntimeError, np.linalg.LinAlgError)
+_LOG = logging.getLogger(__name__)
 
 
 class Bonsai:
     """Bayesian optimisation whose proposals differ from the default only where it pays (arXiv 2602.07144)."""
 
     def __init__(self, config: BonsaiConfig, space: Space, seed: int) -> None:
+        if config.schedule == "no_regret":  # its bound holds for a search of the whole space
+            config = config.model_copy(update={"reach": 1.0})
         self.config, self.space, self.seed = config, space, seed
         self.limits = Limits(space)
         self.initial = config.initial or min(10, max(4, len(space.names) + 2))
@@ -61,8 +67,9 @@ class Bonsai:
         for i in range(n):
             at = len(history) + len(taken)
             facts: dict[str, Any] = {"origin": "design"}
-            if at < self.initial or sum(usable(entry) for entry in history) < 2:
-                point = self._designed(at)
+            member = at - self._repeats([*(seen.parameters for seen in history), *taken])
+            if member < self.initial or sum(usable(entry) for entry in history) < 2:
+                point = self._designed(member)
             else:
                 with torch.random.fork_rng(), warnings.catch_warnings():
                     warnings.simplefilter("ignore")  # botorch warns of every imperfect fit; trials are kept
@@ -70,23 +77,30 @@ class Bonsai:
                     try:
                         known = known or Knowledge.of(self.space, history, self.config, seed=self.seed + at)
                         point, facts = self._model_based(known, taken, i, at)
-                    except ModelFittingError:
-                        point, facts = (
-                            self._sobol(at),
-                            {"origin": "sobol", "reason": "no model could be fitted"},
-                        )
+                    except NUMERICAL as failed:
+                        reason = f"no model-based proposal: {type(failed).__name__}: {failed}"
+                        _LOG.warning("trial %d is a Sobol point; %s", at, reason)
+                        point, facts = self._sobol(at), {"origin": "sobol", "reason": reason}
             taken.append(point)
             proposals.append({**point, "__facts__": facts})
         return proposals
 
     def conclude(self, history: Sequence[Observation]) -> Conclusion:
-        """Prune the incumbent with the joint posterior; the frontier and the table of reversions."""
+        """Prune the incumbent with the joint posterior; the frontier and the table of reversions. Raises
+        UsageError where too little was measured, or no model can be fitted to it."""
         from recengine_plugins.bonsai.final import recommend
 
         with torch.random.fork_rng(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             torch.manual_seed(self.seed)
-            return recommend(self.space, history, self.config, seed=self.seed)
+            try:
+                return recommend(self.space, history, self.config, seed=self.seed)
+            except NUMERICAL as failed:
+                raise UsageError(
+                    "no model could be fitted to the trials",
+                    where="conclusion",
+                    found=f"{type(failed).__name__}: {failed}",
+                ) from failed
 
     def _designed(self, at: int) -> dict[str, Any]:
         """Member ``at`` of the design: a block of parameters moved, or (always for few parameters) all."""
@@ -95,6 +109,11 @@ class Bonsai:
             return dense
         row = blocks(self.space, self.limits, self.initial, self.seed, at, self.space.encode(dense))
         return dense if row is None else self.space.decode(row)
+
+    def _repeats(self, points: Sequence[Mapping[str, Any]]) -> int:
+        """How often the default was repeated before anything else: no member of the design is left out."""
+        first = takewhile(lambda point: not self.space.changed(point), points)
+        return max(0, sum(1 for _ in first) - 1)
 
     @property
     def _in_blocks(self) -> bool:
@@ -130,7 +149,8 @@ class Bonsai:
             anywhere = within_reach(space, self.default[None], 1.0)
             x = dense_step(only, space, self.limits, config, self.default[None], anywhere, seed)[0]
             return space.decode(x.numpy()), {"origin": "feasibility"}
-        if self._explores(at) and config.explore == "sparse" and known.Y.shape[1] == 1:
+        sparse = config.explore == "sparse" and config.schedule != "no_regret"
+        if self._explores(at) and sparse and known.Y.shape[1] == 1:
             x = self._sparser_incumbent(known)
             if x is not None:
                 point = space.decode(x.numpy())
@@ -150,7 +170,7 @@ class Bonsai:
         point = space.decode(x.numpy())
         return point, {
             "origin": origin,
-            "gain": pruned.gain,
+            "gain": pruned.gain * float(known.unit.prod()),
             "losses": {space.names[g]: loss for g, loss in pruned.losses.items()}
             if origin == "pruned"
             else {},
@@ -199,7 +219,10 @@ class Bonsai:
         if config.schedule == "no_regret":
             rho, share = rho / max(1.0, at - self.initial + 1) ** 0.5, 0.0
         costs = [parameter.cost for parameter in self.space.parameters]
-        delta = max(config.delta, share * known.gain(self.default)) * math.exp(min(-unit, 600.0))
+        absolute = config.delta / float(known.unit.prod())
+        if known.Y.shape[1] == 1:  # a hypervolume is in no objective's units
+            absolute = max(absolute, share * known.gain(self.default))
+        delta = absolute * math.exp(min(-unit, 600.0))
         rule = partial(
             revert,
             evaluate,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -23,11 +24,12 @@ from recengine.cli.tune_objective import (
     what_values_depend_on,
 )
 from recengine.cli.tune_report import conclude
+from recengine.cli.tuner_settings import tuner_config
 from recengine.cli.workers import worker_pool
 from recengine.errors import UsageError
 
 if TYPE_CHECKING:
-    from recengine.tuning import Study, Trial
+    from recengine.tuning import Concluded, Study, Trial
 
 
 def tune(
@@ -35,6 +37,21 @@ def tune(
     data: Data,
     trials: Annotated[int, typer.Option(min=1, help="Trials in all, the default settings first.")] = 50,
     tuner: Annotated[str, typer.Option(help="Name of a registered tuner.")] = "bonsai",
+    tuner_set: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=VALUE",
+            help="A setting of the tuner (repeatable); a study keeps to those it began with.",
+        ),
+    ] = None,
+    default_repeats: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="Trials of the default settings, each under a seed of its own, before any other; 2 or 3 "
+            "tell the tuner the noise.",
+        ),
+    ] = 1,
     study: Annotated[Path, typer.Option(help="File of the study; an existing one goes on.")] = Path(
         "study.db"
     ),
@@ -71,8 +88,20 @@ def tune(
     limit: Annotated[
         list[str] | None, typer.Option(metavar="'a.b + 2*c.d <= 5'", help="A linear limit (repeatable).")
     ] = None,
+    confirmations: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            max=3,
+            help="Trials after the search that measure the tuner's recommendation, if it was not measured.",
+        ),
+    ] = 2,
     confirm: Annotated[
-        int, typer.Option(min=0, help="Repeats of the recommendation and of the default at the end.")
+        int,
+        typer.Option(
+            min=0,
+            help="Fits of the recommendation and of the default at the end, under the same fresh seeds.",
+        ),
     ] = 2,
     judge: Annotated[
         int,
@@ -102,8 +131,9 @@ def tune(
     from recengine.hooks import host
     from recengine.tuning import Study
 
-    metric = metric_of(model, metric)
     start = effective(model, config, sets or [])
+    metric = metric_of(model, metric, start)
+    policy_config, policy_changed = tuner_config(tuner, tuner_set or [])
     # bad data fails here: before there is a study, not in every trial
     found = data_of(model, data, tuple(data_option or ()))
     n_items = items_of(found)
@@ -111,8 +141,11 @@ def tune(
     space = search_space(model, start, only, fix or [], ranges or [], cost or [], limit or [], n_items)
     about = what_values_depend_on(model, found, start, space.names)
     entry = host().registries["tuner"].get(tuner)
-    policy = entry.load()(entry.load_config()(), space, seed)
-    made = Study.open(study, name or model, space, policy, seed=seed, objectives=(metric,), about=about)
+    policy = entry.load()(policy_config, space, seed)
+    made = Study.open(
+        study, name or model, space, policy, seed=seed, objectives=(metric,), about=about,
+        default_repeats=default_repeats, settings={f"tuner {tuner}": policy_changed},
+    )  # fmt: skip
     if warm_start is not None:
         _warm(made, warm_start)
     kind = FitObjective if to_the_end else WatchedObjective
@@ -122,19 +155,16 @@ def tune(
     stale = made.file.give_up(made.name)
     if stale:
         note(f"lost: trials {', '.join(map(str, stale))}, whose process ended or was silent for a day")
-    before = len(made.ended())
+    before = len(made.searched())
     if before:
         note(f"{study}: going on after {before} of {trials} trials")
     try:
-        _run(made, objective, trials, workers)
+        concluded = _run(made, objective, trials, workers, confirmations)
     except KeyboardInterrupt:
         note(f"interrupted; what has ended is kept in {study}, the same command goes on")
         raise typer.Exit(INTERRUPTED) from None
-    missing = trials - len(made.ended())
-    if missing > 0:
-        note(f"{missing} of {trials} trials are under way in other processes; what follows is without them")
     given = [*(["--config", str(config)] if config else []), *(f"--set={one}" for one in sets or [])]
-    conclude(made, objective, confirm, judge, report, as_json, given)
+    conclude(made, concluded, objective, confirm, judge, report, as_json, given)
 
 
 def _warm(study: Study, text: str) -> None:
@@ -146,7 +176,10 @@ def _warm(study: Study, text: str) -> None:
     note(f"{study.warm_start(StudyFile(Path(path)), name or study.name)} trials copied from {path}")
 
 
-def _run(study: Study, objective: FitObjective, trials: int, workers: int) -> None:
+def _run(study: Study, objective: FitObjective, trials: int, workers: int, confirmations: int) -> Concluded:
+    """Search, then conclude; trials of both run side by side in processes where there are several workers."""
+    from recengine.tuning import conclude as concluded
+
     def told(trial: Trial) -> None:
         known = study.ended()
         values = [t.values[0] for t in known if t.values and t.feasible]
@@ -157,12 +190,18 @@ def _run(study: Study, objective: FitObjective, trials: int, workers: int) -> No
             if ended.values and ended.state == "done"
             else f"  ({ended.state}{why})"
         )
-        done = len(known)
+        at = f"trial {len(study.searched())}/{trials}"
+        if ended.confirmation:
+            at = f"confirmation {len(study.confirmations())}/{confirmations}"
         best = f"  best {study.objectives[0]} {max(values):.4f}" if values else ""
-        note(f"trial {done}/{trials}{how}{best}")
+        note(f"{at}{how}{best}")
 
-    if workers == 1:
-        study.run(objective, trials, finished=told)
-        return
-    with worker_pool(workers) as pool:
+    with worker_pool(workers) if workers > 1 else nullcontext() as pool:
         study.run(objective, trials, executor=pool, workers=workers, finished=told)
+        missing = trials - len(study.searched())
+        if missing > 0:
+            note(
+                f"{missing} of {trials} trials are under way in other processes; what follows is without them"
+            )
+        spent = 0 if missing > 0 else confirmations  # the last process to end confirms
+        return concluded(study, objective, confirmations=spent, executor=pool, finished=told)

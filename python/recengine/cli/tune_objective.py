@@ -120,14 +120,35 @@ def _print_of(data: Any) -> str:
     return hashlib.sha256("".join(parts).encode()).hexdigest()[:16]
 
 
-def metric_of(model: str, asked: str | None) -> str:
+def metric_of(model: str, asked: str | None, settings: Mapping[str, Any]) -> str:
+    """The metric that trials are judged by. Raises UsageError for one that a validation with these settings
+    does not measure, or of which less is better: every trial would fail."""
+    from recengine.config import did_you_mean
     from recengine.evaluation.clicks import LOWER_IS_BETTER
+    from recengine.evaluation.metrics import column_name, resolve_metrics
+    from recengine.hooks import host
+    from recengine.training import resolve
 
     if asked in LOWER_IS_BETTER:
         raise UsageError(
             "less of this metric is better", where="--metric", found=asked, expected="auc or gauc"
         )
-    return asked or ("auc" if of_clicks(model) else "ndcg@10")
+    if of_clicks(model):
+        measured, chosen = ["auc", "gauc"], asked or "auc"
+    else:
+        config = resolve(model, dict(settings), host()).evaluation
+        columns = resolve_metrics(config.metrics or None, config.cutoffs)
+        measured, chosen = [column_name(metric, k) for metric, k in columns], asked or "ndcg@10"
+    if chosen not in measured:
+        near = did_you_mean(chosen, measured)
+        raise UsageError(
+            "the metric is not measured",
+            where="--metric",
+            found=chosen,
+            expected="one of " + ", ".join(measured),
+            fix=f"did you mean '{near}'?" if near else "add it to evaluation.metrics or evaluation.cutoffs",
+        )
+    return chosen
 
 
 def split_of(objective: FitObjective) -> Any:

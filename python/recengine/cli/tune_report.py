@@ -14,11 +14,12 @@ from recengine.cli.tune_objective import FitObjective, of_clicks, split_of
 
 if TYPE_CHECKING:
     from recengine.contracts.tuner import Conclusion
-    from recengine.tuning import Decision, Study
+    from recengine.tuning import Concluded, Decision, Study
 
 
 def conclude(
     study: Study,
+    concluded: Concluded,
     objective: FitObjective,
     confirm: int,
     judge: int,
@@ -26,21 +27,26 @@ def conclude(
     as_json: bool,
     given: Sequence[str],
 ) -> None:
-    """Conclude and show; ``given``: the words that set the default point."""
-    from recengine.contracts.tuner import Concludes
+    """Judge, confirm and show what the study came to; ``given``: the words that set the default point."""
+    from recengine.tuning import noise
 
-    history = study.history()
     best = study.best()
-    enough = sum(bool(one.values) for one in history) > 1
-    conclusion = study.tuner.conclude(history) if enough and isinstance(study.tuner, Concludes) else None
-    recommended = conclusion.recommended if conclusion else best.parameters
+    conclusion, recommended = concluded.conclusion, concluded.recommended
+    if concluded.reason:
+        note(f"the best trial is recommended: {concluded.reason}")
+    found = noise(study.history())
     decision = judged_earlier(study, objective, recommended, judge)
     if decision is not None and not decision.adopted:
         recommended = study.space.default
     repeats = confirmed(study, objective, recommended, confirm)
     result = {
         "study": str(study.file.path),
-        "trials": len(study.ended()),
+        "trials": len(study.searched()),
+        "confirmations": [
+            {"number": one.number, "values": one.values, "parameters": one.parameters}
+            for one in study.confirmations()
+        ],
+        "noise": found,
         "best": {"value": best.values[0] if best.values else None, "parameters": best.parameters},
         "recommended": recommended,
         "changed": study.space.changed(recommended),
@@ -52,6 +58,8 @@ def conclude(
         from recengine.reports import write_study
 
         facts = {"model": objective.model, "data": objective.data, "metric": objective.metric}
+        if found is not None:
+            facts["noise of one trial"] = f"{found.sd:.4f} (sd, {found.freedom} degrees of freedom)"
         if decision is not None:
             facts["judged by earlier events"] = worded(decision)
         told: dict[str, Any] = {"recommended": recommended, "confirmation": repeats, "facts": facts}
@@ -75,6 +83,8 @@ def conclude(
             [[point.changed, point.mean, point.sd, point.observed] for point in conclusion.frontier],
             title=f"what fewer changes would give ({study.objectives[0]})",
         )
+    if found is not None:
+        typer.echo(f"noise of one trial: sd {found.sd:.4f}, from {found.freedom} degrees of freedom")
     for label, values in repeats.items():
         typer.echo(f"{label}: " + ", ".join(f"{value:.4f}" for value in values))
     if changed:

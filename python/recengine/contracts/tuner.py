@@ -9,12 +9,17 @@ from typing import Any, Protocol, runtime_checkable
 
 @dataclass(frozen=True)
 class Observation:
-    """A finished trial: parameters, objective values (larger is better), constraint slacks, seed."""
+    """A finished trial: parameters, one value an objective (larger is better; none where it failed), whether
+    the point is feasible, and the trial's seed.
+
+    copied: another study measured it. It tells where to look; what is recommended was measured by this one.
+    """
 
     parameters: Mapping[str, Any]
     values: tuple[float, ...]
     feasible: bool = True
     seed: int | None = None
+    copied: bool = False
 
 
 class Tuner(Protocol):
@@ -60,7 +65,9 @@ class FrontierPoint:
 
 @dataclass(frozen=True)
 class Conclusion:
-    """incumbent: best observed point; recommended: the sparsest one judged as good; reversions of it."""
+    """incumbent: best observed point; recommended: the sparsest one judged as good, which may not have been
+    measured yet; reversions of it. frontier: by number of changes, from the default to a point that was
+    measured and is as good as the incumbent. None of them rests on copied observations alone."""
 
     incumbent: dict[str, Any]
     recommended: dict[str, Any]

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
+from recengine.files import write_bytes
 from recengine.reports import words
 from recengine.reports.comparison import About
 from recengine.reports.page import filled, parts_of, without_split_settings
@@ -17,7 +18,7 @@ from recengine.reports.verdict import Tile
 from recengine.reports.write import write_files
 
 if TYPE_CHECKING:
-    from recengine.contracts.tuner import Conclusion, Reversion
+    from recengine.contracts.tuner import Conclusion, FrontierPoint, Reversion
     from recengine.evaluation import Protocol
     from recengine.tuning import Study
 
@@ -28,7 +29,7 @@ _MOST_ROWS = 15
 @dataclass(frozen=True)
 class TrialRow:
     """value: None for a trial that gave none. note: why it gave none. changed: settings away from the
-    default."""
+    default. kind: of the search, or a confirmation of what it recommended."""
 
     number: int
     state: str
@@ -38,6 +39,7 @@ class TrialRow:
     parameters: dict[str, Any]
     note: str
     changed: int
+    kind: Literal["search", "confirmation"] = "search"
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,8 @@ class Confirmation:
 @dataclass(frozen=True)
 class StudyReport:
     """trials: those that have an outcome. default, recommended: points by setting. log: settings searched on
-    a logarithmic scale. reversions: what the tuner expects to lose when a changed setting is put back."""
+    a logarithmic scale. reversions: what the tuner expects to lose when a changed setting is put back.
+    frontier: the best that it knows with so many changed settings."""
 
     title: str
     metric: str
@@ -61,6 +64,7 @@ class StudyReport:
     log: tuple[str, ...]
     confirmation: tuple[Confirmation, ...] = ()
     reversions: tuple[Reversion, ...] = ()
+    frontier: tuple[FrontierPoint, ...] = ()
     facts: dict[str, str] = field(default_factory=dict)
     about: About = field(default_factory=About)
     protocol: dict[str, str] = field(default_factory=dict)
@@ -100,7 +104,7 @@ def study_report(
         TrialRow(
             trial.number, trial.state, None if trial.values is None else float(trial.values[0]),
             trial.feasible, trial.seed, dict(trial.parameters), trial.note,
-            len(study.space.changed(trial.parameters)),
+            len(study.space.changed(trial.parameters)), "confirmation" if trial.confirmation else "search",
         )
         for trial in study.ended()
     )  # fmt: skip
@@ -114,6 +118,7 @@ def study_report(
         tuple(p.name for p in study.space.parameters if p.log),
         tuple(Confirmation(label, tuple(values)) for label, values in (confirmation or {}).items()),
         tuple(conclusion.reversions) if conclusion else (),
+        tuple(conclusion.frontier) if conclusion else (),
         {"study": study.name, "seed": str(study.seed), **(facts or {})},
         about or About(),
         {} if protocol is None else flat(protocol.describe()),
@@ -123,9 +128,14 @@ def study_report(
 
 
 def write_study(study: Study, path: str | Path, **told: Any) -> Path:
-    """``study_report(study, **told)`` as a page at ``path``, with JSON and CSV beside it."""
+    """``study_report(study, **told)`` as a page at ``path``, with JSON and CSV beside it; where a tuner has
+    concluded, its tables of the changes as ``.frontier.csv`` and ``.reversions.csv``, too."""
     report = study_report(study, **told)
-    return write_files(path, render_study(report), plain_json(report), study_csv(report))
+    page = write_files(path, render_study(report), plain_json(report), study_csv(report))
+    if report.frontier:
+        write_bytes(page.with_suffix(".frontier.csv"), frontier_csv(report).encode())
+        write_bytes(page.with_suffix(".reversions.csv"), reversions_csv(report).encode())
+    return page
 
 
 def render_study(report: StudyReport) -> str:
@@ -149,6 +159,13 @@ def render_study(report: StudyReport) -> str:
             "numbers": [row.number for row, _ in finished],
             "values": [value for _, value in finished],
             "changes": [row.changed for row, _ in finished],
+            "frontier": [
+                (
+                    point,
+                    [n for n, usual in report.default.items() if point.parameters.get(n, usual) != usual],
+                )
+                for point in report.frontier
+            ],
             "losses": {row.name: row for row in report.reversions},
             "settings": {
                 name: [row.parameters.get(name, report.default[name]) for row, _ in finished]
@@ -202,7 +219,29 @@ def study_csv(report: StudyReport) -> str:
     """One line a trial."""
     names = list(report.default)
     rows = [
-        (row.number, row.state, row.value, row.feasible, row.seed, *(row.parameters.get(n) for n in names))
+        (
+            row.number, row.state, row.kind, row.value, row.feasible, row.seed,
+            *(row.parameters.get(n) for n in names),
+        )
         for row in report.trials
+    ]  # fmt: skip
+    return sheet(("trial", "state", "trial kind", report.metric, "feasible", "seed", *names), rows)
+
+
+def frontier_csv(report: StudyReport) -> str:
+    """One line a number of changed settings: predicted value with its sd, the best observed, the point."""
+    names = list(report.default)
+    rows = [
+        (point.changed, point.mean, point.sd, point.observed, *(point.parameters.get(n) for n in names))
+        for point in report.frontier
     ]
-    return sheet(("trial", "state", report.metric, "feasible", "seed", *names), rows)
+    return sheet(("changed", "predicted", "sd", "best observed", *names), rows)
+
+
+def reversions_csv(report: StudyReport) -> str:
+    """One line a changed setting: what putting it back would lose, with its 95 % interval."""
+    rows = [
+        (row.name, row.default, row.proposed, row.loss, row.low, row.high, row.importance)
+        for row in report.reversions
+    ]
+    return sheet(("setting", "default", "recommended", "loss", "low", "high", "importance"), rows)

@@ -9,7 +9,8 @@ from typing import Any, Literal
 from recengine.config import Config, knob
 from recengine.contracts.tuner import Observation
 from recengine.testing.base import Conformance
-from recengine.tuning import Space
+from recengine.tuning import LinearLimit, Parameter, Space
+from recengine.tuning.values import kept
 
 
 class Hill(Config):
@@ -33,7 +34,8 @@ def bare(point: Mapping[str, Any]) -> dict[str, Any]:
 
 class TunerConformance(Conformance):
     """Checks of a tuner, built as ``Tuner(config, space, seed)``:
-    points of the space, the same again under one seed, an answer that is no worse than the default."""
+    points of the space within its limits, the same again under one seed, an answer that is no worse than the
+    default, notes that a study's file can keep."""
 
     kind = "tuner"
 
@@ -61,6 +63,23 @@ class TunerConformance(Conformance):
             assert 1e-4 <= point["rate"] <= 1e-1, f"rate {point['rate']} is out of range"
             assert 0 <= point["width"] <= 1, f"width {point['width']} is out of range"
             assert point["kind"] in ("a", "b"), f"kind {point['kind']!r} is no choice"
+
+    def test_meets_the_linear_limits(self) -> None:
+        """Two numbers whose sum may not pass 0.6: most of the square is barred."""
+        numbers = tuple(Parameter(name, "float", 0.1, 0.0, 1.0) for name in ("x", "y"))
+        space = Space(numbers, (LinearLimit((("x", 1.0), ("y", 1.0)), 0.6),))
+        tuner = self.entry().load()(self.config(), space, 0)
+        history: list[Observation] = []
+        for _ in range(4):
+            for point in map(bare, tuner.propose(list(history), 2)):
+                assert space.allows(space.settle(point)), f"{point} breaks {space.limits[0]}"
+                history.append(Observation(point, (float(point["x"] + point["y"]),), seed=0))
+
+    def test_its_notes_can_be_kept(self) -> None:
+        tuner, history = self.built(), self.play(0)
+        for at in (0, len(history)):
+            for point in tuner.propose(history[:at], 1):
+                kept(point.get("__facts__", {}), "proposal")
 
     def test_one_seed_gives_one_course(self) -> None:
         assert self.play(3, rounds=3) == self.play(3, rounds=3)

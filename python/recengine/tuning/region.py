@@ -22,7 +22,7 @@ def walk(space: Space, generator: np.random.Generator) -> Iterator[dict[str, Any
     A step draws a place on the chord through the present point, along one parameter or (once a sweep) along a
     random direction, and draws again between here and there while the limits bar it; for real parameters on
     linear scales that leaves the uniform distribution as it is. The points depend on ``generator`` alone.
-    Raises UsageError where no step leads anywhere.
+    Raises UsageError where no step leads anywhere: where the limits have no inside around the default.
 
     Source: Smith, "Efficient Monte Carlo procedures for generating points uniformly distributed over bounded
     regions", Operations Research 1984; the shortening: Neal, "Slice sampling", Annals of Statistics 2003.
@@ -41,7 +41,10 @@ def walk(space: Space, generator: np.random.Generator) -> Iterator[dict[str, Any
             row = _step(space, row, np.where(numeric, generator.normal(size=space.width), 0.0), generator)
         if np.abs(row - before).max() <= _NOWHERE:
             raise UsageError(
-                "no further point meets the linear limits", where="limits", fix="loosen the limits"
+                "the linear limits leave no room around the default to move in",
+                where="limits",
+                found="; ".join(map(str, space.limits)),
+                fix="loosen the limits; for an equality, compute one parameter from the others",
             )
         yield space.decode(row)
 

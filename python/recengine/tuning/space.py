@@ -9,10 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import pairwise
+from itertools import combinations, pairwise
 from operator import attrgetter
 from typing import Any, Literal
 
@@ -65,6 +65,13 @@ class Parameter:
                 where=where,
                 found=f"[{self.low}, {self.high}]",
                 expected="two finite ends, the lower first",
+            )
+        elif self.kind == "int" and not (float(self.low).is_integer() and float(self.high).is_integer()):
+            raise ConfigError(
+                "the ends of a range of integers must be integers",
+                where=where,
+                found=f"[{self.low}, {self.high}]",
+                expected=f"[{math.ceil(self.low)}, {math.floor(self.high)}]",
             )
         elif self.log and self.low <= 0:
             raise ConfigError(
@@ -150,6 +157,23 @@ class LinearLimit:
     coefficients: tuple[tuple[str, float], ...]
     at_most: float
 
+    def __post_init__(self) -> None:
+        if not all(map(math.isfinite, (self.at_most, *(factor for _, factor in self.coefficients)))):
+            raise ConfigError(
+                "a linear limit needs finite numbers",
+                where="limits",
+                found=str(self),
+                expected="SUM <= NUMBER",
+            )
+
+    @property
+    def factors(self) -> dict[str, float]:
+        """The factor of each parameter, repeated terms added up, without those that cancel."""
+        total: dict[str, float] = {}
+        for name, factor in self.coefficients:
+            total[name] = total.get(name, 0.0) + factor
+        return {name: factor for name, factor in total.items() if factor != 0}
+
     def __str__(self) -> str:
         terms = " + ".join(
             name if factor == 1 else f"{factor:g}*{name}" for name, factor in self.coefficients
@@ -207,6 +231,16 @@ class Space:
                 found=f"{total:g} at the default",
                 expected=f"at most {broken[0].at_most:g}",
                 fix="change the limit or the default",
+            )
+
+        pair = next((two for two in combinations(self.limits, 2) if _equality(*two)), None)
+        if pair is not None:
+            raise ConfigError(
+                "two linear limits make an equality, which is not supported",
+                where="limits",
+                found=f"{pair[0]} and {pair[1]}",
+                expected="limits with room between them",
+                fix="leave out one of their parameters and compute it from the others in the objective",
             )
 
     @classmethod
@@ -314,15 +348,26 @@ class Space:
         }
 
     def settle(self, point: Mapping[str, Any]) -> dict[str, Any]:
-        """``point`` with every inactive parameter at its default."""
+        """``point`` with every inactive parameter at its default, parents before what depends on them."""
         settled, fixed = dict(point), dict(self.fixed)
-        for parameter in self.parameters:
+        for parameter in self._parents_first:
             if not all(settled.get(other, fixed.get(other)) in values for other, values in parameter.when):
                 settled[parameter.name] = parameter.default
         return settled
 
+    @cached_property
+    def _parents_first(self) -> tuple[Parameter, ...]:
+        """The parameters, each after those that its condition names; as they are where these go round."""
+        waiting, ordered = list(self.parameters), []
+        while waiting:
+            names = {parameter.name for parameter in waiting}
+            ready = [p for p in waiting if not any(other in names for other, _ in p.when)] or waiting[:1]
+            ordered += ready
+            waiting = [parameter for parameter in waiting if parameter not in ready]
+        return tuple(ordered)
+
     def check(self, point: Mapping[str, Any], *, where: str = "point") -> None:
-        """Raises ConfigError for missing, unknown or out-of-range values."""
+        """Raises ConfigError for missing, unknown or out-of-range values, and for a broken limit."""
         for name in point:
             if name not in self.names:
                 near = did_you_mean(name, self.names)
@@ -339,6 +384,14 @@ class Space:
                     f"'{parameter.name}' lies outside the space",
                     where=where,
                     found=repr(point[parameter.name]),
+                )
+        for limit in self.limits:
+            if not limit.holds(point):
+                raise ConfigError(
+                    "a linear limit is broken",
+                    where=where,
+                    found=f"{limit.value(point):g} at {dict(point)}",
+                    expected=str(limit),
                 )
 
     def allows(self, point: Mapping[str, Any]) -> bool:
@@ -364,13 +417,48 @@ class Space:
     def fingerprint(self) -> str:
         """Hash of everything that decides whether two studies can share trials. Costs and conditions are left
         out: they say what is tried next, not what a trial measured."""
+        return self._hash(float)
+
+    @property
+    def former_fingerprint(self) -> str:
+        """The same as files from before 24 November 2026 have it, which told 0 from 0.0."""
+        return self._hash(lambda number: number)
+
+    def _hash(self, end: Callable[[float], float]) -> str:
         no_condition = "()"  # files from before conditions were left out can be gone on with
         facts = [
-            [p.name, p.kind, p.low, p.high, p.log, list(map(_key, p.choices)), no_condition]
+            [p.name, p.kind, end(p.low), end(p.high), p.log, list(map(_key, p.choices)), no_condition]
             + (["off"] if p.off else [])
             for p in self.parameters
-        ] + [[list(limit.coefficients), limit.at_most] for limit in self.limits]
+        ] + [
+            [[(name, end(factor)) for name, factor in limit.coefficients], end(limit.at_most)]
+            for limit in self.limits
+        ]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
+
+    def described(self) -> dict[str, dict[str, Any]]:
+        """What a study's file keeps of each parameter, beside the fingerprint: to start from, and to say what
+        differs."""
+        return {
+            p.name: {
+                "kind": p.kind, "default": p.default, "low": float(p.low), "high": float(p.high),
+                "log": p.log, "choices": list(p.choices), "off": p.off,
+                "limits": [str(limit) for limit in self.limits if p.name in limit.factors],
+            }
+            for p in self.parameters
+        }  # fmt: skip
+
+
+def _equality(first: LinearLimit, second: LinearLimit) -> bool:
+    """Whether the two bound one sum from both sides by the same number."""
+    ours, theirs = first.factors, second.factors
+    if not ours or ours.keys() != theirs.keys():
+        return False
+    name = next(iter(ours))
+    scale = -theirs[name] / ours[name]
+    room = second.at_most + scale * first.at_most
+    same = all(math.isclose(-theirs[other], scale * factor) for other, factor in ours.items())
+    return scale > 0 and same and abs(room) <= 1e-9 * max(1.0, abs(second.at_most))
 
 
 def _asked(

@@ -9,6 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from recengine.errors import DataError
 from recengine.tuning.store import StudyFile, Trial
 from recengine.tuning.values import number
 
@@ -62,9 +63,14 @@ class Reporter:
     trial: int
 
     def __call__(self, step: int, value: float) -> None:
-        """Raises HopelessError when the trial should end."""
-        file = StudyFile(self.path)
-        file.report(self.study, self.trial, step, number(value, "report"))
-        trials = file.trials(self.study)
+        """Raises HopelessError when the trial should end. A report that the file does not take is left out:
+        the trial goes on, and its next report decides."""
+        value = number(value, "report")
+        try:
+            file = StudyFile(self.path)
+            file.report(self.study, self.trial, step, value)
+            trials = file.trials(self.study)
+        except DataError:  # a full disk says nothing of the trial; writing its outcome is tried again
+            return
         if hopeless(trials, self.trial, step):
             raise HopelessError(max(v for t in trials if t.number == self.trial for _, v in t.reports))

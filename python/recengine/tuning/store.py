@@ -1,8 +1,12 @@
 """Studies in one SQLite file: what was asked, what was told, whatever happens in between.
 
-Every change is one transaction, so a process killed at any moment leaves either all or nothing of it.
-Several workers may share a file on one machine: SQLite's own locking orders them. A trial that was asked and
-never told because its process is no more is lost: nothing is known of its point, and it is asked for again.
+Every change is one transaction, so a process killed at any moment leaves either all or nothing of it. A trial
+that was asked and never told because its process is no more is lost: nothing is known of its point, and it is
+asked for again.
+
+Several processes of one machine may share a file: SQLite's own locking orders them. Workers on other machines
+write nothing but reports, and need a shared file system for that. Where its locks do not work (many mounts of
+NFS) two writers may damage the file: keep it on a local disk then, with objectives that do not report.
 """
 
 from __future__ import annotations
@@ -20,10 +24,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from recengine.errors import DataError, UsageError
+from recengine.tuning.space import Space
+from recengine.tuning.transfer import first_difference
 
-State = Literal["running", "done", "failed", "stopped", "lost"]
+State = Literal["running", "done", "failed", "stopped", "lost", "withdrawn"]
 _LAYOUT = 1
 COPIED = "study '"  # how the origin of a trial of another study begins
+CONFIRMATION = "confirmation"  # the origin of a trial that was spent on a recommendation
 _SILENT_S = 24 * 3600.0
 _DEATHS = 3  # at one point: then it is the point's fault
 _DIED = "its worker died"
@@ -46,6 +53,8 @@ CREATE TABLE report (
 _LATER = (  # what the files of earlier versions have not
     "CREATE TABLE IF NOT EXISTS about (study TEXT NOT NULL, name TEXT NOT NULL, value TEXT NOT NULL, "
     "PRIMARY KEY (study, name))",
+    "CREATE TABLE IF NOT EXISTS setting (study TEXT NOT NULL, name TEXT NOT NULL, value TEXT NOT NULL, "
+    "PRIMARY KEY (study, name))",
     "CREATE TABLE IF NOT EXISTS asker (study TEXT NOT NULL, number INTEGER NOT NULL, machine TEXT NOT NULL, "
     "process INTEGER NOT NULL, PRIMARY KEY (study, number))",
     f"UPDATE trial SET state = 'lost' WHERE state = 'failed' AND note = '{_DIED}'",
@@ -66,7 +75,8 @@ def _mending(refused: sqlite3.OperationalError) -> str:
 class Trial:
     """One trial. values are None until it is done; facts is what the policy noted when it proposed it.
 
-    state: "failed" is an outcome (it raised, or its value is not finite); "lost" is none (its worker died).
+    state: "failed" is an outcome (it raised, or its value is not finite); "lost" is none (its worker died),
+    nor is "withdrawn" (it failed as all trials did: the objective was at fault, not the point).
     """
 
     number: int
@@ -88,6 +98,11 @@ class Trial:
     def copied(self) -> bool:
         """Whether another study measured it."""
         return str(self.facts.get("origin", "")).startswith(COPIED)
+
+    @property
+    def confirmation(self) -> bool:
+        """Whether it was spent, after the search, on what was recommended."""
+        return self.facts.get("origin") == CONFIRMATION
 
 
 class StudyFile:
@@ -121,8 +136,9 @@ class StudyFile:
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        db = sqlite3.connect(self.path, timeout=60.0, isolation_level=None)
+        db: sqlite3.Connection | None = None
         try:
+            db = sqlite3.connect(self.path, timeout=60.0, isolation_level=None)
             db.execute("PRAGMA synchronous = FULL")
             db.execute("BEGIN IMMEDIATE")
             try:
@@ -140,31 +156,49 @@ class StudyFile:
                 fix=_mending(refused),
             ) from refused
         finally:
-            db.close()
+            if db is not None:
+                db.close()
 
     def create(
         self,
         name: str,
-        space: Mapping[str, Any],
-        fingerprint: str,
+        space: Space,
         objectives: Sequence[str],
         seed: int,
         about: Mapping[str, str] | None = None,
+        settings: Mapping[str, Mapping[str, str]] | None = None,
     ) -> None:
         """Create the study, or check that the one in the file asks the same question: space, objectives, and
-        what else decides what a value means (``about``). Raises UsageError when it asks another."""
+        what else decides what a value means (``about``); and asks it the same way: of each part of
+        ``settings`` that it knows, what is not at its default. Raises UsageError when it does not."""
+        prints = space.fingerprint(), space.former_fingerprint
         with self._transaction() as db:
-            row = db.execute("SELECT fingerprint, objectives FROM study WHERE name = ?", (name,)).fetchone()
+            row = db.execute(
+                "SELECT fingerprint, objectives, space FROM study WHERE name = ?", (name,)
+            ).fetchone()
             if row is None:
+                kept = json.dumps(space.described())
                 db.execute(
                     "INSERT INTO study VALUES (?, ?, ?, ?, ?, ?)",
-                    (name, json.dumps(space), fingerprint, json.dumps(list(objectives)), seed, time.time()),
+                    (name, kept, prints[0], json.dumps(list(objectives)), seed, time.time()),
                 )
-            elif row[0] != fingerprint or json.loads(row[1]) != list(objectives):
-                what = "search space" if row[0] != fingerprint else "objectives"
+            elif row[0] not in prints:
+                found, expected = first_difference(
+                    json.loads(row[2]), json.loads(json.dumps(space.described()))
+                )
                 raise UsageError(
-                    f"the study '{name}' in this file has another {what}",
+                    f"the study '{name}' in this file has another search space",
                     where=str(self.path),
+                    found=found,
+                    expected=expected,
+                    fix=_ANOTHER,
+                )
+            elif json.loads(row[1]) != list(objectives):
+                raise UsageError(
+                    f"the study '{name}' in this file measures something else",
+                    where=str(self.path),
+                    found=", ".join(json.loads(row[1])),
+                    expected=", ".join(objectives),
                     fix=_ANOTHER,
                 )
             known = dict(db.execute("SELECT name, value FROM about WHERE study = ?", (name,)).fetchall())
@@ -178,6 +212,24 @@ class StudyFile:
                         fix=_ANOTHER,
                     )
                 db.execute("INSERT OR REPLACE INTO about VALUES (?, ?, ?)", (name, key, value))
+            was = dict(db.execute("SELECT name, value FROM setting WHERE study = ?", (name,)).fetchall())
+            for part, given in (settings or {}).items():
+                if part in was:
+                    self._check_same(name, part, json.loads(was[part]), given)
+                else:
+                    kept = json.dumps(dict(given))
+                    db.execute("INSERT INTO setting VALUES (?, ?, ?)", (name, part, kept))
+
+    def _check_same(self, name: str, part: str, was: Mapping[str, str], given: Mapping[str, str]) -> None:
+        for key in [*given, *was]:
+            if was.get(key) != given.get(key):
+                raise UsageError(
+                    f"the study '{name}' in this file was begun with another setting of its {part}",
+                    where=str(self.path),
+                    found=f"{key} = {was.get(key, 'its default')}",
+                    expected=f"{key} = {given.get(key, 'its default')}",
+                    fix=f"go on with {key} = {was.get(key, 'its default')}, or {_ANOTHER}",
+                )
 
     def studies(self) -> list[str]:
         with self._transaction() as db:
@@ -245,6 +297,11 @@ class StudyFile:
             query = "DELETE FROM trial WHERE study = ? AND number = ? AND state = 'running'"
             if db.execute(query, (study, number)).rowcount:
                 db.execute("DELETE FROM report WHERE study = ? AND number = ?", (study, number))
+
+    def withdraw_failures(self, study: str) -> None:
+        """Let the failed trials count for nothing; they stay in the file with their notes."""
+        with self._transaction() as db:
+            db.execute("UPDATE trial SET state = 'withdrawn' WHERE study = ? AND state = 'failed'", (study,))
 
     def finish(
         self,
@@ -318,13 +375,14 @@ class StudyFile:
             )
 
     def elsewhere(self, study: str) -> int:
-        """How many trials run that another process asked for."""
+        """How many trials of the search run that another process asked for."""
         with self._transaction() as db:
             query = (
-                "SELECT COUNT(*) FROM trial JOIN asker USING (study, number) "
+                "SELECT facts FROM trial JOIN asker USING (study, number) "
                 "WHERE study = ? AND state = 'running' AND NOT (machine = ? AND process = ?)"
             )
-            return int(db.execute(query, (study, platform.node(), os.getpid())).fetchone()[0])
+            rows = db.execute(query, (study, platform.node(), os.getpid())).fetchall()
+        return sum(json.loads(facts).get("origin") != CONFIRMATION for (facts,) in rows)
 
     def lose(self, study: str, number: int) -> None:
         """Mark a running trial as lost; at the third death at one point, as failed."""

@@ -10,8 +10,9 @@ Larger values are better. The default point is always the first trial.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ProcessPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing import get_context
@@ -24,9 +25,9 @@ from recengine.contracts.tuner import Observation, Tuner
 from recengine.errors import RecengineError, UsageError
 from recengine.tuning.space import Space
 from recengine.tuning.stopping import HopelessError, Reporter, Watched, hopeless
-from recengine.tuning.store import COPIED, StudyFile, Trial
+from recengine.tuning.store import CONFIRMATION, COPIED, StudyFile, Trial
 from recengine.tuning.transfer import translated
-from recengine.tuning.values import number, numbers
+from recengine.tuning.values import kept, number, numbers, plain
 
 _ATTEMPTS = 3  # to propose while other workers go on
 _DEFAULT_ATTEMPTS = 2
@@ -43,6 +44,7 @@ class Study:
     tuner: Tuner
     seed: int = 0
     objectives: tuple[str, ...] = ("value",)
+    default_repeats: int = 1
 
     @classmethod
     def open(
@@ -55,20 +57,25 @@ class Study:
         seed: int = 0,
         objectives: Sequence[str] = ("value",),
         about: Mapping[str, str] | None = None,
+        default_repeats: int = 1,
+        settings: Mapping[str, Mapping[str, str]] | None = None,
     ) -> Study:
         """Create the study or go on with it.
 
         about: what else decides what a value means (data, settings that are not searched), kept with the
-        study. Raises UsageError when the file's study has another space, other objectives, or differs in
-        ``about``.
+        study. default_repeats: times that the default is measured before anything else, each under a seed of
+        its own; more than one of them tells a tuner the noise. settings: by part ('tuner bonsai'), what is
+        not at its default there, by name. Raises UsageError when the file's study has another space, other
+        objectives, or differs in one of these.
         """
+        if default_repeats < 1:
+            raise UsageError(
+                "the default is measured at least once", where="default_repeats", found=default_repeats
+            )
         file = StudyFile(path)
-        described = {
-            p.name: {"kind": p.kind, "default": p.default, "low": p.low, "high": p.high}
-            for p in space.parameters
-        }
-        file.create(name, described, space.fingerprint(), objectives, seed, about)
-        return cls(file, name, space, tuner, seed, tuple(objectives))
+        own = {} if default_repeats == 1 else {"default_repeats": str(default_repeats)}
+        file.create(name, space, objectives, seed, about, {"search": own, **(settings or {})})
+        return cls(file, name, space, tuner, seed, tuple(objectives), default_repeats)
 
     # --- ask and tell ---------------------------------------------------------------------------
 
@@ -86,7 +93,7 @@ class Study:
             raise UsageError("a study is asked for points", where="ask_many", found=n, expected="at least 1")
         self.file.give_up(self.name)
         asked: list[Trial] = []
-        if self._needs_default():
+        while len(asked) < n and self._needs_default():
             asked.append(self._begin(self.space.default, {"origin": "default"}))
         if len(asked) == n:
             return asked
@@ -98,21 +105,26 @@ class Study:
             if attempt == _ATTEMPTS - 1 or _progress(self.file.trials(self.name)) == _progress(known):
                 break
         for point in points:
-            facts = point.pop("__facts__", {"origin": "tuner"})
-            self.space.check(point, where="proposal of the tuner")
-            asked.append(self._begin(self.space.settle(point), facts))
+            facts = kept(point.pop("__facts__", {"origin": "tuner"}), "proposal of the tuner")
+            settled = self.space.settle(plain(point))
+            self.space.check(settled, where="proposal of the tuner")
+            asked.append(self._begin(settled, facts))
         return asked
 
     def _needs_default(self) -> bool:
-        """The default was not measured yet, and has not failed for good: its last worker died, or it failed
-        the first time."""
+        """The default was not measured often enough yet, and has not failed for good: its last worker died,
+        or it failed the first time."""
         states = [
             trial.state
             for trial in self.trials()
-            if self._same(trial.parameters, self.space.default) and not trial.copied
+            if self._same(trial.parameters, self.space.default)
+            and not trial.copied
+            and trial.state != "withdrawn"
         ]
-        unmeasured = all(state in ("failed", "lost") for state in states)
-        return unmeasured and (len(states) < _DEFAULT_ATTEMPTS or states[-1] == "lost")
+        failures = sum(state in ("failed", "lost") for state in states)
+        if len(states) - failures >= self.default_repeats:
+            return False
+        return failures < _DEFAULT_ATTEMPTS or states[-1] == "lost"
 
     def _propose(
         self, history: list[Observation], pending: list[dict[str, Any]], n: int
@@ -123,11 +135,19 @@ class Study:
         return [dict(point) for point in proposals]
 
     def _begin(self, point: dict[str, Any], facts: dict[str, Any]) -> Trial:
-        known = sum(trial.state != "lost" and self._same(trial.parameters, point) for trial in self.trials())
+        known = sum(
+            trial.state not in ("lost", "withdrawn") and self._same(trial.parameters, point)
+            for trial in self.trials()
+        )
         # a repeat of the same point gets another seed, so that repeats measure the noise
         seed = int(np.random.SeedSequence([self.seed, known]).generate_state(1)[0] % 2**31)
         number = self.file.begin(self.name, point, seed, facts)
         return Trial(number, "running", dict(point), seed, facts=facts)
+
+    def confirm(self, point: Mapping[str, Any]) -> Trial:
+        """A trial of ``point`` after the search, to tell as any other; ``run`` does not count it."""
+        self.space.check(point, where="confirmation")
+        return self._begin(dict(point), {"origin": CONFIRMATION})
 
     def tell(self, trial: Trial, value: float | Sequence[float], *, feasible: bool = True) -> None:
         """Record what a trial was worth. A value that is not finite counts as a failed trial. Raises
@@ -168,8 +188,23 @@ class Study:
         ]
 
     def ended(self) -> list[Trial]:
-        """Trials of this study that have an outcome: what ``run`` counts."""
+        """Trials of this study that have an outcome."""
         return [trial for trial in self.trials() if trial.ended and not trial.copied]
+
+    def searched(self) -> list[Trial]:
+        """Those of the search: what ``run`` counts."""
+        return [trial for trial in self.ended() if not trial.confirmation]
+
+    def confirmations(self) -> list[Trial]:
+        """Trials with an outcome that were spent on a recommendation after the last one of the search."""
+        ended = self.ended()
+        last = max((trial.number for trial in ended if not trial.confirmation), default=-1)
+        return [trial for trial in ended if trial.confirmation and trial.number > last]
+
+    def under_way(self, point: Mapping[str, Any]) -> bool:
+        """Whether some process measures ``point`` just now."""
+        self.file.give_up(self.name)
+        return any(t.state == "running" and self._same(t.parameters, point) for t in self.trials())
 
     def history(self) -> list[Observation]:
         """What the tuner is told: the trials that have an outcome, copied ones among them."""
@@ -187,7 +222,7 @@ class Study:
             raise UsageError(
                 "no trial has succeeded yet",
                 where=f"study '{self.name}'",
-                found=f"{len(states)} trials, {states.count('failed')} failed",
+                found=f"{len(states)} trials, {states.count('failed') + states.count('withdrawn')} failed",
                 fix="look at the notes of the failed trials" if states else "run some",
             )
         return max(candidates, key=lambda trial: (trial.values or (0.0,))[0])
@@ -241,7 +276,7 @@ class Study:
         self.file.add(self.name, found)
         return len(found)
 
-    def _same(self, first: dict[str, Any], second: dict[str, Any]) -> bool:
+    def _same(self, first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
         return all(first.get(name) == second.get(name) for name in self.space.names)
 
     # --- running --------------------------------------------------------------------------------
@@ -264,8 +299,9 @@ class Study:
         another. finished: called with each trial that ended.
 
         A trial that raises is recorded as failed and the study goes on; when the first five all fail, it
-        stops (UsageError). Ctrl-C forgets the trials that are running, so that they are asked again. The
-        death of a worker process ends the run (RecengineError) and loses what was running, nothing else.
+        stops (UsageError), and these count for nothing when it goes on: the default is measured first.
+        Ctrl-C forgets the trials that are running, so that they are asked again. The death of a worker
+        process ends the run (RecengineError) and loses what was running, nothing else.
         """
         if executor is None and workers > 1:
             # torch's threads do not survive a fork
@@ -274,15 +310,34 @@ class Study:
             return
         if executor is None:
             while self._left(trials) > 0:
-                trial = self.ask()
-                point = dict(trial.parameters)
-                report = self._reporter(trial)
-                self._settle(trial, partial(_measured, objective, report, point, trial.seed), finished)
+                self.measure(self.ask(), objective, finished=finished)
             return
         under_way: set[int] = set()
-        try:
+        with self._kept(under_way):
             self._side_by_side(objective, trials, executor, workers, finished, under_way)
-        except KeyboardInterrupt:
+
+    def measure(
+        self,
+        trial: Trial,
+        objective: Objective | Watched,
+        *,
+        executor: Executor | None = None,
+        finished: Callable[[Trial], None] | None = None,
+    ) -> None:
+        """Measure one trial that was asked, here or by ``executor``, and tell it, as ``run`` does."""
+        measured = partial(_measured, objective, self._reporter(trial), dict(trial.parameters), trial.seed)
+        if executor is None:
+            self._settle(trial, measured, finished)
+            return
+        with self._kept({trial.number}):
+            self._settle(trial, executor.submit(measured).result, finished)
+
+    @contextmanager
+    def _kept(self, under_way: set[int]) -> Iterator[None]:
+        """What happens to trials that are under way where an executor's run ends before them."""
+        try:
+            yield
+        except (KeyboardInterrupt, UsageError):  # nobody waits for what is running
             for number in under_way:
                 self.file.withdraw(self.name, number)
             raise
@@ -327,7 +382,7 @@ class Study:
     def _left(self, trials: int) -> int:
         """How many of ``trials`` have not ended and are not under way in another process."""
         self.file.give_up(self.name)
-        return trials - len(self.ended()) - self.file.elsewhere(self.name)
+        return trials - len(self.searched()) - self.file.elsewhere(self.name)
 
     def _reporter(self, trial: Trial) -> Reporter:
         return Reporter(self.file.path, self.name, trial.number)
@@ -366,6 +421,8 @@ class Study:
     def _check_hope(self) -> None:
         known = self.ended()
         if len(known) >= 5 and all(trial.state == "failed" for trial in known):
+            # they speak of the objective, not of their points
+            self.file.withdraw_failures(self.name)
             raise UsageError(
                 "all trials failed",
                 where=f"study '{self.name}'",
@@ -389,5 +446,5 @@ def _measured(
 def observation(trial: Trial) -> Observation:
     """What a tuner is told of a finished trial: failed ones are infeasible and carry no value."""
     if trial.values is None:
-        return Observation(trial.parameters, (), feasible=False, seed=trial.seed)
-    return Observation(trial.parameters, trial.values, trial.feasible, trial.seed)
+        return Observation(trial.parameters, (), feasible=False, seed=trial.seed, copied=trial.copied)
+    return Observation(trial.parameters, trial.values, trial.feasible, trial.seed, trial.copied)

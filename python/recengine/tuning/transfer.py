@@ -1,8 +1,8 @@
-"""Trials of one study in the space of another: only where they measured a point of it."""
+"""Two studies' spaces: trials of one in the other, where they measured a point of it, and what differs."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from recengine.tuning.space import Space
@@ -36,6 +36,40 @@ def translated(
         return None
     here = space.settle(here)
     return here if space.allows(here) else None
+
+
+def first_difference(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> tuple[str, str]:
+    """Where two descriptions of spaces (``Space.described``) first differ: what is there, and what here.
+
+    Descriptions of earlier versions know less; what one of them does not tell is no difference.
+    """
+    for name in [*ours, *theirs]:
+        if name not in theirs:
+            return f"no parameter '{name}'", f"'{name}', {_worded(ours[name])}"
+        if name not in ours:
+            return f"'{name}', {_worded(theirs[name])}", f"no parameter '{name}'"
+        for fact in ("kind", "low", "high", "log", "choices", "off", "limits"):
+            there, here = theirs[name].get(fact), ours[name].get(fact)
+            if fact in theirs[name] and there != here:
+                if fact == "limits":
+                    return _limits(name, there), _limits(name, here)
+                return f"'{name}', {_worded(theirs[name])}", f"'{name}', {_worded(ours[name])}"
+    return "another scale, other choices or limits, or another order", "those of this space: " + ", ".join(
+        ours
+    )
+
+
+def _limits(name: str, limits: Sequence[str]) -> str:
+    return f"'{name}' within " + " and ".join(limits) if limits else f"'{name}' in no limit"
+
+
+def _worded(facts: Mapping[str, Any]) -> str:
+    if facts["kind"] == "choice":
+        return "a choice" + (f" of {facts['choices']}" if "choices" in facts else "")
+    scale = ", logarithmic" if facts.get("log") else ""
+    return f"{facts['kind']} of {facts['low']} to {facts['high']}{scale}" + (
+        " or 0" if facts.get("off") else ""
+    )
 
 
 def _reads(text: str, value: Any) -> bool:

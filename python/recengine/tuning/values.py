@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Mapping
 from numbers import Real
 from typing import Any
 
@@ -26,3 +27,31 @@ def numbers(value: Any, where: str) -> list[float]:
     """One number or several (one an objective) as floats. Raises UsageError otherwise."""
     several = isinstance(value, Iterable) and not isinstance(value, str) and getattr(value, "ndim", 1) > 0
     return [number(one, where) for one in value] if several else [number(value, where)]
+
+
+def plain(value: Any) -> Any:
+    """``value`` with NumPy's and torch's numbers and arrays as Python's own, inside mappings and sequences,
+    too; anything else as it is."""
+    if isinstance(value, Mapping):
+        return {name: plain(one) for name, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(plain(one) for one in value)
+    if isinstance(value, (bool, int, float, str)) and type(value).__module__ == "builtins":
+        return value
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
+def kept(facts: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """``facts`` as a study's file can keep them. Raises UsageError for what it cannot."""
+    made: dict[str, Any] = plain(facts)
+    for name, value in made.items():
+        try:
+            json.dumps(value)
+        except (TypeError, ValueError):
+            raise UsageError(
+                "a study's file cannot keep this",
+                where=f"{where}, '{name}'",
+                found=f"{value!r}, a {type(value).__name__}",
+                expected="numbers, texts, None, and lists and dictionaries of these",
+            ) from None
+    return made

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 pytest.importorskip("botorch")
 
 from recengine.contracts.tuner import Observation
-from recengine.errors import ConfigError
+from recengine.errors import ConfigError, UsageError
 from recengine.tuning import LinearLimit, Parameter, Space, Study
 from recengine_plugins.bonsai.acquisition import build
 from recengine_plugins.bonsai.config import BonsaiConfig
@@ -532,3 +532,140 @@ def test_short_steps_and_limits_go_together() -> None:
     assert float(built.plain(refined[None])[0]) >= before
     dense = dense_step(built, where, tuner.limits, config, tuner.default[None], box, 0)
     assert float((dense - 0.4).abs().max()) <= 0.1 + 1e-6
+
+
+@pytest.mark.parametrize("surrogate", ["gp", "map_saas"])
+@pytest.mark.parametrize("size", [1e308, 1e200, 1e-310])
+def test_values_of_any_finite_size_are_searched(surrogate: Any, size: float) -> None:
+    where = space(2)
+
+    def worth(point: dict[str, Any], seed: int) -> float:
+        return size * (1.0 if point["x0"] > 0.5 else -1.0)
+
+    config = QUICK.model_copy(update={"surrogate": surrogate, "dense_every": 0})
+    tuner, history = Bonsai(config, where, 0), history_of(where, worth, 6)
+    assert {seen.values[0] for seen in history} == {size, -size}
+    assert tuner.propose(history, 1)[0]["__facts__"]["origin"] in ("pruned", "polished", "widened")
+    found = tuner.conclude(history)
+    assert worth(found.incumbent, 0) == size
+    assert found.frontier[-1].observed == size
+    assert 0.3 * size < abs(found.frontier[-1].mean) <= 3 * size or size > 1e307
+
+
+def test_ordinary_values_are_not_scaled_and_one_hopeless_value_does_not_set_the_scale() -> None:
+    where = space(2)
+    history = history_of(where, peak, 6)
+    assert Knowledge.of(where, history, QUICK).unit.tolist() == [1.0]
+    lost = [*history, Observation({"x0": 0.1, "x1": 0.1}, (-1e200,))]
+    known = Knowledge.of(where, lost, QUICK)
+    assert known.unit.tolist() == [1.0]
+    assert float(known.Y[:-1].min()) > -2.0
+
+
+def test_where_arithmetic_fails_the_proposal_is_a_sobol_point_with_a_reason(
+    monkeypatch: Any, caplog: Any
+) -> None:
+    import recengine_plugins.bonsai.policy as policy
+
+    def broken(*told: Any, **more: Any) -> Any:
+        raise RuntimeError("probability tensor contains inf")
+
+    where = space(2)
+    history = history_of(where, peak, 6)
+    tuner = Bonsai(QUICK, where, 0)
+    monkeypatch.setattr(policy, "dense_step", broken)
+    facts = tuner.propose(history, 1)[0]["__facts__"]
+    assert facts["origin"] == "sobol"
+    assert "contains inf" in facts["reason"]
+    assert "contains inf" in caplog.text
+    monkeypatch.setattr(Knowledge, "of", broken)
+    assert tuner.propose(history, 1)[0]["__facts__"]["origin"] == "sobol"
+    with pytest.raises(UsageError, match=r"(?s)no model could be fitted.*contains inf"):
+        tuner.conclude(history)
+
+
+@pytest.mark.slow  # botorch compiles a kernel of its own when it first sees this acquisition
+def test_a_share_of_one_objective_is_no_tolerance_for_a_hypervolume(monkeypatch: Any) -> None:
+    """What the first objective gained (here thousands) is in other units than what is pruned by."""
+    import recengine_plugins.bonsai.policy as policy
+
+    where = space(4)
+    points = [seen.parameters for seen in history_of(where, peak, 8)]
+    history = [Observation(p, (1000 * peak(dict(p), 0), -((p["x2"] - 0.9) ** 2))) for p in points]
+    config = QUICK.model_copy(update={"initial": 4, "acquisition": "qlognehvi", "dense_every": 0})
+    kept, deltas = policy.revert, []
+
+    def spy(*told: Any, **more: Any) -> Any:
+        deltas.append(more["delta"])
+        return kept(*told, **more)
+
+    monkeypatch.setattr(policy, "revert", spy)
+    Bonsai(config, where, 0).propose(history, 1)
+    assert deltas
+    assert set(deltas) == {0.0}
+    deltas.clear()
+    first = [Observation(seen.parameters, seen.values[:1]) for seen in history]
+    Bonsai(config, where, 0).propose(first, 1)
+    assert min(deltas) > 0  # of one objective it is
+
+
+def test_a_term_that_a_limit_repeats_counts_twice() -> None:
+    from recengine_plugins.bonsai.limits import Limits
+
+    where = space(1, limits=(LinearLimit((("x0", 1.0), ("x0", 1.0)), 1.4),))
+    limits = Limits(where)
+    assert limits.A.tolist() == [[2.0]]
+    assert not limits.holds(torch.tensor([0.9], dtype=torch.float64))
+    assert limits.holds(torch.tensor([0.7], dtype=torch.float64))
+
+
+def test_no_regret_searches_the_whole_space_and_spends_no_trial_on_sparser_points(monkeypatch: Any) -> None:
+    """A hill far from the default and from the best point known is within its reach."""
+    import recengine_plugins.bonsai.policy as policy
+
+    where, boxes, tried = space(2), [], []
+    kept = policy.within_reach
+
+    def spy(*told: Any) -> torch.Tensor:
+        boxes.append(kept(*told))
+        return boxes[-1]
+
+    def incumbent(self: Bonsai, known: Knowledge) -> None:
+        tried.append(len(known.X))
+
+    monkeypatch.setattr(policy, "within_reach", spy)
+    monkeypatch.setattr(Bonsai, "_sparser_incumbent", incumbent)
+    history = history_of(where, peak, 7)  # the eighth trial explores
+    Bonsai(QUICK, where, 0).propose(history, 1)
+    assert tried == [7]
+    assert float((boxes[0][1] - boxes[0][0]).min()) < 1.0
+    Bonsai(QUICK.model_copy(update={"schedule": "no_regret"}), where, 0).propose(history, 1)
+    assert tried == [7]
+    assert boxes[1].tolist() == [[0.0, 0.0], [1.0, 1.0]]
+
+
+def test_the_gain_of_a_later_member_is_measured_against_the_pruned_one_before_it(monkeypatch: Any) -> None:
+    """q = 2: the first one's baseline is the best observed point, the second one's is the first as proposed,
+    under the acquisition that is conditioned on it."""
+    import recengine_plugins.bonsai.policy as policy
+
+    where = space(3)
+    history = history_of(where, peak, 6)
+    observed = torch.stack([torch.as_tensor(where.encode(seen.parameters)) for seen in history])
+    kept, calls = policy.revert, []
+
+    def spy(evaluate: Any, **told: Any) -> Any:
+        calls.append((evaluate, told["base"]))
+        return kept(evaluate, **told)
+
+    monkeypatch.setattr(policy, "revert", spy)
+    config = QUICK.model_copy(update={"dense_every": 0, "refine": False})
+    batch = Bonsai(config, where, 0).propose(history, 2)
+    first, second = (torch.as_tensor(where.encode({n: p[n] for n in where.names})) for p in batch)
+    assert len(calls) == 2
+    (evaluate, base), (conditioned, later) = calls
+    assert base == float(evaluate(observed).max())
+    assert later == float(conditioned(first[None])[0])
+    assert later != float(conditioned(observed).max())
+    assert float(evaluate(first[None])[0]) > base  # before it was pending, it had something to gain
+    assert float(conditioned(first[None])[0]) < float(conditioned(second[None])[0])

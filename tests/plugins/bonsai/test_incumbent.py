@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +14,8 @@ import torch
 pytest.importorskip("botorch")
 
 from recengine.contracts.tuner import Observation
-from recengine.tuning import Parameter, Space
+from recengine.errors import UsageError
+from recengine.tuning import Parameter, Space, Study
 from recengine_plugins.bonsai.config import BonsaiConfig
 from recengine_plugins.bonsai.final import importance, recommend
 from recengine_plugins.bonsai.incumbent import prune_incumbent
@@ -56,12 +59,11 @@ def test_a_measurement_overrules_the_model() -> None:
     trusting = prune_incumbent(where, known, Limits(where), 0.01, 0.9)
     assert trusting.kept == 10
     bad = where.decode(trusting.x.numpy())
-    again = Knowledge(
-        torch.cat([known.X, trusting.x[None]]),
-        torch.cat([known.Y, known.Y.min()[None, None]]),
-        known.model,
-        known.feasibility,
-        known.defaults,
+    again = replace(
+        known,
+        X=torch.cat([known.X, trusting.x[None]]),
+        Y=torch.cat([known.Y, known.Y.min()[None, None]]),
+        own=torch.ones(len(known.X) + 1, dtype=torch.bool),
     )
     careful = prune_incumbent(where, again, Limits(where), 0.01, 0.9)
     assert careful.doubted
@@ -129,3 +131,31 @@ def test_a_search_tries_the_sparser_incumbent() -> None:
     assert point.pop("__facts__")["origin"] == "incumbent"
     assert set(where.changed(point)) == {"x0", "x1"}
     assert worth(point) == pytest.approx(worth(history[-1].parameters))
+
+
+def test_what_another_study_measured_is_no_incumbent(tmp_path: Path) -> None:
+    """The copied values are higher (another day's scale): what is recommended was measured here all the same,
+    or will be."""
+    where = space(3)
+    tuner = Bonsai(CONFIG.model_copy(update={"initial": 4, "restarts": 2, "raw_samples": 32}), where, 0)
+
+    def studied(name: str, level: float, trials: int, warm: Study | None = None) -> Study:
+        made = Study.open(tmp_path / name, "s", where, tuner)
+        if warm is not None:
+            assert made.warm_start(warm.file, "s") == len(warm.done())
+        made.run(lambda point, seed: level + worth(point), trials)
+        return made
+
+    old = studied("old.db", 50.0, 8)
+    new = studied("new.db", 0.0, 3, old)
+    assert [seen.copied for seen in new.history()] == [True] * 8 + [False] * 3
+    found = tuner.conclude(new.history())
+    assert found.incumbent == new.best().parameters
+    own = [trial.parameters for trial in new.done()]
+    assert found.frontier[-1].parameters in own
+    assert all(point.observed is None or point.observed <= 0 for point in found.frontier)
+    with pytest.raises(UsageError, match="copied from another study"):
+        tuner.conclude([seen for seen in new.history() if seen.copied])
+    known = Knowledge.of(where, new.history(), CONFIG)
+    assert known.defaults == 1
+    assert float(known.Y.max()) > 40.0 > float(known.values.max())  # the models know both
