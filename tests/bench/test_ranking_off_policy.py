@@ -30,9 +30,7 @@ def test_a_policy_asked_about_in_its_own_log_earns_the_plain_rate() -> None:
 
 
 def test_the_chances_of_the_other_policy_are_its_shares_at_a_position() -> None:
-    often = off.Log(
-        np.zeros(4), np.ones(4), np.array([0, 0, 1, 5]), 5
-    )  # items 0, 0, 1 at place 0; 0 at place 1
+    often = off.Log(np.zeros(4), np.ones(4), np.array([0, 0, 1, 5]), 5)  # 0, 0, 1 at one place, 0 at the next
     asked = off.Log(np.zeros(4), np.ones(4), np.array([0, 1, 2, 5]), 5)
     assert off.shares(often, asked) == pytest.approx([2 / 3, 1 / 3, 0, 1])
 
