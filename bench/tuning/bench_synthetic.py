@@ -2,6 +2,7 @@
 
     python bench/tuning/bench_synthetic.py run [--problems A,B] [--methods A,B] [--seeds 0,1] --out FILE
     python bench/tuning/bench_synthetic.py report --out FILE...
+    python bench/tuning/bench_synthetic.py again [--trials 50]     (reports the runs in bench/results anew)
     python bench/tuning/bench_synthetic.py all [--trials 50]       (both; hours)
 
 A cell is problem x method x seed; ``run`` appends one JSON line a cell and skips those that are there.
@@ -33,7 +34,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import torch
 from problems import DEVELOPMENT, PROBLEMS, Problem
 from regularised import KINDS, Regularised
-from synthetic_report import USUAL, proposals, write
+from synthetic_report import USUAL, kept, proposals, write
 
 from peers.runner import interpreter
 from recengine.contracts.tuner import Observation
@@ -233,7 +234,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("verb", choices=("run", "report", "all"))
+    parser.add_argument("verb", choices=("run", "report", "all", "again"))
     parser.add_argument("--problems", default=",".join(PROBLEMS))
     parser.add_argument("--methods", default="bonsai,ax,bo,sobol,random")
     parser.add_argument("--seeds", default="0,1,2,3,4")
@@ -247,11 +248,16 @@ def main() -> None:
     if asked.quick:
         asked.problems, asked.methods, asked.seeds, asked.trials = "hartmann25", "bonsai,ax", "0", 13
         asked.out[0].unlink(missing_ok=True)  # another day's cells would be taken for this code's
-    if asked.verb != "report":
+    if asked.verb in ("run", "all"):
         run(asked)
-    if asked.verb != "run":
-        for name, figure in write(lines(asked.out), INITIAL, asked.trials, not asked.quick).items():
-            print(json.dumps({"claim": name, "figure": figure}))
+    found: dict[str, float] = {}
+    if asked.verb == "again":
+        record = kept(asked.trials)
+        found = write(record["cells"], INITIAL, asked.trials, where=record["environment"])
+    elif asked.verb != "run":
+        found = write(lines(asked.out), INITIAL, asked.trials, not asked.quick)
+    for name, figure in found.items():
+        print(json.dumps({"claim": name, "figure": figure}))
 
 
 if __name__ == "__main__":

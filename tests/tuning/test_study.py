@@ -479,6 +479,8 @@ def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
     wrong.write_text("not a database, but long enough to look like one " * 30)
     with pytest.raises(DataError, match="no usable study file"):
         StudyFile(wrong)
+    with pytest.raises(DataError, match=r"(?s)cannot be opened.*see that it is a file"):
+        StudyFile(tmp_path)
 
 
 def test_several_workers_share_a_study(tmp_path: Path) -> None:

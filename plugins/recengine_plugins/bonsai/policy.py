@@ -112,8 +112,10 @@ class Bonsai:
 
     def _repeats(self, points: Sequence[Mapping[str, Any]]) -> int:
         """How often the default was repeated before anything else: no member of the design is left out."""
-        first = takewhile(lambda point: not self.space.changed(point), points)
-        return max(0, sum(1 for _ in first) - 1)
+        first = sum(1 for _ in takewhile(lambda point: not self.space.changed(point), points))
+        if first < 2 or not self.space.changed(self._designed(1)):  # in a small space the design repeats it
+            return 0
+        return first - 1
 
     @property
     def _in_blocks(self) -> bool:

@@ -136,9 +136,16 @@ class StudyFile:
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        db: sqlite3.Connection | None = None
         try:
             db = sqlite3.connect(self.path, timeout=60.0, isolation_level=None)
+        except sqlite3.Error as refused:
+            raise DataError(
+                "the study file cannot be opened",
+                where=str(self.path),
+                found=str(refused),
+                fix="see that it is a file, and that it and its folder can be written",
+            ) from refused
+        try:
             db.execute("PRAGMA synchronous = FULL")
             db.execute("BEGIN IMMEDIATE")
             try:
@@ -156,8 +163,7 @@ class StudyFile:
                 fix=_mending(refused),
             ) from refused
         finally:
-            if db is not None:
-                db.close()
+            db.close()
 
     def create(
         self,

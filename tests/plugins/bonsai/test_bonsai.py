@@ -669,3 +669,16 @@ def test_the_gain_of_a_later_member_is_measured_against_the_pruned_one_before_it
     assert later != float(conditioned(observed).max())
     assert float(evaluate(first[None])[0]) > base  # before it was pending, it had something to gain
     assert float(conditioned(first[None])[0]) < float(conditioned(second[None])[0])
+
+
+def test_a_design_that_repeats_the_default_of_a_small_space_ends_all_the_same() -> None:
+    """Two choices: some seed's first Sobol point is the default, which is no repeat that was asked for."""
+    where = Space(tuple(Parameter(name, "choice", "p", choices=("p", "q")) for name in "ab"))
+    config = QUICK.model_copy(update={"initial": 3})
+    seed = next(s for s in range(50) if not where.changed(Bonsai(config, where, s)._sobol(1)))
+    tuner, history = Bonsai(config, where, seed), [Observation(where.default, (0.0,))]
+    for _ in range(4):
+        point = tuner.propose(history, 1)[0]
+        facts = point.pop("__facts__")
+        history.append(Observation(point, (float(point["a"] == "q"),)))
+    assert facts["origin"] != "design"
