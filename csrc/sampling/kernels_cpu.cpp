@@ -72,30 +72,37 @@ inline int64_t unmarked(const uint64_t* marks, int64_t k) {
   }
 }
 
+// What takes the place of a draw that was met: the next attempts, in the end one among what is left. -1: nothing is.
+// Apart from the loop over draws, in which it is rare. sums hold their values once `summed`.
+[[gnu::noinline]] int64_t drawn_again(const Draws& d, uint64_t place, int64_t left, const uint64_t* marks, double* sums,
+                                      bool* summed) {
+  uint64_t bits = 0;
+  for (uint64_t attempt = 1; attempt <= ATTEMPTS; ++attempt) {
+    bits = mixed(place + attempt * ATTEMPT);
+    const int64_t item = proposal(d, bits);
+    if (attempt < ATTEMPTS && !marked(marks, item)) return item;
+  }
+  if (!d.keep) return unmarked(marks, static_cast<int64_t>(((bits >> 32) * static_cast<uint64_t>(left)) >> 32));
+  if (!*summed) sum_unmarked(d, marks, sums);
+  *summed = true;
+  const double all = sums[d.items - 1], share = static_cast<double>(bits >> 11) * 0x1p-53;
+  return all > 0 ? unmarked_by_weight(d, marks, sums, share * all) : -1;
+}
+
 }  // namespace
 
 bool draw_row(const Draws& d, int64_t row, int64_t user, int64_t* out, uint64_t* marks, double* sums) {
   const int64_t from = user >= 0 && d.indptr ? d.indptr[user] : 0, to = user >= 0 && d.indptr ? d.indptr[user + 1] : 0;
   for (int64_t e = from; e < to; ++e) marks[d.met[e] >> 6] |= uint64_t{1} << (d.met[e] & 63);
-  bool summed = false, some = true;
   const uint64_t base = mixed(d.seed + static_cast<uint64_t>(row + 1) * ROW);
-  for (int64_t slot = 0; some && slot < d.count; ++slot) {
+  bool summed = false, some = true;
+  for (int64_t slot = 0; slot < d.count; ++slot) {
     const uint64_t place = base + static_cast<uint64_t>(slot + 1) * SLOT;
-    uint64_t bits = mixed(place);
-    int64_t item = proposal(d, bits);
-    for (uint64_t attempt = 1; some && marked(marks, item); ++attempt) {
-      bits = mixed(place + attempt * ATTEMPT);
-      if (attempt < ATTEMPTS) {
-        item = proposal(d, bits);
-      } else if (d.keep) {
-        if (!summed) sum_unmarked(d, marks, sums);
-        summed = true;
-        some = sums[d.items - 1] > 0;
-        const double share = static_cast<double>(bits >> 11) * 0x1p-53;
-        if (some) item = unmarked_by_weight(d, marks, sums, share * sums[d.items - 1]);
-      } else {
-        item = unmarked(marks, static_cast<int64_t>(((bits >> 32) * static_cast<uint64_t>(d.items - (to - from))) >> 32));
-      }
+    int64_t item = proposal(d, mixed(place));
+    if (marked(marks, item)) {
+      item = drawn_again(d, place, d.items - (to - from), marks, sums, &summed);
+      some = item >= 0;
+      if (!some) break;
     }
     out[slot] = item;
   }

@@ -551,17 +551,17 @@ def test_the_adversary_gives_no_share_to_what_is_rejected() -> None:
 
 
 def test_the_adversary_gives_no_share_to_the_rows_own_target() -> None:
-    """With nothing preferred, what counts has the weight K, however much of the row is its own target."""
+    """delta is a softmax over what counts, times the number of it."""
     case = given()
     negatives = case.negatives.clone()
     negatives[:, :2] = case.positives[:, None]
     case = replace(case, negatives=negatives)
     positive, sampled, live = cosines(case)
     made = loss("advinfonce", temperature=0.2, adversary_rate=0.05, every=1, adversary_epochs=10)
-    made.adversary_items.zero_()
+    preferred = (made.adversary_users @ made.adversary_items.T).double().gather(1, negatives)
     rows = [
-        torch.log1p(64 * torch.exp((s[k] - p) / 0.2).sum())
-        for p, s, k in zip(positive, sampled, live, strict=True)
+        torch.log1p(64 * len(s[k]) * (torch.softmax(a[k], 0) * torch.exp((s[k] - p) / 0.2)).sum())
+        for p, s, a, k in zip(positive, sampled, preferred, live, strict=True)
     ]
     torch.testing.assert_close(made(case, StepContext(epoch=20)), torch.stack(rows).mean())
     own = replace(case, negatives=case.positives[:, None].expand(ROWS, COUNT))
