@@ -110,12 +110,12 @@ inline void close(const Buffer& found, const std::vector<double>& truth, const s
       error += d * d;
       size += t * t;
     }
-  const double bound = (found.bf16 ? 4e-3 : 4e-6) + more;  // relative; beside it what the sums' terms, about 1 each, leave
+  const double bound = (found.bf16 ? 2e-3 : 2e-6) + more;  // relative; beside it what the sums' terms, about 1 each, leave
   expect(std::sqrt(error) <= bound * std::sqrt(size) + 5e-6 * std::sqrt(static_cast<double>(truth.size())),
          what + ": relative error " + std::to_string(std::sqrt(error / (size > 0 ? size : 1))));
 }
 inline void close(float found, double truth, double scale, const std::string& what) {
-  expect(std::abs(found - truth) <= 4e-6 * scale + 1e-7, what + ": " + std::to_string(found) + " against " + std::to_string(truth));
+  expect(std::abs(found - truth) <= 2e-6 * scale + 1e-7, what + ": " + std::to_string(found) + " against " + std::to_string(truth));
 }
 
 // body(i) for i in [0, n), by threads that take every i that is theirs.

@@ -126,7 +126,7 @@ void check(int64_t width, int64_t hidden, int64_t all, int64_t step, bool bf16, 
         error += off * off;
         size += truth[i] * truth[i];
       }
-      expect(std::sqrt(error) <= (4e-6 + loose) * times * std::sqrt(size) + 1e-5, name + what);
+      expect(std::sqrt(error) <= (2e-6 + loose) * times * std::sqrt(size) + 1e-5, name + what);
     };
     weights(dgate, t.dgate, 1, " dgate");
     weights(dup, t.dup, 1, " dup");
