@@ -100,7 +100,8 @@ void check(int64_t width, int64_t hidden, int64_t all, int64_t step, bool bf16, 
   for (const bool scaled : {false, true}) {
     const Truth t = naive(l, scaled);
     const Buffer y = forward(l, scaled, false);
-    close(y, t.y, name + " y");
+    const double twice = bf16 ? 5e-4 : 0;  // 1.7e-3 of the result and of what lies between, independently: 2.4e-3
+    close(y, t.y, name + " y", twice);
     expect(y.same(forward(l, scaled, true)), name + ": other bits from packed weights");
     expect(y.same(forward(l, scaled, true, true)), name + ": other bits from prepared rows");
     const int64_t wide = RECENGINE_PICK(swiglu_row_size)(width);
@@ -117,7 +118,7 @@ void check(int64_t width, int64_t hidden, int64_t all, int64_t step, bool bf16, 
     run(true);
     Buffer dx(all, width, bf16, 0, false);
     RECENGINE_PICK(write_rows)(change.data(), 0, all, width, dx.to());
-    close(dx, t.dx, name + " dx");
+    close(dx, t.dx, name + " dx", twice);
     const double loose = between_products(bf16);
     const auto weights = [&](const Buffer& found, const std::vector<double>& truth, double times, const char* what) {
       double error = 0, size = 0;
